@@ -1,0 +1,209 @@
+"""Recipes: one YAML file is one experiment. This reads it whole and refuses what cannot be, before work starts."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationError, model_validator
+
+from pipelines.evals import Eval
+from pipelines.filters import Filter
+from pipelines.instructions import InstructionType
+from pipelines.languages import Pair
+from pipelines.registry import Strict, messages, plugin_field
+from pipelines.sources import Source
+
+RECIPES = Path(__file__).resolve().parent.parent / "assets" / "recipes"
+MOST_ROWS = 1_000_000
+M = TypeVar("M", bound=Strict)
+SECTIONS = ("extends", "seed", "corpus", "train", "eval")
+
+
+def _distinct(pairs: list[Pair]) -> list[Pair]:
+    if repeated := sorted({str(pair) for pair in pairs if pairs.count(pair) > 1}):
+        raise ValueError(f"found {', '.join(repeated)} twice. Allowed: each pair once. Remove one.")
+    return pairs
+
+
+PairField = Annotated[Pair, BeforeValidator(Pair.parse), PlainSerializer(str)]
+
+
+class Budget(Strict):
+    """How many rows the training mix may hold, and who gets them."""
+
+    rows: int = Field(900_000, gt=0)
+    """Bitext and instruction rows together; 1,000,000 or more is refused (AFP and mid-align both need fewer)."""
+    language_alpha: float = Field(0.3, ge=0, le=1)
+    """A pair's share is proportional to its rows to this power: 1 as they are, 0 all pairs alike."""
+    shares: dict[str, float] = {}
+    """Share of the rows per kind: `bitext` and each instruction type. Unnamed kinds share what is left alike."""
+
+    @model_validator(mode="after")
+    def _bounded(self) -> "Budget":
+        if self.rows >= MOST_ROWS:
+            raise ValueError(
+                f"rows: found {self.rows:,}. Allowed: fewer than {MOST_ROWS:,}. Lower it: both papers align with less."
+            )
+        if any(share < 0 for share in self.shares.values()) or sum(self.shares.values()) > 1 + 1e-9:
+            raise ValueError(
+                f"shares: found {self.shares}, sum {sum(self.shares.values()):g}. Allowed: shares of at least 0 whose "
+                f"sum is at most 1. Lower some."
+            )
+        return self
+
+
+class CorpusConfig(Strict):
+    """The `corpus` section: from which sources, through which filters, under which budget."""
+
+    pairs: Annotated[list[PairField], Field(min_length=1), AfterValidator(_distinct)]
+    sources: Annotated[list[plugin_field(Source, "pipelines.sources")], Field(min_length=1)]  # type: ignore[valid-type]
+    filters: list[plugin_field(Filter, "pipelines.filters")] = []  # type: ignore[valid-type]
+    instructions: list[plugin_field(InstructionType, "pipelines.instructions")] = []  # type: ignore[valid-type]
+    budget: Budget = Budget.model_validate({})
+    dev_rows: int = Field(500, ge=0)
+    """Rows a pair set aside by hash for choosing layers, weights and stopping; at most a tenth of the pair."""
+    allow_empty: bool = False
+    """Whether a pair may end without a row; else that is an error."""
+
+    @model_validator(mode="after")
+    def _served(self) -> "CorpusConfig":
+        for plugin in (*self.sources, *self.filters, *self.instructions):
+            plugin.check(self.pairs)
+        kinds = ["bitext", *(item.name for item in self.instructions)]
+        for what, found in (("filters", [f.name for f in self.filters]), ("instructions", kinds[1:])):
+            if repeated := sorted({name for name in found if found.count(name) > 1}):
+                raise ValueError(f"{what}: found {', '.join(repeated)} twice. Allowed: each once. Remove one.")
+        if unknown := sorted(set(self.budget.shares) - set(kinds)):
+            raise ValueError(
+                f"budget.shares: found {', '.join(unknown)}. Allowed: {', '.join(kinds)}. Add the instruction type or "
+                f"remove its share."
+            )
+        return self
+
+    @property
+    def languages(self) -> list[str]:
+        return sorted({code for pair in self.pairs for code in pair})
+
+    @property
+    def pivot(self) -> str:
+        """The language in most pairs; English where several are."""
+        counts = {code: sum(code in pair for pair in self.pairs) for code in self.languages}
+        return max(counts, key=lambda code: (counts[code], code == "eng_Latn", code))
+
+
+class Recipe(Strict):
+    """A whole recipe. `train` stays as written: `alignment_train.config.TrainConfig.of(recipe)` reads it."""
+
+    name: str
+    seed: int = Field(0, ge=0)
+    corpus: CorpusConfig
+    train: dict[str, Any] = {}
+    eval: list[plugin_field(Eval, "pipelines.evals")] = []  # type: ignore[valid-type]
+
+    @model_validator(mode="after")
+    def _evaluable(self) -> "Recipe":
+        for item in self.eval:
+            item.check(self.corpus.pairs)
+        return self
+
+    def resolved(self) -> dict[str, Any]:
+        """The recipe with every default written out, as JSON."""
+        out = self.model_dump(mode="json")
+        for key in ("sources", "filters", "instructions"):
+            out["corpus"][key] = [plugin.settings() for plugin in getattr(self.corpus, key)]
+        return {**out, "eval": [item.settings() for item in self.eval]}
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """The recipe at `path`, or of that name among the built-in ones; its name is the file's.
+
+    Raises ValueError with one line per mistake: place, what was found, what is allowed, what to do.
+    """
+    file = find(path)
+    raw = _read(file, ())
+    return validate(Recipe, {**raw, "name": file.stem}, str(file))
+
+
+def validate(model: type[M], raw: dict[str, Any], where: str, prefix: str = "") -> M:
+    """`raw` as a `model`; mistakes become one ValueError that names `where` and each place below `prefix`."""
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        lines = [f"  {_place(place) or 'recipe'}: {text}" for place, text in messages(error, prefix, model)]
+        raise ValueError("\n".join([f"{where}:", *lines])) from None
+
+
+def find(path: str | Path) -> Path:
+    """The recipe file that `path` names: a file, else a built-in recipe."""
+    file = Path(path)
+    for candidate in (file, RECIPES / file.name, RECIPES / f"{file.name}.yaml"):
+        if candidate.is_file():
+            return candidate
+    available = ", ".join(sorted(p.name for p in RECIPES.glob("*.yaml")))
+    raise ValueError(f"recipe {path}: no such file. Allowed: a path, or one of {available}. Check the spelling.")
+
+
+def _place(parts: tuple[str | int, ...]) -> str:
+    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in parts).removeprefix(".")
+
+
+def _read(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """The mapping in `file`, laid over the recipe it extends."""
+    if file.resolve() in seen:
+        raise ValueError(f"{file}: extends itself. Allowed: a chain that ends. Remove one 'extends'.")
+    try:
+        raw = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: not readable as YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise ValueError(f"{file}: found {type(raw).__name__}. Allowed: {', '.join(SECTIONS)}. Write a mapping.")
+    if unknown := [key for key in raw if key not in SECTIONS]:
+        raise ValueError(
+            f"{file}: unknown section {', '.join(map(repr, unknown))}. Allowed: "
+            f"{', '.join(SECTIONS)}. Rename or remove it."
+        )
+    if base := raw.pop("extends", None):
+        near = file.parent / str(base)
+        return _over(_read(near if near.is_file() else find(base), (*seen, file.resolve())), raw)
+    return raw
+
+
+def _over(base: Any, top: Any) -> Any:
+    """Mappings merge key by key; anything else, lists too, is replaced."""
+    if isinstance(base, dict) and isinstance(top, dict):
+        return {**base, **{key: _over(base[key], value) if key in base else value for key, value in top.items()}}
+    return top
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 scalars (`no` is a text, `5e-4` a number); a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str | int | float | bool) or key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is given twice or is no plain text. Keep one.", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [
+        (tag, regexp) for tag, regexp in resolvers if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9]+|[0-9][0-9_]*(?=[eE]))(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
+    ),
+    list("-+0123456789."),
+)

@@ -1,0 +1,57 @@
+"""Evals, one file each: held-out texts, how a model is asked, and the metric."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.languages import Pair
+from pipelines.registry import Plugin
+
+Metric = dict[str, float | int]
+"""{value, low, high, n}: the figure, its 95 % interval and the number of items; low and high only where they exist."""
+
+
+class LanguageModel(Protocol):
+    """All that an eval may ask of a model; `alignment_train.lm` answers it, a fake one tests an eval."""
+
+    num_layers: int
+    trained_layer: int
+
+    def embed(self, texts: list[str], layers: list[int], pooling: str) -> dict[int, np.ndarray]:
+        """{layer: float32 [N, H]}, row i of `texts[i]`; layers count as in `hidden_states`."""
+        ...
+
+    def loss(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Nats and predicted tokens of each text, float64 [N] and int64 [N]; EOS is predicted, BOS is not."""
+        ...
+
+
+class Eval(Plugin):
+    """Base of evals. Its texts are kept in the store, decontaminated against, and handed to `run`."""
+
+    def check(self, pairs: list[Pair]) -> None:
+        """Raise ValueError, before any work starts, where this eval cannot serve `pairs`."""
+
+    def pin(self, pairs: list[Pair], home: Path) -> Any:
+        """What identifies the texts, as JSON; part of the fingerprint."""
+        return None
+
+    def provenance(self, pairs: list[Pair], home: Path) -> dict[str, dict[str, Any]]:
+        """{corpus: {version, licence, url, citation}} of the texts."""
+        return {}
+
+    @abstractmethod
+    def texts(self, pairs: list[Pair], home: Path) -> Iterator[pa.RecordBatch]:
+        """EVAL_TEXT batches of all held-out texts. `home` is as for sources."""
+
+    @abstractmethod
+    def run(self, lm: LanguageModel, texts: pa.Table) -> dict[str, Metric]:
+        """Metrics of one model by key `task/language or pair/metric`; `texts` are the rows of this eval."""
+
+    def chance(self, texts: pa.Table) -> dict[str, float]:
+        """The value that guessing gives, by the same keys, where there is one."""
+        return {}

@@ -1,0 +1,40 @@
+"""Sources of bitext, one file each. A source yields the segment pairs it holds of one language pair."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from pipelines.languages import Pair
+from pipelines.registry import Plugin
+
+
+class Source(Plugin):
+    """Base of sources. `home` is a folder of the store where a source keeps its downloads and its lock file."""
+
+    citation: ClassVar[str] = ""
+    """Who made the data and where it is described."""
+
+    online: ClassVar[bool] = False
+    """Whether `refresh` may find something newer upstream."""
+
+    def check(self, pairs: list[Pair]) -> None:
+        """Raise ValueError, before any work starts, where this source can never serve `pairs`."""
+
+    def pin(self, pair: Pair, home: Path) -> Any:
+        """What identifies the data `fetch` yields now (versions, ETags, hashes), as JSON; part of the fingerprint."""
+        return None
+
+    def refresh(self, pairs: list[Pair], home: Path) -> list[Pair]:
+        """Move the lock to what upstream has now; return the pairs whose data changed."""
+        return []
+
+    @abstractmethod
+    def fetch(self, pair: Pair, home: Path) -> Iterator[pa.RecordBatch]:
+        """Yield BITEXT batches: row i of `src` is in `pair.src`, of `tgt` in `pair.tgt`; no row is null."""
+
+    @abstractmethod
+    def provenance(self, pair: Pair, home: Path) -> dict[str, dict[str, Any]]:
+        """{corpus as in the `corpus` column: {version, licence, url, citation}} of what `fetch` yields."""
