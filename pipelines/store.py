@@ -152,6 +152,15 @@ class Store:
             raise StoreError(f"{state}: no such part. Found: {', '.join(self.require(asset, pair).rows)}.")
         return pa.Table.from_batches(batches)
 
+    def scratch(self, asset: str, fingerprint: str) -> Path:
+        """A folder for what a killed run of just this fingerprint resumes from; others' leavings are removed."""
+        folder = self.root / ".scratch" / asset
+        for other in folder.glob("*"):
+            if other.name != fingerprint:
+                shutil.rmtree(other)
+        (folder / fingerprint).mkdir(parents=True, exist_ok=True)
+        return folder / fingerprint
+
     @contextmanager
     def writer(self, patience: float = 15.0) -> Iterator[None]:
         """Be the store's one writer; StoreError where another process still is after `patience` seconds.
@@ -305,7 +314,7 @@ def fingerprint(
     stage: the stage's module; settings: JSON of what the recipe says and sources pin; inputs: fingerprints read, by
     name; plugins: their settings, source, model files and libraries count too; modules: further source.
     """
-    plugins = list(plugins)
+    plugins = [part for plugin in plugins for part in (plugin, *plugin.nested().values())]
     source = {stage, *modules, *(m for p in plugins for m in (type(p).__module__, *p.modules))}
     needed = {*libraries, *(lib for p in plugins for lib in p.libraries)}
     whole = {

@@ -1,0 +1,67 @@
+"""python -m alignment_train base|control|train|eval RECIPE --store DIR: one step of a recipe's tensor half."""
+
+import argparse
+import os
+import sys
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code 0; 1 with one sentence where the recipe, the store or the machine cannot serve."""
+    parser = argparse.ArgumentParser(prog="python -m alignment_train", description=__doc__)
+    parser.add_argument("command", choices=["base", "control", "train", "eval", "all"], help=(
+        "base: load or make base_model; control: train control_model; train: train align_model (and base_model where "
+        "it is missing or out of date); eval: write evaluation; all: these four"
+    ))  # fmt: skip
+    parser.add_argument("recipe", help="a YAML file, or the name of a built-in recipe")
+    parser.add_argument("--store", required=True, help="the folder that holds the training mix")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
+    given = parser.parse_args(argv)
+    try:
+        _run(given.command, given.recipe, given.store, given.device)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(command: str, recipe_path: str, root: str, device: str | None) -> None:
+    from alignment_train.config import TrainConfig
+    from pipelines.config import read_recipe
+    from pipelines.progress import Progress
+    from pipelines.store import Store
+
+    recipe = read_recipe(recipe_path)
+    TrainConfig.of(recipe)
+    store = Store.open(root, recipe.name)
+    store.require("align_model" if command == "eval" else "training_mix")  # before torch loads, which takes seconds
+
+    from alignment_train.evaluate import run as evaluate
+    from alignment_train.report import dagster_pipes
+    from alignment_train.stages import Trainer
+
+    with store.writer(), dagster_pipes() as dagster, Progress() as progress:
+        trainer = Trainer(recipe, store, device, progress.tell, dagster)
+        steps = {
+            "base_model": trainer.base,
+            "control_model": trainer.control,
+            "align_model": trainer.align,
+            "evaluation": lambda: evaluate(recipe, store, trainer.models(), progress.tell),
+        }
+        wanted = {
+            "base": ["base_model"],
+            "control": ["base_model", "control_model"],
+            "train": ["base_model", "align_model"],
+            "eval": ["evaluation"],
+            "all": list(steps),
+        }[command]
+        for asset in wanted:
+            progress.start(f"{asset} on {trainer.device}, {trainer.precision}")
+            manifest = steps[asset]()
+            progress.finish(f"done, {manifest.seconds:.0f} s of work, in {store.folder(asset)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

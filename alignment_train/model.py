@@ -1,0 +1,181 @@
+"""A causal language model of any family with what alignment asks of it: a layer's states and the loss at positions."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from alignment_train import losses
+from alignment_train.config import Base
+
+
+class _Reached(Exception):
+    """Carries the hidden state out of a forward pass that need not go on."""
+
+    def __init__(self, hidden: Tensor):
+        self.hidden = hidden
+
+
+class Model:
+    """`lm` is the causal LM, `tokenizer` its tokenizer; both are the stock transformers objects."""
+
+    def __init__(self, lm: nn.Module, tokenizer: PreTrainedTokenizerBase):
+        self.lm: Any = lm
+        self.tokenizer: Any = tokenizer
+        self.body: Any = self.lm.base_model
+        self.blocks = _blocks(self.body, self.lm.config.num_hidden_layers)
+        self._plain_head: bool | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.lm.parameters()).device
+
+    def hidden(self, input_ids: Tensor, mask: Tensor, layer: int) -> Tensor:
+        """[N, T, H]: `hidden_states[layer]`, computed without the blocks above it.
+
+        layer: 0 to the number of blocks; the top one is normed, as in transformers.
+        """
+        if layer == len(self.blocks):
+            return self.body(input_ids=input_ids, attention_mask=mask, use_cache=False).last_hidden_state
+
+        def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            raise _Reached(args[0] if args else kwargs["hidden_states"])
+
+        hook = self.blocks[layer].register_forward_pre_hook(stop, with_kwargs=True)
+        try:
+            self.body(input_ids=input_ids, attention_mask=mask, use_cache=False)
+        except _Reached as reached:
+            return reached.hidden
+        finally:
+            hook.remove()
+        raise AssertionError(f"{type(self.lm).__name__} never ran block {layer}")
+
+    def hidden_states(self, input_ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        """All of `hidden_states`, each [N, T, H], in one forward pass."""
+        return self.body(
+            input_ids=input_ids, attention_mask=mask, use_cache=False, output_hidden_states=True
+        ).hidden_states
+
+    def logits(self, input_ids: Tensor, mask: Tensor, wanted: Tensor) -> Tensor:
+        """[P, V]: the logits at the P positions where the bool [N, T] `wanted` is true, and nowhere else."""
+        if self._plain_head is None:
+            self._plain_head = self._head_is_plain(input_ids[:1, :8], mask[:1, :8])
+        if not self._plain_head:
+            return self.lm(input_ids=input_ids, attention_mask=mask, use_cache=False).logits[wanted]
+        return self.lm.get_output_embeddings()(self.hidden(input_ids, mask, len(self.blocks))[wanted])
+
+    def _head_is_plain(self, input_ids: Tensor, mask: Tensor) -> bool:
+        """Whether logits are the output embedding of the last state and nothing more (Gemma caps, Cohere scales).
+
+        Asked without dropout, which would blur the answer and move the random state of a training.
+        """
+        training = self.lm.training
+        self.lm.eval()
+        with torch.no_grad(), torch.autocast(input_ids.device.type, enabled=False):
+            whole = self.lm(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
+            plain = self.lm.get_output_embeddings()(self.hidden(input_ids, mask, len(self.blocks)))
+        self.lm.train(training)
+        return torch.allclose(whole, plain, atol=1e-3, rtol=1e-3)
+
+    def encode(self, texts: list[str], max_length: int) -> tuple[dict[str, Tensor], int]:
+        """input_ids and attention_mask, [N, T] each, padded right on the model's device; and how many were cut."""
+        ids = self.tokenizer(texts, add_special_tokens=True)["input_ids"]
+        cut = sum(len(row) > max_length for row in ids)
+        return self.pad([row[:max_length] or [self.tokenizer.eos_token_id] for row in ids]), cut
+
+    def pad(self, ids: list[list[int]], labels: list[list[int]] | None = None) -> dict[str, Tensor]:
+        """input_ids, attention_mask and, where given, labels (-100 where padded), [N, T] each, padded right."""
+        longest = max(map(len, ids))
+        out = {
+            "input_ids": [row + [self.tokenizer.pad_token_id] * (longest - len(row)) for row in ids],
+            "attention_mask": [[1] * len(row) + [0] * (longest - len(row)) for row in ids],
+        }
+        if labels is not None:
+            out["labels"] = [row + [-100] * (longest - len(row)) for row in labels]
+        return {name: torch.tensor(rows, device=self.device) for name, rows in out.items()}
+
+    def predictions(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits [P, V] and labels [P] of the labelled positions of a batch from `pad`, and the row of each [P].
+
+        A label is predicted from the position before it.
+        """
+        labels = batch["labels"][:, 1:]
+        wanted = torch.zeros_like(batch["labels"], dtype=torch.bool)
+        wanted[:, :-1] = labels != -100
+        logits = self.logits(batch["input_ids"], batch["attention_mask"], wanted)
+        return logits, labels[labels != -100], wanted.nonzero()[:, 0]
+
+    def language_model_loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Mean nats over the labels of a batch from `pad`."""
+        logits, labels, _ = self.predictions(batch)
+        return losses.token_loss(logits, labels)
+
+    def save(self, folder: Path) -> None:
+        """Weights as safetensors, tokenizer and configuration, for `from_pretrained`."""
+        self.lm.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def load(where: str | Path, revision: str | None = None) -> Model:
+    """The model at a local path or of a hub id, in float32; its code is never run, only transformers' own.
+
+    ValueError where it cannot be had, with the reason.
+    """
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where, revision=revision)
+        lm = AutoModelForCausalLM.from_pretrained(where, revision=revision, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"train.base {where}: cannot be loaded: {str(error).splitlines()[0]} Allowed: 'seed', a local folder, or "
+            f"a hub id that this machine can reach. Download it, name its folder, or take 'seed'."
+        ) from None
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"tokenizer {type(tokenizer).__name__}: has no offsets. Allowed: a fast tokenizer. "
+            f"Convert it to tokenizer.json."
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return Model(lm, tokenizer)
+
+
+def load_base(base: Base) -> Model:
+    """The model that a recipe names by path or hub id."""
+    if base.model is None:
+        raise AssertionError("a seed model is made, not loaded")
+    return load(base.model, base.revision)
+
+
+def _blocks(body: nn.Module, count: int) -> nn.ModuleList:
+    """The transformer blocks of any decoder: its one list of `count` modules that is not inside another."""
+    found = [m for m in body.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
+    if not found:
+        raise ValueError(
+            f"{type(body).__name__}: no list of {count} blocks in it. Allowed: decoder models of transformers."
+        )
+    return found[0]
+
+
+def choose_device(asked: str | None) -> torch.device:
+    """`asked` (`cpu`, `cuda`, `cuda:1`), or the GPU where there is one; ValueError where it is not there."""
+    if asked is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if asked.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            "--device cuda: this machine has no usable GPU. Allowed: cpu, or a machine with one. Leave the flag out."
+        )
+    return torch.device(asked)
+
+
+def choose_precision(asked: str, device: torch.device) -> str:
+    """`float32` or `bfloat16`; `auto` is bfloat16 on GPUs that have it and on processors with AMX (1.6x at 10M)."""
+    if asked != "auto":
+        return asked
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    return "bfloat16" if amx() else "float32"

@@ -1,0 +1,56 @@
+"""Contrast: a sentence and its translation get near hidden states, the other sentences of the batch far ones."""
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from alignment_train.objectives import Objective
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from alignment_train.model import Model
+
+
+class Contrastive(Objective):
+    """InfoNCE over the pooled states of one layer; only the blocks below it are run.
+
+    A sentence that occurs twice in a batch, and another translation of the same one, is no negative of itself.
+    Sources: AFP (arXiv 2311.08089; layer 1, last, temperature 0.05, src_to_tgt) and mid-align (arXiv 2502.14830;
+    layer middle, mean, 0.1, src_to_tgt).
+    """
+
+    layer: int | Literal["middle"] = "middle"
+    pooling: Literal["mean", "last"] = "mean"
+    temperature: float = Field(0.1, gt=0)
+    direction: Literal["both", "src_to_tgt"] = "both"
+    rows: int = Field(128, gt=1)
+
+    reads: ClassVar[Literal["bitext", "instructions"]] = "bitext"
+    aligns: ClassVar[bool] = True
+
+    def check(self, layers: int | None = None) -> None:
+        from alignment_train.config import layer_index
+
+        if layers is not None:
+            layer_index(self.layer, layers)
+
+    def collate(self, rows: list[dict[str, Any]], model: "Model", max_length: int, seed: int) -> dict[str, "Tensor"]:
+        import torch
+
+        src, tgt = [row["src"] for row in rows], [row["tgt"] for row in rows]
+        batch, cut = model.encode(src + tgt, max_length)
+        number: dict[str, int] = {}
+        ids = torch.tensor([number.setdefault(text, len(number)) for text in src + tgt], device=model.device)
+        one, two = ids[: len(src)], ids[len(src) :]
+        same = (one[:, None] == one[None]) | (two[:, None] == two[None])  # [B, B]
+        return {**batch, "same": same, "cut": torch.tensor(cut)}
+
+    def loss(self, model: "Model", batch: dict[str, "Tensor"]) -> tuple["Tensor", dict[str, float]]:
+        from alignment_train.config import layer_index
+        from alignment_train.losses import info_nce, pool
+
+        layer = layer_index(self.layer, len(model.blocks))
+        hidden = model.hidden(batch["input_ids"], batch["attention_mask"], layer)
+        src, tgt = pool(hidden, batch["attention_mask"], self.pooling).chunk(2)
+        return info_nce(src, tgt, self.temperature, self.direction, batch["same"]), {}

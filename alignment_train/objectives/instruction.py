@@ -1,0 +1,27 @@
+"""Instruction following, across languages where the mix has it: the loss is on the response and its EOS alone."""
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from alignment_train.objectives import Objective
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from alignment_train.model import Model
+
+
+class Instruction(Objective):
+    """Next-token loss on responses. Conversations are rendered by the tokenizer's chat template, else as AFP does.
+
+    Source: AFP, cross-lingual instruction following (arXiv 2311.08089), weight 1.5 there.
+    """
+
+    reads: ClassVar[Literal["bitext", "instructions"]] = "instructions"
+
+    def collate(self, rows: list[dict[str, Any]], model: "Model", max_length: int, seed: int) -> dict[str, "Tensor"]:
+        from alignment_train.data import conversations
+
+        return conversations([row["messages"] for row in rows], model, max_length)
+
+    def loss(self, model: "Model", batch: dict[str, "Tensor"]) -> tuple["Tensor", dict[str, float]]:
+        return model.language_model_loss(batch), {}

@@ -1,0 +1,102 @@
+"""Where a training is: to the terminal, to log.jsonl, and to Dagster's log where Dagster started it."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipelines.progress import Tell, clock
+
+DAGSTER_INTERVAL = 5.0  # seconds between lines in Dagster's log
+
+
+class Reporter:
+    """Receives every step of one training."""
+
+    def __init__(self, title: str, log: Path, tell: Tell, dagster: Any = None):
+        """log: a JSON-lines file; dagster: an open `dagster_pipes` context, which rank 0 alone may have."""
+        self.title, self.log, self.tell, self.dagster = title, log, tell, dagster
+        self._began, self._spoke, self._tokens = time.monotonic(), 0.0, 0
+        self._first: int | None = None
+        self._before = 0.0
+
+    def rewind(self, step: int) -> None:
+        """Forget what was logged at or after `step`: a resumed run logs it again."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        lines = self.log.read_text().splitlines(keepends=True) if self.log.exists() else []
+        whole = [line for line in lines if line.endswith("}\n")]  # a kill may leave half a line
+        kept = [line for line in whole if json.loads(line)["step"] < step]
+        self.log.write_text("".join(kept))
+        self._before = json.loads(kept[-1])["seconds"] if kept else 0.0
+
+    def step(self, step: int, steps: int, losses: dict[str, float], tokens: int, more: dict[str, float]) -> None:
+        """losses: nats by objective; tokens: real ones of this step; more: further figures to log."""
+        self._first = step if self._first is None else self._first
+        self._tokens += tokens
+        spent = max(time.monotonic() - self._began, 1e-6)
+        eta = spent / (step + 1 - self._first) * (steps - step - 1)
+        line = {
+            "step": step,
+            "loss": {name: round(value, 6) for name, value in losses.items()},
+            **{name: float(f"{value:.6g}") for name, value in more.items()},
+            "tokens": tokens,
+            "tokens_per_second": round(self._tokens / spent),
+            "seconds": round(self.seconds(), 2),
+            "eta_seconds": round(eta, 1),
+        }
+        with self.log.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        values = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
+        note = f"step {step + 1}/{steps} · {values} · {self._tokens / spent:,.0f} tokens/s"
+        self.tell(step + 1, steps, note)
+        if self.dagster and (time.monotonic() - self._spoke > DAGSTER_INTERVAL or step + 1 == steps):
+            self._spoke = time.monotonic()
+            self.dagster.log.info(f"{self.title} · {note} · {clock(eta)} left")
+
+    def seconds(self) -> float:
+        """Seconds of work: of this process, and what a killed one before it had logged."""
+        return self._before + time.monotonic() - self._began
+
+    def ends(self, share: float = 0.1) -> tuple[dict[str, float], dict[str, float]]:
+        """Mean loss by objective over the first and over the last tenth of the steps."""
+        if not self.log.exists():
+            return {}, {}
+        losses = [json.loads(line)["loss"] for line in self.log.read_text().splitlines()]
+        size = max(1, round(share * len(losses)))
+        first, last = (
+            {name: round(sum(row[name] for row in rows) / len(rows), 6) for name in rows[0]} if rows else {}
+            for rows in (losses[:size], losses[-size:])
+        )
+        return first, last
+
+
+@contextmanager
+def dagster_pipes() -> Iterator[Any]:
+    """The open Pipes context where Dagster started this process as rank 0, else None.
+
+    Under Dagster the process also ends when Dagster dies: a trainer without its run must not go on writing.
+    """
+    if "DAGSTER_PIPES_CONTEXT" not in os.environ or os.environ.get("RANK", "0") != "0":
+        yield None
+        return
+    from dagster_pipes import open_dagster_pipes
+
+    _die_with_parent()
+    with open_dagster_pipes() as context:
+        yield context
+
+
+def _die_with_parent() -> None:
+    parent = int(os.environ.get("ISOGLOSS_PARENT") or os.getppid())  # it may have died while torch was loading
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGKILL)  # as a killed run: the last checkpoint is whole, the next run resumes
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,95 @@
+"""A tokenizer and a small base model from the corpus itself, for machines that reach no model hub."""
+
+import io
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import sentencepiece
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers import models as tokenizer_models
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from alignment_train.config import SeedModel
+from alignment_train.model import Model
+
+SENTENCES = 120_000  # that SentencePiece sees: more change the pieces little and cost seconds
+UNK, BOS, EOS, PAD = "<unk>", "<s>", "</s>", "<pad>"
+
+
+def make(settings: SeedModel, bitext: pa.Table, seed: int) -> Model:
+    """An untrained model with a tokenizer fitted to `bitext`, a table of BITEXT rows."""
+    tokenizer = train_tokenizer(sentences(bitext, SENTENCES, seed), settings.vocab_size)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=settings.hidden_size,
+        intermediate_size=8 * math.ceil(settings.hidden_size / 3),  # SwiGLU's 8/3 (arXiv 2002.05202)
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        max_position_embeddings=settings.context,
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=3,
+    )
+    torch.manual_seed(seed)
+    return Model(LlamaForCausalLM(config), tokenizer)
+
+
+def sentences(bitext: pa.Table, most: int, seed: int) -> Iterator[str]:
+    """At most `most` segments, drawn evenly over languages and in an order that the seed alone decides."""
+    rng = np.random.default_rng(seed)
+    pools: dict[str, list[str]] = {}
+    for side in ("src", "tgt"):
+        languages = bitext[f"{side}_lang"].combine_chunks().dictionary_encode()
+        codes = languages.indices.to_numpy()
+        for index, language in enumerate(languages.dictionary.to_pylist()):
+            pool = pools.setdefault(language, [])
+            pool += bitext[side].take(pa.array(np.flatnonzero(codes == index))).to_pylist()
+    each = most // len(pools)
+    for _, pool in sorted(pools.items()):
+        for i in rng.permutation(len(pool))[:each]:
+            yield pool[i]
+
+
+def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A SentencePiece unigram model as a stock fast tokenizer: BOS first, bytes for what no piece covers.
+
+    Two runs over the same texts give the same pieces: neither paths nor the machine's threads enter.
+    """
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(  # type: ignore[attr-defined]
+        sentence_iterator=texts,
+        model_writer=model,
+        vocab_size=vocab_size,
+        hard_vocab_limit=False,
+        model_type="unigram",
+        character_coverage=0.9995,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        num_threads=2,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        pad_id=3,
+        unk_piece=UNK,
+        bos_piece=BOS,
+        eos_piece=EOS,
+        pad_piece=PAD,
+        minloglevel=2,
+    )
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    vocabulary = [(pieces.id_to_piece(i), pieces.get_score(i)) for i in range(pieces.get_piece_size())]
+    tokenizer = Tokenizer(tokenizer_models.Unigram(vocabulary, unk_id=0, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Replace(Regex(" {2,}"), " ")
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="always"), decoders.Fuse()]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 1)])
+    tokenizer.add_special_tokens([AddedToken(piece, special=True, normalized=False) for piece in (UNK, BOS, EOS, PAD)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token=UNK, bos_token=BOS, eos_token=EOS, pad_token=PAD, padding_side="right"
+    )

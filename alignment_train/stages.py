@@ -1,0 +1,196 @@
+"""What training leaves in a store: base_model, control_model and align_model, each made once per fingerprint."""
+
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from alignment_train import seed
+from alignment_train.config import TrainConfig, layer_index
+from alignment_train.lm import LM
+from alignment_train.model import Model, choose_device, choose_precision, load, load_base
+from alignment_train.objectives import Objective
+from alignment_train.objectives.language_model import LanguageModel
+from alignment_train.report import Reporter
+from alignment_train.train import Outcome, Plan, train
+from pipelines.config import Recipe
+from pipelines.progress import Tell, silent
+from pipelines.schema import BITEXT
+from pipelines.segments import keys
+from pipelines.store import Manifest, Store, fingerprint, sha256
+
+MODULES = tuple(f"alignment_train.{name}" for name in ("train", "data", "model", "losses"))
+LIBRARIES = ("torch", "transformers", "accelerate")
+
+
+class Trainer:
+    """One recipe, one store, one device."""
+
+    def __init__(
+        self, recipe: Recipe, store: Store, device: str | None = None, tell: Tell = silent, dagster: Any = None
+    ):
+        """device: `cpu`, `cuda`, or None for the best there is; dagster: an open Pipes context or None."""
+        self.recipe, self.store, self.tell, self.dagster = recipe, store, tell, dagster
+        self.config = TrainConfig.of(recipe)
+        self.device = choose_device(device)
+        self.precision = choose_precision(self.config.precision, self.device)
+
+    def base(self) -> Manifest:
+        """base_model: the model that the recipe names, or a seed trained on the monolingual sides of the bitext."""
+        settings = self.config.base
+        if settings.seed is None:
+            return self._named_base()
+        inputs = {
+            f"decontaminated_bitext/{pair}": self.store.require("decontaminated_bitext", pair).fingerprint
+            for pair in self.recipe.corpus.pairs
+        }
+        mix = self.store.require("training_mix")
+        inputs |= {f"training_mix/{file}": hash_ for file, hash_ in mix.files.items() if file.startswith("dev/data")}
+        plan = Plan(
+            objectives=[LanguageModel.model_validate({"rows": settings.seed.rows})],
+            steps=settings.seed.steps,
+            max_length=settings.seed.context,
+            optimiser=settings.seed.optimiser,
+            precision=self.precision,
+            seed=self.recipe.seed,
+            checkpoint_every=self.config.checkpoint_every,
+        )
+        said = {"seed": self.recipe.seed, "base": settings.model_dump(mode="json"), "precision": self.config.precision}
+        print_ = fingerprint(
+            "alignment_train.seed", said, inputs, plan.objectives, MODULES, (*LIBRARIES, "sentencepiece", "tokenizers")
+        )
+        if done := self.store.unchanged("base_model", None, print_):
+            return done
+        bitext = self._monolingual()
+        model = seed.make(settings.seed, bitext, self.recipe.seed)
+        kind = f"seed: {_millions(model)} parameters, trained here from nothing on {bitext.num_rows:,} pairs"
+        return self._train("base_model", model, plan, {"bitext": bitext}, print_, inputs, {"base": kind})
+
+    def _named_base(self) -> Manifest:
+        settings = self.config.base
+        local = Path(settings.model or "")
+        files = {f.name: sha256(f) for f in sorted(local.glob("*")) if f.is_file()} if local.is_dir() else {}
+        said = {"model": settings.model, "revision": settings.revision, "files": files}
+        print_ = fingerprint("alignment_train.model", said, {}, libraries=LIBRARIES)
+        if done := self.store.unchanged("base_model", None, print_):
+            return done
+        model = load_base(settings)
+        with self.store.writing("base_model") as out:
+            model.save(out.path)
+            kind = " at ".join(filter(None, (settings.model, settings.revision)))
+            numbers = {
+                "base": f"{'local' if files else 'hub'}: {kind}",
+                "parameters": _parameters(model),
+                "blocks": len(model.blocks),
+            }
+            return out.commit(print_, self.recipe.resolved(), numbers=numbers)
+
+    def align(self) -> Manifest:
+        """align_model: the base model after all objectives of the recipe."""
+        return self._continue("align_model", self.config.objectives)
+
+    def control(self) -> Manifest:
+        """control_model: the same rows and tokens in the same order, without the objectives that align."""
+        return self._continue("control_model", self.config.control)
+
+    def models(self) -> dict[str, Callable[[], LM]]:
+        """What evaluation compares, each loaded when called: base, control and aligned, where the store has them."""
+        names = {"base": "base_model", "control": "control_model", "aligned": "align_model"}
+
+        def opened(asset: str) -> LM:
+            model = load(self.store.folder(asset))
+            layer = layer_index(self.config.layer, len(model.blocks))
+            return LM(model, layer, self.config.max_length, self.device)
+
+        return {name: partial(opened, asset) for name, asset in names.items() if self.store.manifest(asset)}
+
+    def _continue(self, asset: str, objectives: list[Objective]) -> Manifest:
+        base, mix = self.store.require("base_model"), self.store.require("training_mix")
+        inputs = {"base_model": base.fingerprint, "training_mix": mix.fingerprint}
+        settings = self.config.settings(objectives)
+        print_ = fingerprint(
+            __name__, {"seed": self.recipe.seed, "train": settings}, inputs, objectives, MODULES, LIBRARIES
+        )
+        if done := self.store.unchanged(asset, None, print_):
+            return done
+        plan = Plan(
+            objectives=objectives,
+            steps=self.config.steps if objectives else 0,  # a control of contrast alone is the base itself
+            max_length=self.config.max_length,
+            optimiser=self.config.optimiser,
+            precision=self.precision,
+            seed=self.recipe.seed,
+            checkpoint_every=self.config.checkpoint_every,
+        )
+        parts = {name: self.store.table("training_mix", part=name) for name in sorted({o.reads for o in objectives})}
+        model = load(self.store.folder("base_model"))
+        layer = layer_index(self.config.layer, len(model.blocks))
+        return self._train(asset, model, plan, parts, print_, inputs, {"trained_layer": layer})
+
+    def _train(
+        self,
+        asset: str,
+        model: Model,
+        plan: Plan,
+        parts: dict[str, pa.Table],
+        print_: str,
+        inputs: dict[str, str],
+        numbers: dict[str, Any],
+    ) -> Manifest:
+        checkpoints = self.store.scratch(asset, print_)
+        reporter = Reporter(asset, checkpoints / "log.jsonl", self.tell, self.dagster)
+        outcome = train(model, plan, parts, checkpoints, reporter, self.device)
+        with self.store.writing(asset) as out:
+            model.save(out.path)
+            if reporter.log.exists():
+                shutil.copy(reporter.log, out.path / "log.jsonl")
+            manifest = out.commit(
+                print_,
+                self.recipe.resolved(),
+                inputs=inputs,
+                rows={},
+                seconds=reporter.seconds(),
+                numbers={**numbers, **self._numbers(model, outcome, reporter)},
+            )
+        shutil.rmtree(checkpoints)
+        return manifest
+
+    def _numbers(self, model: Model, outcome: Outcome, reporter: Reporter) -> dict[str, Any]:
+        first, last = reporter.ends()
+        return {
+            "parameters": _parameters(model),
+            "blocks": len(model.blocks),
+            "steps": outcome.steps,
+            **{f"rows/{name}": count for name, count in outcome.rows.items()},
+            **{f"tokens/{name}": count for name, count in outcome.tokens.items()},
+            **{f"texts_cut/{name}": count for name, count in outcome.cut.items()},
+            **{f"loss_first/{name}": value for name, value in first.items()},
+            **{f"loss_last/{name}": value for name, value in last.items()},
+            "device": self.device.type if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
+            "precision": self.precision,
+            "threads": torch.get_num_threads(),
+        }
+
+    def _monolingual(self) -> pa.Table:
+        """All decontaminated bitext without the rows that have a segment in `dev`."""
+        dev = self.store.table("training_mix", part="dev")
+        held = np.concatenate([keys(dev[side]) for side in ("src", "tgt")])
+        tables = []
+        for pair in self.recipe.corpus.pairs:
+            table = self.store.table("decontaminated_bitext", pair).select(BITEXT.names)
+            seen = np.isin(keys(table["src"]), held) | np.isin(keys(table["tgt"]), held)
+            tables.append(table.filter(pa.array(~seen)))
+        return pa.concat_tables(tables)
+
+
+def _parameters(model: Model) -> int:
+    return sum(p.numel() for p in model.lm.parameters())
+
+
+def _millions(model: Model) -> str:
+    return f"{_parameters(model) / 1e6:.1f}M"

@@ -1,0 +1,158 @@
+"""The loop: objectives over the training mix, one optimiser step after another, resumed where it was killed."""
+
+import hashlib
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from alignment_train.config import Optimiser
+from alignment_train.data import Rows
+from alignment_train.model import Model
+from alignment_train.objectives import Objective
+from alignment_train.report import Reporter
+
+
+@dataclass
+class Plan:
+    """All that decides the weights a training ends with, beside the model it begins with and the rows it reads."""
+
+    objectives: Sequence[Objective]
+    steps: int
+    max_length: int
+    optimiser: Optimiser
+    precision: str
+    seed: int
+    checkpoint_every: int
+
+
+@dataclass
+class Outcome:
+    """What a training was, for its manifest."""
+
+    steps: int
+    rows: dict[str, int] = field(default_factory=dict)
+    """Consumed by objective."""
+    tokens: dict[str, int] = field(default_factory=dict)
+    cut: dict[str, int] = field(default_factory=dict)
+    """Texts cut at max_length, by objective."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps, "rows": self.rows, "tokens": self.tokens, "cut": self.cut}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.steps, self.rows, self.tokens, self.cut = state["steps"], state["rows"], state["tokens"], state["cut"]
+
+
+def train(
+    model: Model, plan: Plan, parts: dict[str, pa.Table], checkpoints: Path, reporter: Reporter, device: torch.device
+) -> Outcome:
+    """Train `model` in place.
+
+    parts: the tables that objectives read, by name; checkpoints: a folder that belongs to just this plan and data.
+    Raises ValueError where a loss is not finite: the last checkpoint stays.
+    """
+    if (world := os.environ.get("WORLD_SIZE", "1")) != "1":
+        raise ValueError(f"WORLD_SIZE: found {world}. Allowed: 1. Start one process, without torchrun.")
+    accelerator = Accelerator(
+        mixed_precision="bf16" if plan.precision == "bfloat16" else "no", cpu=device.type == "cpu"
+    )
+    set_seed(plan.seed)
+    model.lm.to(accelerator.device).train()
+    optimiser = _adamw(model, plan.optimiser)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate(plan.optimiser, step, plan.steps))
+    lm, optimiser, schedule = accelerator.prepare(model.lm, optimiser, schedule)
+    outcome = Outcome(0, *({o.name: 0 for o in plan.objectives} for _ in range(3)))
+    accelerator.register_for_checkpointing(outcome)
+    if last := _last(checkpoints):
+        accelerator.load_state(str(last))
+    rows = {o.name: Rows(parts[o.reads], o.rows, _seed(plan.seed, o.name)) for o in plan.objectives}
+    reporter.rewind(outcome.steps)
+
+    for step in range(outcome.steps, plan.steps):
+        losses: dict[str, float] = {}
+        more: dict[str, float] = {}
+        tokens = 0
+        for objective in plan.objectives:
+            batch = objective.collate(
+                rows[objective.name].at(step), model, plan.max_length, _seed(plan.seed, objective.name, step)
+            )
+            with accelerator.autocast():
+                loss, metrics = objective.loss(model, batch)
+            accelerator.backward(objective.weight * loss)
+            losses[objective.name] = loss.item()
+            more |= {f"{objective.name}/{name}": value for name, value in metrics.items()}
+            seen = int(batch["attention_mask"].sum())
+            tokens += seen
+            outcome.rows[objective.name] += objective.rows
+            outcome.tokens[objective.name] += seen
+            outcome.cut[objective.name] += int(batch["cut"])
+        norm = float(accelerator.clip_grad_norm_(lm.parameters(), plan.optimiser.max_grad_norm) or 0.0)
+        if not math.isfinite(norm) or not all(map(math.isfinite, losses.values())):
+            raise ValueError(
+                f"step {step}: loss {losses} with gradient norm {norm}. Allowed: finite numbers. Lower "
+                f"train.optimiser.learning_rate; the last good state is in {_last(checkpoints) or 'the base model'}."
+            )
+        more |= {"gradient_norm": norm, "learning_rate": schedule.get_last_lr()[0]}
+        optimiser.step()
+        schedule.step()
+        optimiser.zero_grad()
+        outcome.steps = step + 1
+        reporter.step(step, plan.steps, losses, tokens, more)
+        if outcome.steps % plan.checkpoint_every == 0 and outcome.steps < plan.steps:
+            _save(accelerator, checkpoints, outcome.steps)
+    model.lm.eval()
+    return outcome
+
+
+def rate(optimiser: Optimiser, step: int, steps: int) -> float:
+    """The learning rate of a step (from 0) as a share of its peak."""
+    warm = max(1, round(optimiser.warmup * steps))
+    if step < warm:
+        return (step + 1) / warm
+    done = (step - warm) / max(1, steps - warm)
+    match optimiser.schedule:
+        case "cosine":
+            return 0.5 * (1 + math.cos(math.pi * done))
+        case "linear":
+            return 1 - done
+        case "inverse_sqrt":
+            return math.sqrt(warm / (step + 1))
+        case "constant":
+            return 1.0
+
+
+def _adamw(model: Model, settings: Optimiser) -> torch.optim.Optimizer:
+    parameters = [p for p in model.lm.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
+
+
+def _seed(*parts: int | str) -> int:
+    """A seed for each purpose, the same in every process (`hash` of a text is not)."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4])
+
+
+def _last(checkpoints: Path) -> Path | None:
+    """The newest whole checkpoint: a folder gets its final name last."""
+    return max(checkpoints.glob("step-*"), key=lambda path: int(path.name[5:]), default=None)
+
+
+def _save(accelerator: Accelerator, checkpoints: Path, step: int) -> None:
+    fresh, old = checkpoints / "unfinished", _last(checkpoints)
+    shutil.rmtree(fresh, ignore_errors=True)
+    accelerator.save_state(str(fresh))
+    fresh.rename(checkpoints / f"step-{step:08}")
+    if old:
+        shutil.rmtree(old)

@@ -1,0 +1,128 @@
+import json
+import math
+
+import pyarrow as pa
+import pytest
+import torch
+
+from alignment_train import train as training
+from alignment_train.config import Optimiser
+from alignment_train.objectives.contrastive import Contrastive
+from alignment_train.objectives.instruction import Instruction
+from alignment_train.objectives.language_model import LanguageModel
+from alignment_train.report import Reporter
+from alignment_train.train import Plan, rate, train
+from pipelines.progress import silent
+from pipelines.schema import INSTRUCTION
+from tests.models import bitext, tiny
+
+CPU = torch.device("cpu")
+
+
+def instructions(rows: int) -> pa.Table:
+    table = bitext(rows)
+    talks = [
+        [{"role": "user", "content": f"{src} ="}, {"role": "assistant", "content": tgt}]
+        for src, tgt in zip(table["src"].to_pylist(), table["tgt"].to_pylist(), strict=True)
+    ]
+    rest = [["deu_Latn"] * rows, ["eng_Latn"] * rows, ["numbers/v1"] * rows, ["translate/0"] * rows]
+    return pa.table([pa.array(talks, INSTRUCTION.field(0).type), *map(pa.array, rest)], schema=INSTRUCTION)
+
+
+PARTS = {"bitext": bitext(120), "instructions": instructions(120)}
+
+
+def plan(steps: int = 12, **more) -> Plan:
+    objectives = [Contrastive(rows=16, layer=2), Instruction(rows=8, weight=1.5), LanguageModel(rows=8)]
+    settings = {
+        "objectives": objectives, "steps": steps, "max_length": 32, "precision": "float32", "seed": 3,
+        "optimiser": Optimiser.model_validate({"learning_rate": 3e-3}), "checkpoint_every": 4,
+    }  # fmt: skip
+    return Plan(**{**settings, **more})
+
+
+def run(folder, what: Plan, **model):
+    made = tiny(**model)
+    reporter = Reporter("test", folder / "log.jsonl", silent)
+    outcome = train(made, what, PARTS, folder, reporter, CPU)
+    return made, outcome, reporter
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.lm.named_parameters()}
+
+
+def test_every_loss_falls_and_every_weight_moves(tmp_path):
+    before = weights(tiny())
+    model, outcome, reporter = run(tmp_path, plan(60))
+    first, last = reporter.ends()
+    assert set(first) == {"contrastive", "instruction", "language_model"}
+    assert all(last[name] < 0.9 * first[name] for name in first), (first, last)
+    assert all(not torch.equal(value, before[name]) for name, value in weights(model).items())
+    assert outcome.rows == {"contrastive": 960, "instruction": 480, "language_model": 480}
+    assert outcome.cut == {"contrastive": 0, "instruction": 0, "language_model": 0}
+
+
+@pytest.mark.parametrize("dies_at", [2, 4, 9])
+def test_a_killed_run_resumes_to_the_very_weights_of_an_unbroken_one(tmp_path, monkeypatch, dies_at: int):
+    dropout = {"attention_dropout": 0.1}
+    whole, told, _ = run(tmp_path / "whole", plan(), **dropout)
+    with monkeypatch.context() as patch:
+        step = Reporter.step
+
+        def die(self, number, *rest):
+            step(self, number, *rest)
+            if number == dies_at:
+                raise KeyboardInterrupt
+
+        patch.setattr(Reporter, "step", die)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "broken", plan(), **dropout)
+    resumed, again, _ = run(tmp_path / "broken", plan(), **dropout)
+
+    assert all(torch.equal(value, weights(resumed)[name]) for name, value in weights(whole).items())
+    assert again == told
+    logs = [[json.loads(line) for line in (tmp_path / kind / "log.jsonl").open()] for kind in ("whole", "broken")]
+    assert [row["step"] for row in logs[1]] == list(range(12))
+    assert [row["loss"] for row in logs[1]] == [row["loss"] for row in logs[0]]
+
+
+def test_the_control_sees_the_same_rows_and_tokens_without_contrast(tmp_path):
+    _, aligned, _ = run(tmp_path / "aligned", plan())
+    _, control, _ = run(tmp_path / "control", plan(objectives=plan().objectives[1:]))
+    assert control.tokens == {name: aligned.tokens[name] for name in ("instruction", "language_model")}
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_the_step_and_the_cure(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "rate", lambda *_: 1e30)
+    with pytest.raises(ValueError, match=r"step \d+: loss .* Lower train.optimiser.learning_rate"):
+        run(tmp_path, plan(30))
+
+
+def test_more_than_one_process_is_refused_for_it_would_be_wrong(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="WORLD_SIZE: found 2. Allowed: 1"):
+        run(tmp_path, plan())
+
+
+@pytest.mark.parametrize(
+    ("schedule", "wanted"),
+    [
+        ("constant", [0.5, 1, 1, 1]),
+        ("linear", [0.5, 1, 1, 0.125]),
+        ("cosine", [0.5, 1, 1, (1 + math.cos(math.pi * 0.875)) / 2]),
+        ("inverse_sqrt", [0.5, 1, math.sqrt(2 / 3), math.sqrt(2 / 10)]),
+    ],
+)
+def test_schedules_warm_up_and_fall(schedule: str, wanted: list[float]):
+    settings = Optimiser.model_validate({"schedule": schedule, "warmup": 0.2})
+    assert [rate(settings, step, 10) for step in (0, 1, 2, 9)] == pytest.approx(wanted)
+
+
+def test_a_half_written_log_line_is_forgotten(tmp_path):
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"step": 0, "seconds": 2.5}\n{"step": 1, "seconds": 3}\n{"ste')
+    reporter = Reporter("test", log, silent)
+    reporter.rewind(1)
+    assert log.read_text() == '{"step": 0, "seconds": 2.5}\n'
+    assert reporter.seconds() == pytest.approx(2.5, abs=0.5)
