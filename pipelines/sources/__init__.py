@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from pipelines.languages import Pair
+from pipelines.progress import Tell, silent
 from pipelines.registry import Plugin
 
 
@@ -22,6 +23,12 @@ class Source(Plugin):
 
     def check(self, pairs: list[Pair]) -> None:
         """Raise ValueError, before any work starts, where this source can never serve `pairs`."""
+
+    pin_is_whole: ClassVar[bool] = False
+    """Whether `pin` alone identifies the data; else the settings enter the fingerprint of every pair as well."""
+
+    def prepare(self, pair: Pair, home: Path, tell: Tell = silent) -> None:
+        """Do the slow part of `pin`, such as downloads, and say how far it is."""
 
     def pin(self, pair: Pair, home: Path) -> Any:
         """What identifies the data `fetch` yields now (versions, ETags, hashes), as JSON; part of the fingerprint."""
@@ -38,3 +45,13 @@ class Source(Plugin):
     @abstractmethod
     def provenance(self, pair: Pair, home: Path) -> dict[str, dict[str, Any]]:
         """{corpus as in the `corpus` column: {version, licence, url, citation}} of what `fetch` yields."""
+
+    def instructions(self, lang: str) -> Iterator[tuple[int | str, str, str, str]]:
+        """(id, instruction, input, output) in one language; rows of one id mean the same in every language.
+
+        Only sources with multi-parallel instruction data have them; `input` may be empty.
+        """
+        raise ValueError(
+            f"source '{self.name}' holds no instruction data. Allowed: a source that does, such as 'sample'. "
+            f"Name another."
+        )

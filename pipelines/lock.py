@@ -1,0 +1,42 @@
+"""The lock file of a store's sources: what "latest" was when it was first asked for, until a refresh moves it."""
+
+import copy
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipelines.store import write_atomically
+
+
+def read(home: Path, source: str) -> dict[str, Any]:
+    """What the lock file below `home` says of `source`; empty where it says nothing."""
+    return _whole(home).get(source, {})
+
+
+@contextmanager
+def editing(home: Path, source: str) -> Iterator[dict[str, Any]]:
+    """`read`, to be changed in place: one thread and process at a time, saved on a clean exit and only if changed."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / ".lock.json.guard").open("a") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        whole = _whole(home)
+        before = copy.deepcopy(whole.setdefault(source, {}))
+        yield whole[source]
+        if whole[source] != before:
+            write_atomically(home / "lock.json", json.dumps(whole, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def _whole(home: Path) -> dict[str, Any]:
+    file = home / "lock.json"
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{file}: not readable as JSON: {error}. Allowed: what this program wrote. Restore the file, or delete it "
+            f"to take the releases that are latest now."
+        ) from None

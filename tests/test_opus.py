@@ -1,0 +1,311 @@
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pipelines import collect, lock
+from pipelines.config import Recipe, read_recipe
+from pipelines.languages import Pair
+from pipelines.sources import opus
+from pipelines.sources.opus import Opus
+from pipelines.store import Manifest, Store
+from tests.mirror import FAULTS, Mirror, lines, package
+
+EN_DE = Pair.parse("en-de")
+
+
+def _rows(source: Opus, pair: Pair, home: Path) -> list[tuple[str, str, str]]:
+    table = pa.Table.from_batches(source.fetch(pair, home))
+    assert set(table["src_lang"].to_pylist()) == {pair.src}
+    assert set(table["tgt_lang"].to_pylist()) == {pair.tgt}
+    return list(zip(*(table[name].to_pylist() for name in ("src", "tgt", "corpus")), strict=True))
+
+
+def _collect(root: Path, *corpora: str, pairs: tuple[str, ...] = ("en-de",)) -> tuple[Recipe, Store, list[Manifest]]:
+    raw = {"name": "t", "corpus": {"pairs": list(pairs), "sources": [{"opus": {"corpora": list(corpora)}}]}}
+    recipe, store = Recipe.model_validate(raw), Store.open(root, "t")
+    return recipe, store, [collect.run(recipe, store, pair) for pair in recipe.corpus.pairs]
+
+
+def _releases(home: Path) -> dict[str, list[str]]:
+    return {key: [item["version"] for item in items] for key, items in lock.read(home, "opus").items()}
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "rows"),
+    [
+        ("en-zh", {"A/v1": "en-zh", "B/v1": "en-zh_CN"}, [("en", "zh", "A/v1"), ("en", "zh_CN", "B/v1")]),
+        ("en-sw", {"A/v1": "en-sw"}, [("en", "sw", "A/v1")]),
+        ("en-cs", {"A/v1": "cs-en"}, [("cs", "en", "A/v1")]),
+        ("en-pt", {"A/v1": "en-pt", "B/v1": "en-pt_BR"}, [("en", "pt", "A/v1"), ("en", "pt_BR", "B/v1")]),
+        ("en-ckb", {"A/v1": "ckb-en"}, [("ckb", "en", "A/v1")]),
+        ("sq-en", {"A/v1": "en-sq"}, [("sq", "en", "A/v1")]),  # als_Latn sorts before eng_Latn, sq after en
+    ],
+)
+def test_sides_keep_their_language_whatever_order_the_server_has(
+    opus_server: Mirror, tmp_path: Path, ours: str, theirs: dict[str, str], rows: list[tuple[str, str, str]]
+) -> None:
+    for release, pair in theirs.items():
+        src, tgt = pair.split("-")
+        opus_server.add(release, pair, src.encode(), tgt.encode())
+    assert _rows(Opus(corpora=list(theirs)), Pair.parse(ours), tmp_path) == rows
+
+
+def test_all_codes_of_a_language_are_read_the_usual_one_first(opus_server: Mirror, tmp_path: Path) -> None:
+    opus_server.add("A/v1", "en-zh_CN", b"two\n", "二\n".encode())
+    opus_server.add("A/v1", "en-zh", b"one\n", "一\n".encode())
+    opus_server.add("A/v1", "en-zh_TW", b"three\n", "三\n".encode())
+    source, pair = Opus(corpora=["A"]), Pair.parse("en-zh")
+    assert _rows(source, pair, tmp_path) == [("one", "一", "A/v1"), ("two", "二", "A/v1")]
+    known = source.provenance(pair, tmp_path)["A/v1"]
+    assert [file["url"].rpartition("/")[2] for file in known["files"]] == ["en-zh.txt.zip", "en-zh_CN.txt.zip"]
+
+
+def test_text_is_repaired_as_stated(opus_server: Mirror, tmp_path: Path) -> None:
+    src = b"\xef\xbb\xbfeins\r\nzwei\t\x00drei\n\n\xe2\x80\xa8vier\xff\n"
+    opus_server.add("A/v1", "de-en", src, b"one\ntwo\nthree\nfour")
+    assert [row[:2] for row in _rows(Opus(corpora=["A/v1"]), EN_DE, tmp_path)] == [
+        ("eins", "one"),
+        ("zwei drei", "two"),
+        ("", "three"),
+        (" vier\ufffd", "four"),
+    ]
+    (manifest,) = _collect(tmp_path / "s", "A/v1")[2]
+    assert manifest.numbers == {"rows_in": 4, "rows_out": 4, "empty_segments": 1, "replacement_characters": 1}
+
+
+def test_blocks_and_batches_do_not_show(opus_server: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opus, "BLOCK", 7)
+    monkeypatch.setattr(opus, "ROWS", 3)
+    src, tgt = ("".join(f"{letter}{'ß' * i}\n" for i in range(10)) for letter in "xy")
+    opus_server.add("A/v1", "de-en", src.encode(), tgt.encode())
+    source = Opus(corpora=["A/v1"])
+    assert [(row[0] + "\n", row[1] + "\n") for row in _rows(source, EN_DE, tmp_path)] == list(
+        zip(src.splitlines(True), tgt.splitlines(True), strict=True)
+    )
+    assert [batch.num_rows for batch in source.fetch(EN_DE, tmp_path)] == [3, 3, 3, 1]
+
+
+@pytest.mark.parametrize("longer", [0, 1])
+@pytest.mark.parametrize("by", [1, 25_000])
+def test_unequal_line_counts_are_refused(opus_server: Mirror, tmp_path: Path, longer: int, by: int) -> None:
+    sides = [b"a\n" * 5, b"b\n" * 5]
+    sides[longer] += b"more\n" * by
+    opus_server.add("A/v1", "de-en", sides[0], sides[1])
+    counts = [f"{5 + by * (side == longer):,}" for side in (0, 1)]
+    text = rf"A/v1, de-en: found {counts[0]} lines in 'A\.de-en\.de' and {counts[1]} in 'A\.de-en\.en'"
+    with pytest.raises(ValueError, match=text):
+        _rows(Opus(corpora=["A/v1"]), EN_DE, tmp_path)
+
+
+def test_members_are_found_by_name_and_never_unpacked(opus_server: Mirror, tmp_path: Path) -> None:
+    evil = {"../../evil.de-en.de": b"evil\n", "/etc/evil.de-en.en": b"evil\n"}
+    opus_server.add("A/v1", "de-en", b"gut\n", b"good\n", more=evil)
+    assert _rows(Opus(corpora=["A/v1"]), EN_DE, tmp_path / "home") == [("gut", "good", "A/v1")]
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    path = opus_server.add("B/v1", "de-en", b"", b"")
+    opus_server.files[path] = package(evil)
+    with pytest.raises(ValueError, match=r"Needed: one file '<corpus>\.de-en\.de'"):
+        _rows(Opus(corpora=["B/v1"]), EN_DE, tmp_path / "home")
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(opus_server: Mirror, tmp_path: Path) -> None:
+    opus_server.add("A/v1", "de-en", b"\n" * (11 << 20), b"\n" * (11 << 20))
+    with pytest.raises(ValueError, match=r"'A\.de-en\.de' unpacks .* to 11,534,336\. Allowed: at most 200 times"):
+        _rows(Opus(corpora=["A/v1"]), EN_DE, tmp_path)
+
+
+def test_a_line_without_end_is_refused(opus_server: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opus, "LONGEST_LINE", 1 << 20)
+    opus_server.add("A/v1", "de-en", b"x" * (3 << 20) + b"\n", lines(1, "x"))
+    with pytest.raises(ValueError, match=r"'A\.de-en\.de': found a line of more than 1,048,576 bytes"):
+        _rows(Opus(corpora=["A/v1"]), EN_DE, tmp_path)
+
+
+def test_a_version_stays_and_a_bare_name_is_the_latest(opus_server: Mirror, tmp_path: Path) -> None:
+    for version, latest in (("v9", False), ("v10", True), ("v11", False)):
+        opus_server.add(f"A/{version}", "de-en", version.encode(), version.encode(), latest=latest)
+    assert _rows(Opus(corpora=["A/v9"]), EN_DE, tmp_path) == [("v9", "v9", "A/v9")]
+    assert _rows(Opus(corpora=["A"]), EN_DE, tmp_path) == [("v10", "v10", "A/v10")]
+    for record in opus_server.records:
+        record["latest"] = "False"
+    assert _rows(Opus(corpora=["A"]), EN_DE, tmp_path / "other") == [("v11", "v11", "A/v11")]
+
+
+def test_only_a_refresh_moves_the_lock(opus_server: Mirror, tmp_path: Path) -> None:
+    opus_server.add("A/v1", "de-en", b"alt\n", b"old\n")
+    opus_server.add("A/v1", "en-fr", b"old\n", b"vieux\n")
+    opus_server.add("B/v1", "de-en", b"fest\n", b"fixed\n")
+    recipe, store, before = _collect(tmp_path, "A", "B/v1", pairs=("en-de", "en-fr"))
+    opus_server.add("A/v1", "de-en", b"alt\n", b"old\n", latest=False)
+    opus_server.add("A/v2", "de-en", b"neu\n", b"new\n")
+    opus_server.add("B/v2", "de-en", b"neu\n", b"new\n")
+    assert [collect.run(recipe, store, pair) for pair in recipe.corpus.pairs] == before
+    assert collect.refresh(recipe, store) == [EN_DE]
+    assert _releases(store.sources) == {
+        "A deu_Latn-eng_Latn": ["v2"],
+        "A eng_Latn-fra_Latn": ["v1"],
+        "B/v1 deu_Latn-eng_Latn": ["v1"],
+        "B/v1 eng_Latn-fra_Latn": [],
+    }
+    after = [collect.run(recipe, store, pair) for pair in recipe.corpus.pairs]
+    assert list(after[0].corpora) == ["A/v2", "B/v1"]
+    assert after[0].fingerprint != before[0].fingerprint
+    assert after[1] == before[1]
+
+
+def test_a_refresh_that_finds_nothing_new_touches_nothing(opus_server: Mirror, tmp_path: Path) -> None:
+    opus_server.add("A/v1", "de-en", b"alt\n", b"old\n")
+    recipe, store, _ = _collect(tmp_path, "A")
+    file = store.sources / "lock.json"
+    os.utime(file, ns=(1, 1))
+    opus_server.requests.clear()
+    assert collect.refresh(recipe, store) == []
+    assert file.stat().st_mtime_ns == 1
+    assert not any(method == "GET" for method, _, _ in opus_server.requests)
+    opus_server.records.clear()
+    assert collect.refresh(recipe, store) == []
+    assert _releases(store.sources) == {"A deu_Latn-eng_Latn": ["v1"]}
+
+
+def test_the_same_version_with_other_bytes_moves_the_lock_too(opus_server: Mirror, tmp_path: Path) -> None:
+    opus_server.add("A/v1", "de-en", b"alt\n", b"old\n")
+    recipe, store, _ = _collect(tmp_path, "A")
+    opus_server.add("A/v1", "de-en", b"neu\n", b"new\n")
+    assert collect.refresh(recipe, store) == [EN_DE]
+    collect.run(recipe, store, EN_DE)
+    assert store.table("raw_bitext", EN_DE)["tgt"].to_pylist() == ["new"]
+
+
+def test_without_a_network_kept_corpora_still_build(opus_server: Mirror, tmp_path: Path) -> None:
+    opus_server.add("A/v1", "de-en", b"alt\n", b"old\n")
+    recipe, store, (before,) = _collect(tmp_path, "A")
+    (store.folder("raw_bitext", EN_DE) / "manifest.json").unlink()
+    opus_server.close()
+    after = collect.run(recipe, store, EN_DE)
+    assert (after.files, after.fingerprint) == (before.files, before.fingerprint)
+
+
+def test_a_damaged_or_deleted_file_comes_back_from_where_the_server_is_now(
+    opus_server: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opus_server.add("A/v1", "de-en", b"alt\n", b"old\n")
+    source = Opus(corpora=["A"])
+    source.prepare(EN_DE, tmp_path)
+    before = (tmp_path / "lock.json").read_bytes()
+    (file,) = (tmp_path / "downloads").rglob("*.zip")
+    moved = Mirror()
+    moved.add("A/v1", "de-en", b"alt\n", b"old\n")
+    opus_server.close()
+    monkeypatch.setenv("OPUS_URL", moved.url)  # the path of the API may be left out
+    file.write_bytes(b"damaged")
+    assert _rows(source, EN_DE, tmp_path) == [("alt", "old", "A/v1")]
+    file.unlink()
+    assert _rows(source, EN_DE, tmp_path) == [("alt", "old", "A/v1")]
+    assert (tmp_path / "lock.json").read_bytes() == before
+    moved.close()
+
+
+def test_the_fingerprint_covers_the_data_and_not_the_address(
+    opus_server: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opus_server.add("A/v1", "de-en", b"alt\n", b"old\n")
+    opus_server.add("B/v1", "en-fr", b"old\n", b"vieux\n")
+    (first,) = _collect(tmp_path / "1", "A/v1")[2]
+    (second,) = _collect(tmp_path / "2", "A/v1", "B/v1")[2]  # B has nothing of this pair
+    other = Mirror()
+    other.add("A/v1", "de-en", b"alt\n", b"old\n")
+    monkeypatch.setenv("OPUS_URL", f"{other.url}/opusapi/")
+    (third,) = _collect(tmp_path / "3", "A/v1")[2]
+    assert first.fingerprint == second.fingerprint == third.fingerprint
+    other.add("A/v1", "de-en", b"alt\n", b"old!\n")
+    (fourth,) = _collect(tmp_path / "4", "A/v1")[2]
+    assert fourth.fingerprint != first.fingerprint
+    other.close()
+
+
+def test_shards_are_the_same_with_every_fault(opus_server: Mirror, tmp_path: Path) -> None:
+    for i in range(4):
+        opus_server.add(f"C{i}/v1", "de-en", lines(500, f"{i}a"), lines(500, f"{i}b"))
+    corpora = [f"C{i}/v1" for i in range(4)]
+    (calm,) = _collect(tmp_path / "calm", *corpora)[2]
+    assert calm.rows == {"data": 2000}
+    opus_server.faults = dict.fromkeys(FAULTS, 0.25)
+    for seed in range(3):
+        opus_server.seed, opus_server.requests = seed, []
+        (rough,) = _collect(tmp_path / f"rough{seed}", *corpora)[2]
+        assert (rough.files, rough.fingerprint) == (calm.files, calm.fingerprint)
+        assert sum(method == "GET" for method, _, _ in opus_server.requests) > 4
+
+
+def test_provenance_states_version_licence_address_and_citation(opus_server: Mirror, tmp_path: Path) -> None:
+    opus_server.add("A/v1", "de-en", b"a\n", b"a\n", licence="\n  CC-BY-2.0-FR \nhttps://example.org\n")
+    opus_server.add("B/v2", "de-en", b"b\n", b"b\n", licence="")
+    (manifest,) = _collect(tmp_path, "A/v1", "B/v2")[2]
+    known = manifest.corpora["A/v1"]
+    assert (known["version"], known["licence"]) == ("v1", "CC-BY-2.0-FR")
+    assert known["url"] == f"{opus_server.url}/OPUS-A/v1/moses/de-en.txt.zip"
+    assert "Tiedemann" in known["citation"]
+    assert manifest.corpora["B/v2"]["licence"] == "not stated in the package"
+    assert [(row.corpus, row.into, row.kept) for row in manifest.ledger] == [("A/v1", 1, 1), ("B/v2", 1, 1)]
+
+
+def test_a_pair_that_no_listed_corpus_has_names_what_the_server_has(opus_server: Mirror, tmp_path: Path) -> None:
+    opus_server.add("A/v1", "en-fr", b"a\n", b"a\n")
+    opus_server.add("B/v1", "de-en", b"b\n", b"b\n")
+    text = "opus.corpora, deu_Latn-eng_Latn: found A, of which .* has none for this pair. Allowed: B/v1. Add one"
+    with pytest.raises(ValueError, match=text):
+        _collect(tmp_path / "1", "A")
+    with pytest.raises(ValueError, match="Allowed: nothing, it has no bitext of this pair"):
+        _collect(tmp_path / "2", "A", pairs=("en-tr",))
+
+
+def test_a_corpus_that_the_server_does_not_know_is_an_error_beside_one_it_knows(
+    opus_server: Mirror, tmp_path: Path
+) -> None:
+    opus_server.add("Tatoeba/v1", "de-en", b"a\n", b"a\n")
+    opus_server.add("TED2020/v1", "en-fr", b"a\n", b"a\n")
+    with pytest.raises(ValueError, match=r"found 'Tatoebba/v1'\. Did you mean 'Tatoeba'\?"):
+        _collect(tmp_path / "1", "Tatoeba/v1", "Tatoebba/v1")
+    (manifest,) = _collect(tmp_path / "2", "Tatoeba/v1", "TED2020/v1")[2]
+    assert list(manifest.corpora) == ["Tatoeba/v1"]
+
+
+@pytest.mark.parametrize("corpus", ["", "A/", "/v1", "A/v1/x", "../A", "A/../v1", "A b", "-A"])
+def test_a_corpus_is_a_name_or_name_and_version(corpus: str) -> None:
+    with pytest.raises(ValueError, match=r"Allowed: a corpus of OPUS with its version, such as 'Tatoeba/v2021-08-07'"):
+        Opus(corpora=[corpus])
+
+
+def test_a_corpus_named_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"found A/v1 twice\. Allowed: each corpus once"):
+        Opus(corpora=["A/v1", "B/v1", "A/v1"])
+
+
+@pytest.mark.parametrize("name", ["opus8", "opus"])
+def test_built_in_recipes_pin_every_release_and_hold_out_what_they_ask(name: str) -> None:
+    recipe = read_recipe(name).resolved()
+    trained = [corpus for source in recipe["corpus"]["sources"] for corpus in source["opus"]["corpora"]]
+    asked = [corpus for item in recipe["eval"] for corpus in _settings(item)["source"]["opus"]["corpora"]]
+    assert all("/" in corpus for corpus in trained + asked)
+    assert asked
+    assert not {corpus.split("/")[0] for corpus in trained} & {corpus.split("/")[0] for corpus in asked}
+
+
+def _settings(item: dict[str, Any]) -> dict[str, Any]:
+    return next(iter(item.values()))
+
+
+def test_releases_with_unsafe_names_are_not_taken(opus_server: Mirror, tmp_path: Path) -> None:
+    opus_server.add("A/v1", "de-en", b"a\n", b"a\n")
+    opus_server.records.append({**opus_server.records[0], "version": "../../v2"})
+    assert _rows(Opus(corpora=["A"]), EN_DE, tmp_path) == [("a", "a", "A/v1")]
+
+
+def test_an_api_that_is_none_is_named(opus_server: Mirror, tmp_path: Path) -> None:
+    bad: Any = {"corpus": "A"}
+    opus_server.records.append({"source": "de", "target": "en", **bad})
+    with pytest.raises(ValueError, match=r"the answer is not that of an OPUS API: KeyError\('preprocessing'\)"):
+        _collect(tmp_path, "A")
