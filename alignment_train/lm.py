@@ -40,9 +40,7 @@ class LM:
         for chosen, batch in self._batches(texts, labels=True):
             logits, labels, rows = self.model.predictions(batch)
             each = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none").double()
-            nats[chosen] = (
-                torch.zeros(len(chosen), dtype=each.dtype, device=each.device).index_add_(0, rows, each).cpu()
-            )
+            nats[chosen] = rows.bincount(each, minlength=len(chosen)).cpu()
             counts[chosen] = rows.bincount(minlength=len(chosen)).cpu()
         return nats, counts
 

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Va
 from pipelines.evals import Eval
 from pipelines.filters import Filter
 from pipelines.instructions import InstructionType
-from pipelines.languages import Pair
+from pipelines.languages import Pair, pivot
 from pipelines.registry import Strict, messages, plugin_field
 from pipelines.sources import Source
 
@@ -85,11 +85,14 @@ class CorpusConfig(Strict):
     def languages(self) -> list[str]:
         return sorted({code for pair in self.pairs for code in pair})
 
+    def notes(self) -> list[str]:
+        """What to tell the user before work starts; ValueError where this machine lacks what a filter needs."""
+        return [sentence for item in self.filters for sentence in item.notes(self.pairs)]
+
     @property
     def pivot(self) -> str:
-        """The language in most pairs; English where several are."""
-        counts = {code: sum(code in pair for pair in self.pairs) for code in self.languages}
-        return max(counts, key=lambda code: (counts[code], code == "eng_Latn", code))
+        """As `languages.pivot` has it."""
+        return pivot(self.pairs)
 
 
 class Recipe(Strict):
@@ -106,6 +109,10 @@ class Recipe(Strict):
         for item in self.eval:
             item.check(self.corpus.pairs)
         return self
+
+    def notes(self) -> list[str]:
+        """What to tell the user before work starts; ValueError where this machine lacks what a plug-in needs."""
+        return self.corpus.notes()
 
     def resolved(self) -> dict[str, Any]:
         """The recipe with every default written out, as JSON."""

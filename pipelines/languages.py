@@ -1,5 +1,7 @@
 """What people and servers write (`de`, `zh-Hant`, `swh`) to our codes (`deu_Latn`, as in FLORES), and back."""
 
+from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -15,7 +17,10 @@ MEMBER = {
 MACRO = {member: macro for macro, member in MEMBER.items() if macro not in ("cmn", "fil")}
 
 # Scripts that CLDR's likely subtags, which langcodes uses, do not give as FLORES has them.
-SCRIPT = {"zho": "Hans", "kmr": "Latn", "ckb": "Arab", "khk": "Cyrl", "uig": "Arab", "kas": "Arab", "knc": "Latn"}
+SCRIPT = {
+    "zho": "Hans", "kor": "Hang", "kmr": "Latn", "ckb": "Arab", "khk": "Cyrl", "uig": "Arab", "kas": "Arab",
+    "knc": "Latn", "acm": "Arab", "acq": "Arab", "ajp": "Arab", "azb": "Arab", "crh": "Latn", "tzm": "Tfng",
+}  # fmt: skip
 
 # One of our codes may be several of a server's; the first is the usual one.
 OPUS = {
@@ -140,6 +145,12 @@ class Pair(NamedTuple):
         if src == tgt:
             raise ValueError(f"pair {spec!r}: both sides are {src}. Allowed: two different languages. Change one side.")
         return cls(src, tgt)
+
+
+def pivot(pairs: Sequence[Pair]) -> str:
+    """The language in most of the pairs; English where several are, else the last in the alphabet."""
+    counts = Counter(code for pair in pairs for code in pair)
+    return max(counts, key=lambda code: (counts[code], code == "eng_Latn", code))
 
 
 def _split(text: str) -> list[str]:

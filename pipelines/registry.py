@@ -36,7 +36,12 @@ class Plugin(Strict):
 
     def settings(self) -> dict[str, Any]:
         """{name: settings} as a recipe would say it, defaults written out."""
-        return {self.name: self.model_dump(mode="json")}
+        own = {**self.model_dump(mode="json"), **{name: p.settings() for name, p in self.nested().items()}}
+        return {self.name: own}
+
+    def nested(self) -> "dict[str, Plugin]":
+        """Plug-ins that are settings of this one, by field: the source of an eval, say."""
+        return {name: value for name, value in self if isinstance(value, Plugin)}
 
 
 class NestedError(ValueError):

@@ -371,6 +371,34 @@ def commit() -> str:
         return installed("isogloss")
 
 
+def verify(store: Store) -> tuple[int, list[str]]:
+    """Compare every file of every manifest with its SHA-256: how many, and a line for each that is wrong."""
+    manifests = [
+        path for asset in (*PER_PAIR, *WHOLE) for path in sorted((store.root / asset).glob("**/manifest.json"))
+    ]
+    if not manifests:
+        raise StoreError(
+            f"store {store.root}: no manifest in it. Needed: a folder that 'python -m pipelines' or 'make align' "
+            f"filled. Check the path."
+        )
+    compared, faults = 0, []
+    for path in manifests:
+        where = path.parent.relative_to(store.root)
+        try:
+            files = Manifest.model_validate_json(path.read_text()).files
+        except ValueError:
+            faults.append(f"{where}/manifest.json: damaged")
+            continue
+        for name, expected in files.items():
+            compared += 1
+            file = path.parent / name
+            if not file.is_file():
+                faults.append(f"{where}/{name}: missing")
+            elif sha256(file) != expected:
+                faults.append(f"{where}/{name}: damaged")
+    return compared, faults
+
+
 def write_atomically(file: Path, text: str) -> None:
     """Write `text` so that a reader sees the old file or the whole new one."""
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,12 @@
 """Fixtures that several test files use."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from pipelines import download
+from tests.graph import align
 from tests.mirror import Mirror
 
 
@@ -18,3 +20,12 @@ def opus_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
     monkeypatch.setattr(download, "LONGEST_BACKOFF", 0.01)
     yield mirror
     mirror.close()
+
+
+@pytest.fixture(scope="session")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """The tiny recipe run by the main command without a break: its store, its Dagster home, what it printed."""
+    root = tmp_path_factory.mktemp("unbroken")
+    result = align(root / "store", root / "home")
+    assert result.returncode == 0, result.stdout + result.stderr
+    return root / "store", root / "home", result.stdout

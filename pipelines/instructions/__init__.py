@@ -49,11 +49,12 @@ def conversations(
     segments: Sequence[Sequence[str]],
 ) -> pa.RecordBatch:
     """A RENDERED batch of one-turn conversations; all sequences have equal lengths, in rows."""
-    messages = [
-        [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-        for prompt, answer in zip(prompts, answers, strict=True)
-    ]
-    columns = (messages, src_lang, tgt_lang, corpus, template, segments)
-    return pa.record_batch(
-        [pa.array(column, field.type) for column, field in zip(columns, RENDERED, strict=True)], schema=RENDERED
+    n = len(prompts)
+    content = [turn for both in zip(prompts, answers, strict=True) for turn in both]
+    turns = pa.StructArray.from_arrays(
+        [pa.array(["user", "assistant"] * n, pa.string()), pa.array(content, pa.string())], ["role", "content"]
     )
+    messages = pa.ListArray.from_arrays(pa.array(range(0, 2 * n + 1, 2), pa.int32()), turns)
+    columns = (src_lang, tgt_lang, corpus, template, segments)
+    rest = [pa.array(column, field.type) for column, field in zip(columns, list(RENDERED)[1:], strict=True)]
+    return pa.record_batch([messages.cast(RENDERED.field("messages").type), *rest], schema=RENDERED)

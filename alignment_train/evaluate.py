@@ -1,0 +1,135 @@
+"""Stage: ask the recipe's evals of base, control and aligned -> evaluation: metrics.json, report.html, plots."""
+
+import gc
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyarrow.compute as pc
+
+from alignment_train import page, plots
+from pipelines.config import Recipe
+from pipelines.evals import LanguageModel, Metric
+from pipelines.progress import Tell, silent
+from pipelines.store import Manifest, Meter, Store, fingerprint
+from pipelines.summary import MODELS, Metrics, difference, figure, summary, verdict
+
+FORMAT = 1
+"""Of metrics.json."""
+
+ASSETS = {"base": "base_model", "control": "control_model", "aligned": "align_model"}
+SOURCES = (
+    *(f"alignment_train.{name}" for name in ("page", "plots", "lm", "model", "data", "losses")),
+    "pipelines.summary",
+)
+LIBRARIES = ("torch", "transformers", "matplotlib")
+DIGITS = 6
+
+
+def run(recipe: Recipe, store: Store, lms: Mapping[str, Callable[[], LanguageModel]], tell: Tell = silent) -> Manifest:
+    """Evaluate the models named in `lms`: of base, control and aligned at least base and aligned.
+
+    A model is made when its turn comes and let go after it, so that one at a time is in memory.
+    """
+    if unknown := [name for name in lms if name not in MODELS]:
+        raise ValueError(f"evaluation: found {', '.join(unknown)}. Allowed: {', '.join(MODELS)}. Rename the model.")
+    if missing := [name for name in ("base", "aligned") if name not in lms]:
+        raise ValueError(f"evaluation: no {' and no '.join(missing)} model. Needed: base and aligned. Add them.")
+    assets = [ASSETS[name] for name in MODELS if name in lms] + ["training_mix", "eval_text"]
+    inputs = {asset: store.require(asset).fingerprint for asset in assets}
+    template = hashlib.sha256(page.template().encode()).hexdigest()
+    print_ = fingerprint(__name__, {"page": template}, inputs, recipe.eval, SOURCES, LIBRARIES)
+    if done := store.unchanged("evaluation", None, print_):
+        return done
+    with store.writing("evaluation") as out:
+        meter = Meter()
+        metrics = measure(recipe, store, lms, tell)
+        text = json.dumps(metrics, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
+        (out.path / "metrics.json").write_text(text + "\n", encoding="utf-8")
+        logs = {name: store.folder(ASSETS[name]) / "log.jsonl" for name in MODELS if name in lms}
+        pictures = {"recall_by_layer": plots.recall_by_layer(metrics), "loss_curves": plots.loss_curves(logs)}
+        for name, png in pictures.items():
+            if png is not None:
+                (out.path / f"{name}.png").write_bytes(png)
+        spent = (meter.seconds(), meter.peak_bytes())
+        report = page.render(recipe, store, metrics, spent)
+        (out.path / "report.html").write_text(report, encoding="utf-8", errors="replace")
+        return out.commit(
+            print_,
+            recipe.resolved(),
+            inputs=inputs,
+            numbers=_numbers(metrics, recipe.corpus.pivot),
+            corpora=store.require("eval_text").corpora,
+        )
+
+
+def measure(
+    recipe: Recipe, store: Store, lms: Mapping[str, Callable[[], LanguageModel]], tell: Tell = silent
+) -> dict[str, Any]:
+    """What metrics.json holds: figures by model, chance, differences of aligned, and the trained layer."""
+    table = store.table("eval_text")
+    texts = {item.name: table.filter(pc.equal(table["eval"], item.name)) for item in recipe.eval}
+    metrics: dict[str, Any] = {"format": FORMAT, "chance": {}}
+    for item in recipe.eval:
+        metrics["chance"].update({key: _rounded(number) for key, number in item.chance(texts[item.name]).items()})
+    done, total = 0, len(lms) * max(len(recipe.eval), 1)
+    for name in (name for name in MODELS if name in lms):
+        tell(done, total, f"{name} · loading")
+        lm = lms[name]()
+        metrics["trained_layer"] = lm.trained_layer
+        found: dict[str, Metric] = {}
+        for item in recipe.eval:
+            tell(done, total, f"{name} · {item.name}")
+            new = item.run(lm, texts[item.name])
+            if twice := sorted(set(new) & set(found)):
+                raise ValueError(
+                    f"eval.{item.name}: found {twice[0]}, which another eval gives too. Allowed: each figure once. "
+                    f"Remove one of the two evals."
+                )
+            found.update(new)
+            done += 1
+        metrics[name] = {key: _rounded(metric) for key, metric in found.items()}
+        del lm
+        gc.collect()  # models hold cycles: the next one must not wait for the collector to find its memory
+    tell(total, total, "done")
+    metrics["differences"] = {f"aligned-{name}": _differences(metrics, name) for name in MODELS[:-1] if name in lms}
+    return metrics
+
+
+def _differences(metrics: Metrics, name: str) -> dict[str, Any]:
+    """aligned − `name` for every figure that both have; see `difference` for the intervals."""
+    out = {}
+    for key in metrics["aligned"]:
+        a, b = figure(metrics, "aligned", key), figure(metrics, name, key)
+        if a and b:
+            out[key] = _rounded(difference(a, b))
+    return out
+
+
+def _rounded(item: Any) -> Any:
+    """Numbers to DIGITS digits, so that JSON is the same where the last bits differ; None for NaN and infinity."""
+    if isinstance(item, Mapping):
+        return {key: _rounded(number) for key, number in item.items()}
+    if isinstance(item, int):
+        return item
+    number = float(item)
+    return round(number, DIGITS) + 0.0 if math.isfinite(number) else None
+
+
+def _numbers(metrics: Metrics, pivot: str) -> dict[str, Any]:
+    """The leading figures and the verdict, to show beside the manifest."""
+    wanted = ("retrieval/mean/recall@1", f"loss/{pivot}/nats_per_token")
+    rows = summary(metrics)
+    if not any(row["key"] == wanted[0] for row in rows):  # a single pair has no mean
+        wanted = (*wanted, *(row["key"] for row in rows if row["metric"] == "recall@1"))
+    numbers = {
+        f"{name}/{row['key']}": round(row[name], DIGITS)
+        for row in rows
+        if row["key"] in wanted
+        for name in (*MODELS, "chance")
+        if row[name] is not None
+    }
+    found = verdict(metrics, pivot)
+    return {**numbers, "trained_layer": metrics.get("trained_layer"), "verdict": found.headline, "tone": found.tone}

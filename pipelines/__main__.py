@@ -1,0 +1,117 @@
+"""A recipe -> its training mix, without Dagster and without torch."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipelines import collect
+from pipelines.config import Recipe, read_recipe
+from pipelines.languages import Pair
+from pipelines.progress import Progress
+from pipelines.stages import STAGES
+from pipelines.store import Manifest, Store, verify
+
+USAGE = """python -m pipelines RECIPE --store DIR [--pair PAIR ...]   make the recipe's corpus, up to the training mix
+       python -m pipelines refresh RECIPE --store DIR           first look for newer releases of unpinned corpora
+       python -m pipelines verify STORE                         compare every file of a store with its SHA-256"""
+
+EPILOG = """RECIPE is a YAML file, or the name of a built-in recipe such as sample.yaml. What is there and unchanged is
+not made again. OPUS_URL names the OPUS server, https://opus.nlpl.eu/opusapi/ unless set."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status. A mistake of the user ends in a sentence, not in a traceback."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    command = words.pop(0) if words and words[0] in ("refresh", "verify") else "make"
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines", usage=USAGE, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    if command == "verify":
+        parser.add_argument("store", metavar="STORE", type=Path, help="a folder that this program filled")
+    else:
+        parser.add_argument("recipe", metavar="RECIPE", help="a YAML file or the name of a built-in recipe")
+        parser.add_argument("--store", metavar="DIR", type=Path, required=True, help="where everything is kept")
+        if command == "make":
+            parser.add_argument(
+                "--pair", metavar="PAIR", action="append", default=[], help="only this pair, such as en-de; repeatable"
+            )
+    options = parser.parse_args(words)
+    try:
+        if command == "verify":
+            return _verify(options.store)
+        return _make(options.recipe, options.store, getattr(options, "pair", []), command == "refresh")
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _make(path: str, folder: Path, only: Sequence[str], refresh: bool) -> int:
+    recipe = read_recipe(path)
+    pairs = _chosen(recipe, only)
+    for note in recipe.notes():
+        print(f"note: {note}", file=sys.stderr)
+    store = Store.open(folder, recipe.name)
+    made: dict[str, dict[str, Manifest]] = {}
+    with store.writer(), Progress() as progress:
+        if refresh:
+            progress.start("looking for newer releases")
+            moved = collect.refresh(recipe, store, tell=progress.tell)
+            progress.finish(f"news for {', '.join(map(str, moved))}" if moved else "nothing new")
+        for stage in STAGES:
+            if only and stage.asset == "training_mix":
+                continue
+            for pair in pairs if stage.per_pair else [None]:
+                before = store.manifest(stage.asset, pair)
+                progress.start(f"{stage.asset} {pair or ''}".strip())
+                manifest = stage.make(recipe, store, pair, progress.tell)
+                rows = f"{_rows(manifest):,} rows"
+                progress.finish(f"{rows}, unchanged" if before == manifest else rows)
+                made.setdefault(stage.asset, {})[str(pair) if pair else "all"] = manifest
+    print(table(made))
+    if only:
+        print(f"The training mix needs all {len(recipe.corpus.pairs)} pairs: run without --pair to make it.")
+    return 0
+
+
+def _chosen(recipe: Recipe, only: Sequence[str]) -> list[Pair]:
+    chosen = [Pair.parse(spec) for spec in only] or recipe.corpus.pairs
+    if strange := [str(pair) for pair in chosen if pair not in recipe.corpus.pairs]:
+        raise ValueError(
+            f"--pair: found {', '.join(strange)}. Allowed: {', '.join(map(str, recipe.corpus.pairs))}. Choose one of "
+            f"these or add the pair to the recipe."
+        )
+    return chosen
+
+
+def _rows(manifest: Manifest) -> int:
+    return manifest.numbers.get("rows_out", manifest.rows.get("data", 0))
+
+
+def table(made: dict[str, dict[str, Manifest]]) -> str:
+    """Rows per pair and stage as plain text; `made` is {asset: {pair, or "all" for the whole recipe: manifest}}."""
+    per_pair = [asset for asset, found in made.items() if "all" not in found]
+    pairs = list(dict.fromkeys(pair for asset in per_pair for pair in made[asset]))
+    lines = [["rows", *(asset.removesuffix("_bitext") for asset in per_pair)]]
+    lines += [[pair, *(f"{_rows(made[asset][pair]):,}" for asset in per_pair)] for pair in pairs]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    out = []
+    for first, *others in lines:
+        numbers = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
+        out.append("  ".join([first.ljust(widths[0]), *numbers]))
+    if mix := made.get("training_mix", {}).get("all"):
+        parts = ", ".join(f"{rows:,} {part}" for part, rows in mix.rows.items())
+        out.append(f"training_mix: {parts}, of a budget of {mix.numbers['budget']:,}")
+    return "\n".join(out)
+
+
+def _verify(folder: Path) -> int:
+    files, damaged = verify(Store(folder))
+    for fault in damaged:
+        print(fault)
+    print(f"{files:,} files compared, {len(damaged):,} damaged or missing")
+    return 1 if damaged else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""What evals on held-out bitext share: where it comes from and which of its rows are asked."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from pipelines.evals import Eval
+from pipelines.languages import Pair, pivot
+from pipelines.registry import plugin_field
+from pipelines.schema import EVAL_TEXT
+from pipelines.segments import draws, keys
+from pipelines.sources import Source
+
+
+class BitextEval(Eval):
+    """Base of evals whose texts are bitext of the recipe's pairs from a source of their own."""
+
+    source: plugin_field(Source, "pipelines.sources")  # type: ignore[valid-type]
+    """Where the held-out bitext comes from; all of it is decontaminated against that is asked."""
+    rows: int = Field(1000, gt=0)
+    """Segment pairs a language pair at most, drawn by the text of the pivot language, so alike in all its pairs."""
+
+    def check(self, pairs: list[Pair]) -> None:
+        self.source.check(pairs)
+
+    def pin(self, pairs: list[Pair], home: Path) -> Any:
+        for pair in pairs:
+            self.source.prepare(pair, home)
+        return [self.source.pin(pair, home) for pair in pairs]
+
+    def provenance(self, pairs: list[Pair], home: Path) -> dict[str, dict[str, Any]]:
+        return {name: facts for pair in pairs for name, facts in self.source.provenance(pair, home).items()}
+
+    def texts(self, pairs: list[Pair], home: Path) -> Iterator[pa.RecordBatch]:
+        """Both sides of every drawn row; `item` numbers them within the pair.
+
+        A row with a segment that an earlier row has too is left out: it would have two right answers.
+        """
+        common = pivot(pairs)
+        for pair in pairs:
+            rows = pa.Table.from_batches(list(self.source.fetch(pair, home)))
+            found = [keys(rows[side]) for side in ("src", "tgt")]
+            drawn = draws(found[pair.index(common) if common in pair else 0], "held-out")
+            seen: tuple[set[int], set[int]] = (set(), set())
+            chosen: list[int] = []
+            for row in np.argsort(drawn, kind="stable").tolist():
+                here = [int(side[row]) for side in found]
+                if len(chosen) < self.rows and not any(key in side for key, side in zip(here, seen, strict=True)):
+                    chosen.append(row)
+                    for key, side in zip(here, seen, strict=True):
+                        side.add(key)
+            for side, lang in zip(("src", "tgt"), pair, strict=True):
+                columns = {
+                    "eval": [self.name] * len(chosen),
+                    "item": [str(item) for item in range(len(chosen))],
+                    "pair": [str(pair)] * len(chosen),
+                    "lang": [lang] * len(chosen),
+                    "text": rows[side].take(chosen).to_pylist() if chosen else [],
+                }
+                yield pa.RecordBatch.from_pydict(columns, schema=EVAL_TEXT)

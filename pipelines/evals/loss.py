@@ -1,0 +1,35 @@
+"""How well a model predicts held-out text: nats per token of each language, over distinct sentences.
+
+Source: the exponent of perplexity (Jelinek et al. 1977, doi 10.1121/1.2016299). Figures are comparable between models
+of one tokenizer only.
+"""
+
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines import statistics
+from pipelines.evals import LanguageModel, Metric
+from pipelines.evals._bitext import BitextEval
+
+
+class Loss(BitextEval):
+    """Every token of a text counts alike, its EOS too; the interval is over texts."""
+
+    modules: ClassVar[tuple[str, ...]] = ("pipelines.evals._bitext", "pipelines.statistics", "pipelines.segments")
+    libraries: ClassVar[tuple[str, ...]] = ("numpy",)
+
+    def run(self, lm: LanguageModel, texts: pa.Table) -> dict[str, Metric]:
+        out: dict[str, Metric] = {}
+        for lang in sorted(set(texts["lang"].to_pylist())):
+            distinct = list(dict.fromkeys(texts.filter(pc.equal(texts["lang"], lang))["text"].to_pylist()))
+            nats, tokens = lm.loss(distinct)
+            if not np.isfinite(nats).all():
+                raise ValueError(
+                    f"{self.name}, {lang}: the loss is NaN or infinite. Needed: finite. The training diverged."
+                )
+            asked = tokens > 0
+            out[f"{self.name}/{lang}/nats_per_token"] = statistics.ratio(nats[asked], tokens[asked])
+        return out

@@ -1,0 +1,161 @@
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import clean
+from pipelines.config import Recipe
+from pipelines.languages import Pair
+from pipelines.ledger import REJECTED, Samples, rebatch
+from pipelines.schema import BITEXT, bitext_batch
+from pipelines.store import Manifest, Store
+from tests.planted import CORPUS, recipe, store_bitext
+
+DE = Pair("deu_Latn", "eng_Latn")
+ROWS = {  # src -> tgt, and the filter that drops it
+    "Das ist ein Haus.": ("This is a house.", None),
+    "Ei": ("This is an egg.", "char_length"),
+    "Das ist ein langer Satz über nichts als Häuser.": ("House", "length_ratio"),
+    "Дом у реки": ("House at the river", "script"),
+    "OpenStreetMap": ("OpenStreetMap", "identical"),
+    "Ein <b>Haus</b>": ("One <b>house</b>", "markup"),
+    "Der Hund schläft.": ("The dog sleeps.", None),
+}
+FILTERS = [{"char_length": {"min": 3}}, "length_ratio", "script", "identical", {"markup": {"max": 0.3}}]
+
+
+def cleaned(
+    folder: Path, filters: list[Any] = FILTERS, rows: dict[str, Any] = ROWS, **corpus: Any
+) -> tuple[Store, Manifest, Recipe]:
+    made = recipe([str(DE)], filters=filters, **corpus)
+    store = Store.open(folder, made.name)
+    store_bitext(store, DE, (list(rows), [tgt for tgt, _ in rows.values()]), asset="raw_bitext")
+    return store, clean.run(made, store, DE), made
+
+
+def test_each_row_is_kept_or_set_aside_with_the_first_filter_that_drops_it(tmp_path: Path) -> None:
+    store, manifest, _ = cleaned(tmp_path)
+    kept, dropped = store.table("clean_bitext", DE), store.table("clean_bitext", DE, "rejected")
+    assert kept["src"].to_pylist() == [src for src, (_, reason) in ROWS.items() if reason is None]
+    assert {row["src"]: row["reason"] for row in dropped.to_pylist()} == {
+        src: reason for src, (_, reason) in ROWS.items() if reason
+    }
+    assert manifest.rows == {"data": 2, "rejected": 5}
+    assert manifest.numbers == {"rows_in": 7, "rows_out": 2, "notes": []}
+    assert dropped.schema.equals(REJECTED)
+
+
+def test_kept_rows_carry_every_score_and_rejected_ones_the_one_that_dropped_them(tmp_path: Path) -> None:
+    store, _, _ = cleaned(tmp_path)
+    kept = store.table("clean_bitext", DE)
+    assert kept.schema.names == [
+        *BITEXT.names,
+        *(f"score_{name}" for name in ("char_length", "length_ratio", "script", "identical", "markup")),
+    ]
+    assert kept["score_char_length"].to_pylist() == [17.0, 17.0]
+    assert kept["score_markup"].to_pylist() == [0.0, 0.0]
+    scores = {row["reason"]: row["score"] for row in store.table("clean_bitext", DE, "rejected").to_pylist()}
+    assert scores == {
+        "char_length": 2.0,
+        "length_ratio": 47 / 5,
+        "script": 0.0,
+        "identical": 1.0,
+        "markup": pytest.approx(7 / 15),
+    }
+
+
+def test_the_ledger_passes_rows_from_filter_to_filter(tmp_path: Path) -> None:
+    _, manifest, _ = cleaned(tmp_path)
+    assert [(row.step, row.corpus, row.into, row.dropped, row.kept) for row in manifest.ledger] == [
+        ("char_length", CORPUS, 7, 1, 6),
+        ("length_ratio", CORPUS, 6, 1, 5),
+        ("script", CORPUS, 5, 1, 4),
+        ("identical", CORPUS, 4, 1, 3),
+        ("markup", CORPUS, 3, 1, 2),
+    ]
+    assert manifest.corpora[CORPUS]["licence"] == "CC0-1.0"
+
+
+def test_samples_show_rows_of_every_reason(tmp_path: Path) -> None:
+    _, manifest, _ = cleaned(tmp_path)
+    assert sorted(row["src"] for row in manifest.samples["kept"]) == ["Das ist ein Haus.", "Der Hund schläft."]
+    assert {row["reason"] for row in manifest.samples["dropped"]} == {reason for _, reason in ROWS.values() if reason}
+    assert {"src", "tgt", "reason", "score"} == set(manifest.samples["dropped"][0])
+
+
+def test_without_filters_every_row_stays(tmp_path: Path) -> None:
+    store, manifest, _ = cleaned(tmp_path, filters=[])
+    assert store.table("clean_bitext", DE)["src"].to_pylist() == list(ROWS)
+    assert manifest.rows == {"data": 7, "rejected": 0}
+    assert store.table("clean_bitext", DE, "rejected").schema.equals(REJECTED)
+
+
+def test_nothing_left_is_an_error_unless_allowed(tmp_path: Path) -> None:
+    strict = [{"char_length": {"min": 500}}]
+    with pytest.raises(
+        ValueError,
+        match=r"clean_bitext of deu_Latn-eng_Latn: none of 7 rows is left; char_length dropped 7 of planted/v1. A",
+    ):
+        cleaned(tmp_path / "a", filters=strict)
+    assert not (tmp_path / "a" / "clean_bitext" / str(DE)).exists()
+    store, manifest, _ = cleaned(tmp_path / "b", filters=strict, allow_empty=True)
+    assert manifest.rows == {"data": 0, "rejected": 7}
+    assert store.table("clean_bitext", DE).schema.names[-1] == "score_char_length"
+
+
+def test_the_stage_runs_again_only_when_its_filters_change(tmp_path: Path) -> None:
+    store, first, made = cleaned(tmp_path)
+    same = clean.run(made, store, DE)
+    assert same == first
+    prints = {first.fingerprint}
+    for filters in (FILTERS[:-1], [*FILTERS[:-1], {"markup": {"max": 0.35}}], FILTERS[::-1]):
+        changed = clean.run(recipe([str(DE)], filters=filters), store, DE)
+        prints.add(changed.fingerprint)
+    assert len(prints) == 4
+
+
+def test_the_same_recipe_gives_the_same_hashes(tmp_path: Path) -> None:
+    first, second = (cleaned(tmp_path / name)[1] for name in "ab")
+    assert first.files == second.files
+    assert first.samples == second.samples
+
+
+def test_notes_of_filters_are_told_beforehand_and_kept(tmp_path: Path) -> None:
+    pair = Pair("eng_Latn", "hau_Latn")
+    made = recipe([str(pair)], filters=[{"lid": {"identifiers": ["fasttext"]}}])
+    assert "Hausa (hau_Latn)" in made.notes()[0]
+    store = Store.open(tmp_path, made.name)
+    rows = (["The children went to school in the morning."], ["Yara sun tafi makaranta da safe."])
+    store_bitext(store, pair, rows, asset="raw_bitext")
+    manifest = clean.run(made, store, pair)
+    assert manifest.numbers["notes"] == made.notes()
+    assert store.table("clean_bitext", pair)["score_lid"].to_pylist() == [pytest.approx(1.0, abs=0.1)]
+
+
+def test_batches_are_cut_anew_whatever_their_size() -> None:
+    def batch(*numbers: int):
+        return bitext_batch([str(n) for n in numbers], [""] * len(numbers), *DE, CORPUS)
+
+    cuts = [[batch(*range(25))], [batch(n) for n in range(25)], [batch(*range(9)), batch(), batch(*range(9, 25))]]
+    for batches in cuts:
+        made = list(rebatch(batches, 10))
+        assert [b.num_rows for b in made] == [10, 10, 5]
+        assert [n for b in made for n in b["src"].to_pylist()] == [str(n) for n in range(25)]
+    assert [b.num_rows for b in rebatch([batch(*range(20))], 10)] == [10, 10]
+    assert [b.num_rows for b in rebatch([batch(), batch()], 10)] == [0]
+    assert list(rebatch([], 10)) == []
+
+
+def test_samples_are_spread_over_all_rows_and_kinds() -> None:
+    samples = Samples()
+    for start in range(0, 10_000, 100):
+        samples.see("kept", bitext_batch([str(n) for n in range(start, start + 100)], [""] * 100, *DE, CORPUS))
+    places = sorted(int(row["src"]) for row in samples.of("kept"))
+    assert len(set(places)) == 10
+    assert places[0] < 5_000 < places[-1]
+    samples.see("long", bitext_batch(["a" * 1000] * 2, ["b"] * 2, *DE, CORPUS))
+    both = samples.of("kept", "long")
+    assert [len(row["src"]) for row in both].count(301) == 2
+    assert len(both) == 10
+    assert math.isclose(len(samples.of("none")), 0)

@@ -1,0 +1,104 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.config import RECIPES, Recipe, find, read_recipe
+
+CORPUS = "corpus:\n  pairs: [en-de, en-fr]\n  sources: [{sample: {}}]\n"
+
+
+def written(folder: Path, text: str, name: str = "mine.yaml") -> Path:
+    (folder / name).write_text(text, encoding="utf-8")
+    return folder / name
+
+
+def refusal(folder: Path, text: str) -> str:
+    with pytest.raises(ValueError, match=".") as error:
+        read_recipe(written(folder, text))
+    return str(error.value)
+
+
+def test_a_recipe_lists_only_its_choices_and_is_named_by_its_file(tmp_path: Path) -> None:
+    recipe = read_recipe(written(tmp_path, CORPUS))
+    assert recipe.name == "mine"
+    assert [str(pair) for pair in recipe.corpus.pairs] == ["deu_Latn-eng_Latn", "eng_Latn-fra_Latn"]
+    assert (recipe.corpus.budget.rows, recipe.corpus.budget.language_alpha) == (900_000, 0.3)
+    assert (recipe.corpus.dev_rows, recipe.corpus.allow_empty, recipe.seed) == (500, False, 0)
+    assert recipe.corpus.pivot == "eng_Latn"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (CORPUS + "corpsu: {}\n", r"unknown section 'corpsu'. Allowed: extends, seed, corpus, train, eval"),
+        (CORPUS + "  dev_rosw: 1\n", r"corpus.dev_rosw: unknown key. Did you mean 'dev_rows'?"),
+        (CORPUS + "  budget: {rows: 1_000_000}\n", r"corpus.budget: rows: found 1,000,000. Allowed: fewer than"),
+        (CORPUS + "  budget: {shares: {bitext: 0.7, translate: 0.7}}\n", "sum 1.4. Allowed: shares of at least 0"),
+        (CORPUS + "  budget: {shares: {nonsense: 0.7}}\n", "budget.shares: found nonsense. Allowed: bitext."),
+        (CORPUS + "  budget: {language_alpha: 2}\n", "corpus.budget.language_alpha: found 2. Input should be less"),
+        (CORPUS + "  filters: [script, script]\n", "filters: found script twice. Allowed: each once. Remove one."),
+        (CORPUS + "  filters: [lenght_ratio]\n", "corpus.filters[0]: no filter 'lenght_ratio'. Did you mean 'length_r"),
+        (CORPUS + "  instructions: [translate, translate]\n", "instructions: found translate twice"),
+        (CORPUS + "  pairs: [en-de]\n", "key 'pairs' is given twice or is no plain text. Keep one."),
+        (CORPUS.replace("en-fr", "en-en"), "corpus.pairs[1]: pair 'en-en': both sides are eng_Latn."),
+        (CORPUS.replace("en-fr", "de-en"), "corpus.pairs: found deu_Latn-eng_Latn twice. Allowed: each pair once."),
+        (CORPUS.replace("en-fr", "en-qqq"), "corpus.pairs[1]: language 'qqq': not a known language."),
+        (CORPUS.replace("en-fr", "en-ja"), "source 'sample', pair eng_Latn-jpn_Jpan: no language 'jpn_Jpan'."),
+        (CORPUS + "eval: [{retrieval: {}}]\n", "eval[0].retrieval.source: missing. Give it a value."),
+        ("corpus: {pairs: []}\n", "corpus.sources: missing. Give it a value."),
+        ("train: {}\n", "corpus: missing. Give it a value."),
+        ("- 1\n", "found list. Allowed: extends, seed, corpus"),
+        ("corpus: [\n", "not readable as YAML"),
+        (CORPUS + "seed: -1\n", "seed: found -1. Input should be greater than or equal to 0."),
+        ("extends: nowhere.yaml\n", "recipe nowhere.yaml: no such file. Allowed: a path, or one of"),
+        ("extends: mine.yaml\n", "extends itself. Allowed: a chain that ends."),
+    ],
+)
+def test_what_cannot_be_is_refused_with_its_place(tmp_path: Path, text: str, message: str) -> None:
+    assert message in refusal(tmp_path, text)
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    lines = refusal(tmp_path, CORPUS.replace("en-fr", "en-qqq") + "  filters: [nope]\n  dev_rows: x\n").splitlines()
+    assert [line.split(":")[0].strip() for line in lines[1:]] == [
+        "corpus.pairs[1]",
+        "corpus.filters[0]",
+        "corpus.dev_rows",
+    ]
+
+
+def test_a_variation_says_only_what_differs(tmp_path: Path) -> None:
+    written(
+        tmp_path, CORPUS + "  budget: {rows: 500, language_alpha: 0.7}\n  filters: [script]\nseed: 3\n", "base.yaml"
+    )
+    text = "extends: base.yaml\ncorpus:\n  pairs: [en-sw]\n  budget: {rows: 400}\n"
+    recipe = read_recipe(written(tmp_path, text))
+    assert recipe.name == "mine"
+    assert [str(pair) for pair in recipe.corpus.pairs] == ["eng_Latn-swh_Latn"]
+    assert (recipe.corpus.budget.rows, recipe.corpus.budget.language_alpha, recipe.seed) == (400, 0.7, 3)
+    assert [item.name for item in recipe.corpus.filters] == ["script"]
+
+
+def test_a_variation_of_a_built_in_recipe_needs_no_path(tmp_path: Path) -> None:
+    recipe = read_recipe(written(tmp_path, "extends: sample.yaml\nseed: 7\n"))
+    assert recipe.seed == 7
+    assert recipe.corpus == read_recipe("sample").corpus
+
+
+def test_yaml_reads_no_as_a_text_and_exponents_as_numbers(tmp_path: Path) -> None:
+    source = "{opus: {corpora: [Tatoeba/v2023-04-12]}}"
+    text = f"corpus:\n  pairs: [[no, en]]\n  sources: [{source}]\n  budget: {{language_alpha: 5e-1}}\n"
+    recipe = read_recipe(written(tmp_path, text))
+    assert [str(pair) for pair in recipe.corpus.pairs] == ["eng_Latn-nob_Latn"]
+    assert recipe.corpus.budget.language_alpha == 0.5
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_built_in_recipe_is_sound_and_its_resolved_form_reads_back(path: Path) -> None:
+    recipe = read_recipe(path.name)
+    assert find(path.stem) == path
+    resolved: dict[str, Any] = recipe.resolved()
+    again = Recipe.model_validate(resolved)
+    assert again == recipe
+    assert again.resolved() == resolved

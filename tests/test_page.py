@@ -1,0 +1,216 @@
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from alignment_train import page
+from pipelines.store import Store
+from tests.evaluated import HOSTILE, fabricate, figures, recipe
+
+DE, SW = "deu_Latn-eng_Latn", "eng_Latn-swh_Latn"
+RECIPE = recipe()
+VOID = {"meta", "br", "img", "link", "input", "hr"}
+
+
+class Reader(HTMLParser):
+    """Elements, attributes and text of a page; fails on tags that do not match."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.cells: list[list[str]] = []
+        self.text = ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.cells.append([])
+        if tag in ("td", "th") and self.cells is not None:
+            self.cells[-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += data
+            if {"td", "th"} & set(self.open):
+                self.cells[-1][-1] += data
+
+    def row(self, first: str) -> list[str]:
+        """The cells of the first row with this head, each without the spaces around."""
+        rows = ([" ".join(cell.split()) for cell in cells] for cells in self.cells)
+        return next(row for row in rows if row[0] == first)
+
+    def long_row(self, first: str) -> list[str]:
+        """The row with this head that has most cells."""
+        return max((cells for cells in self.cells if cells[0] == first), key=len)
+
+
+def metrics(control: bool = True) -> dict:
+    english = {"eng_Latn": (5.0, 0.05), "swh_Latn": (6.0, 0.05)}
+    out = {
+        "base": figures({DE: 0.10, SW: 0.06}, english),
+        "aligned": figures({DE: 0.40, SW: 0.02}, {**english, "eng_Latn": (5.5, 0.05)}),
+        "chance": {f"retrieval/{pair}/recall@1": 1 / 300 for pair in (DE, SW)},
+        "trained_layer": 2,
+    }
+    return out | ({"control": figures({DE: 0.11, SW: 0.10}, english)} if control else {})
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return fabricate(tmp_path_factory.mktemp("page") / "store", RECIPE)
+
+
+@pytest.fixture(scope="module")
+def text(store: Store) -> str:
+    return page.render(RECIPE, store, metrics(), (61.0, 1 << 30))
+
+
+@pytest.fixture(scope="module")
+def read(text: str) -> Reader:
+    return Reader(text)
+
+
+def test_the_page_opens_with_the_verdict_and_the_base_model(read: Reader):
+    assert "Mixed: translations find each other more often, but English got worse" in read.text
+    assert "Recall@1 is worse than control's in 1 of 2 pairs" in read.text
+    assert "a seed model (7.9M parameters, trained here from nothing on 1,000 pairs)" in read.text
+    assert read.text.index("Mixed:") < read.text.index("Recall@1 by layer")
+
+
+def test_the_page_is_the_same_twice(store: Store, text: str):
+    assert page.render(RECIPE, store, metrics(), (61.0, 1 << 30)) == text
+
+
+def test_nothing_is_loaded_or_run(text: str, read: Reader):
+    tags = {tag for tag, _ in read.tags}
+    assert not tags & {"script", "img", "iframe", "link", "object", "form", "video"}
+    for tag, attributes in read.tags:
+        assert not [name for name in attributes if name.startswith("on")]
+        assert "src" not in attributes
+        for name in ("href", "xlink:href"):
+            link = attributes.get(name) or "#"
+            assert link.startswith("#") or (tag == "a" and link.startswith("https://example.org/"))
+    assert "url(http" not in text
+    assert "default-src 'none'" in text
+
+
+def test_hostile_text_is_shown_and_not_obeyed(text: str, read: Reader):
+    assert HOSTILE not in text
+    assert "<img" not in text
+    assert f"{HOSTILE} lid \ufffd" in read.text
+    assert "'\"><img src=x onerror=alert(1)>" in read.text
+    assert f"CC-BY 4.0 {HOSTILE}" in read.text
+    assert 'href="javascript' not in text
+    assert not re.search(r"[\x00-\x08\x0b-\x1f]", text)
+
+
+def test_texts_carry_their_language_and_direction(read: Reader):
+    found = {
+        (attributes["lang"], attributes["dir"]) for tag, attributes in read.tags if tag == "td" and "dir" in attributes
+    }
+    assert {("de-Latn", "auto"), ("en-Latn", "auto"), ("sw-Latn", "auto")} <= found
+
+
+def test_models_stand_side_by_side_with_chance_and_change(read: Reader):
+    assert read.row("Pair") == [
+        "Pair", "Base", "Control", "Aligned", "Chance", "Changealigned against control, points", "Aligning made it",
+    ]  # fmt: skip
+    assert read.row("German – English") == [
+        "German – English", "10.0 7.0 to 13.0", "11.0 8.0 to 14.0", "40.0 37.0 to 43.0", "0.33", "+29.0 +24.8 to +33.2",
+        "better",
+    ]  # fmt: skip
+    assert read.row("English – Swahili")[-2:] == ["−8.0 −12.2 to −3.8", "worse"]
+    assert read.row("Mean")[-2:] == ["+10.5 +6.3 to +14.7", "better"]
+    assert read.row("English")[1:4] == ["5.00 4.95 to 5.05", "5.00 4.95 to 5.05", "5.50 5.45 to 5.55"]
+    assert read.row("English")[4:] == ["+10.0 +8.5 to +11.5", "worse"]
+    assert read.row("Swahili")[-1] == "cannot be told apart"
+    assert "600 items each" in read.text
+
+
+def test_rows_are_followed_from_source_to_mix(read: Reader):
+    place = next(i for i, cells in enumerate(read.cells) if "Collected" in cells)
+    assert read.cells[place] == [
+        "Pair", "Collected", "Clean", "Deduplicated", "Decontaminated", "Instructions", "In the mix: bitext",
+        "In the mix: instructions", "In the mix: dev",
+    ]  # fmt: skip
+    assert read.cells[place + 1 : place + 4] == [
+        ["German\u00a0– English", "800", "560", "520", "500", "80", "80", "40", "5"],
+        ["English\u00a0– Swahili", "1,600", "1,360", "1,320", "1,300", "80", "80", "40", "5"],
+        ["All", "2,400", "1,920", "1,840", "1,800", "160", "160", "80", "10"],
+    ]
+
+
+def test_the_ledger_closes_by_step_and_by_corpus(read: Reader):
+    assert read.row("char_length") == ["char_length", "clean_bitext", "2,400", "160", "6.67", "2,240", "0"]
+    assert read.row("evaluation_overlap")[2:] == ["1,840", "40", "2.17", "1,800", "0"]
+    assert read.long_row("planted/v1") == ["planted/v1", "1,800", "120", "120", "120", "60", "30", "1,350", "0"]
+
+
+def test_sources_name_licence_use_and_origin(read: Reader):
+    assert read.row("heldout/v1") == [
+        "heldout/v1", "evaluation", "CC0-1.0", "A. Author & B. Author (2026) https://example.org/?a=1&b=2",
+    ]  # fmt: skip
+    assert [cells[1:3] for cells in read.cells if cells[0] == "evil/v2"][-1] == ["training", "not stated"]
+
+
+def test_time_and_memory_are_shown_for_each_stage_and_for_evaluation(read: Reader):
+    assert read.row("raw_bitext")[:3] == ["raw_bitext", "25 s", "300.0 MiB"]
+    assert read.row("evaluation") == ["evaluation", "1:01", "1.0 GiB", "–"]
+
+
+def test_recipe_versions_and_fingerprints_are_there(read: Reader):
+    assert "name: planted" in read.text
+    assert "language_alpha: 0.3" in read.text
+    assert re.search(r"torch \d+\.", read.text)
+    assert ["clean_bitext", DE, f"clean_bitext {DE}"] in [cells[:3] for cells in read.cells]
+
+
+def test_tables_can_be_read_by_a_screen_reader(read: Reader):
+    heads = [attributes for tag, attributes in read.tags if tag == "th"]
+    assert {attributes.get("scope") for attributes in heads} == {"row", "col"}
+    assert len([tag for tag, _ in read.tags if tag == "table"]) == len(
+        [tag for tag, _ in read.tags if tag == "caption"]
+    )
+    ids = [attributes["id"] for _, attributes in read.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for _, attributes in read.tags:
+        target = attributes.get("aria-labelledby") or (attributes.get("href") or "").partition("#")[2]
+        assert not target or "/" in target or target in ids
+    pictures = [attributes for _, attributes in read.tags if attributes.get("role") == "img"]
+    assert len(pictures) == 2
+    assert all("chart" in (attributes["aria-label"] or "") for attributes in pictures)
+    levels = [int(tag[1]) for tag, _ in read.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(b - a <= 1 for a, b in pairwise(levels))
+
+
+def test_without_control_base_is_the_reference(tmp_path: Path):
+    read = Reader(page.render(RECIPE, fabricate(tmp_path / "store", RECIPE, control=False), metrics(control=False)))
+    assert "ontrol" not in read.text.partition("Recipe and versions")[0]
+    assert read.row("German – English")[-2:] == ["+30.0 +25.8 to +34.2", "better"]
+
+
+def test_a_hub_model_is_named():
+    manifest = page.Manifest(asset="base_model", fingerprint="", numbers={"base": "hub: org/model at 1234"})
+    assert page._base(manifest) == "The base is org/model at 1234 (hub)."
+    assert page._base(None) == "The base is not recorded."
+
+
+def test_without_evals_the_page_still_shows_the_data(store: Store):
+    read = Reader(page.render(RECIPE, store, {"base": {}, "control": {}, "aligned": {}, "chance": {}}))
+    assert "Nothing to compare" in read.text
+    assert "What was dropped" in read.text

@@ -1,0 +1,79 @@
+"""The sample's labelled noise through the filters with their defaults: what is caught, and what is lost."""
+
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from pipelines import clean, dedup
+from pipelines.config import Recipe
+from pipelines.languages import Pair
+from pipelines.sources.sample import Noise, Sample
+from pipelines.store import Store
+
+KINDS = [kind for kind in Noise.model_fields if kind != "duplicate"]
+PAIRS = [Pair.parse(pair) for pair in ("en-de", "en-ru", "en-sw", "en-hi", "en-zh", "ru-zh", "es-fr")]
+
+
+def made(pairs: list[Pair]) -> Recipe:
+    noise = dict.fromkeys(Noise.model_fields, 0.03)
+    return Recipe.model_validate(
+        {
+            "name": "noisy",
+            "corpus": {
+                "pairs": pairs,
+                "sources": [{"sample": {"rows": 8_000, "noise": noise}}],
+                "filters": ["char_length", "length_ratio", "script", "identical", "markup", "lid"],
+            },
+        }
+    )
+
+
+@cache
+def verdicts(folder: Path, pair: Pair) -> tuple[Counter[str], Counter[str]]:
+    """Rows planted and rows dropped by label, `duplicate` after dedup, all else by the filters."""
+    pytest.importorskip("heliport", reason="the extra isogloss[heliport] is not installed")
+    recipe, store = made([pair]), Store.open(folder, "noisy")
+    [sample] = recipe.corpus.sources
+    assert isinstance(sample, Sample)
+    planted, labels = Counter[str](), dict[tuple[str, str], str]()
+    with store.writing("raw_bitext", pair) as out:
+        for batch, kinds in sample.labelled(pair):
+            out.write(batch)
+            planted.update(kinds)
+            rows = zip(batch["src"].to_pylist(), batch["tgt"].to_pylist(), strict=True)
+            labels |= {row: kind for row, kind in zip(rows, kinds, strict=True) if kind != "duplicate"}
+        out.commit(str(pair), {})
+    clean.run(recipe, store, pair)
+    dedup.run(recipe, store, pair)
+    gone = store.table("clean_bitext", pair, "rejected").to_pylist()
+    repeated = store.table("deduped_bitext", pair, "rejected").num_rows
+    dropped = Counter(labels[row["src"], row["tgt"]] for row in gone)
+    return planted, dropped + Counter({"duplicate": repeated})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("noisy") / "store"
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_planted_noise_is_dropped(folder: Path, pair: Pair, kind: str) -> None:
+    planted, dropped = verdicts(folder, pair)
+    assert planted[kind] > 0
+    assert dropped[kind] >= 0.95 * planted[kind]
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=str)
+def test_clean_rows_stay(folder: Path, pair: Pair) -> None:
+    planted, dropped = verdicts(folder, pair)
+    assert planted["clean"] > 0.8 * planted.total()
+    assert dropped["clean"] <= 0.01 * planted["clean"]
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=str)
+def test_planted_duplicates_are_dropped(folder: Path, pair: Pair) -> None:
+    planted, dropped = verdicts(folder, pair)
+    assert 0.95 * planted["duplicate"] <= dropped["duplicate"] <= planted["duplicate"] + 0.01 * planted["clean"]
