@@ -1,74 +1,64 @@
 """Shards of the training mix to token batches: which rows a step sees, and how texts become tensors."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from alignment_train.model import Model
 
-WINDOW = 32  # batches that are sorted by length together: padding falls, order stays random beyond it
-
-
-class Order:
-    """Which rows each step sees: every row once an epoch, texts of like length together, set by the seed alone.
-
-    A step's rows are computed from its number, so a resumed run needs no position of its own.
-    """
-
-    def __init__(self, lengths: np.ndarray, rows: int, seed: int):
-        """lengths: of each row in characters, [N]; rows: a step; ValueError where there are too few."""
-        if len(lengths) < rows:
-            raise ValueError(
-                f"found {len(lengths)} rows. Allowed: at least one batch of {rows}. Lower `rows` or add data."
-            )
-        self.lengths, self.rows, self.seed = lengths, rows, seed
-        self.per_epoch = len(lengths) // rows
-        self._epoch, self._batches = -1, np.empty((0, rows), np.int64)
-
-    def at(self, step: int) -> np.ndarray:
-        """Row numbers of step `step`, [rows]."""
-        epoch, index = divmod(step, self.per_epoch)
-        if epoch != self._epoch:
-            self._epoch, self._batches = epoch, self._draw(epoch)
-        return self._batches[index]
-
-    def _draw(self, epoch: int) -> np.ndarray:
-        rng = np.random.default_rng([self.seed, epoch])
-        order = rng.permutation(len(self.lengths))[: self.per_epoch * self.rows]
-        windows = [
-            window[np.argsort(self.lengths[window], kind="stable")]
-            for window in np.array_split(order, range(WINDOW * self.rows, len(order), WINDOW * self.rows))
-        ]
-        batches = np.concatenate(windows).reshape(-1, self.rows)
-        return batches[rng.permutation(len(batches))]
+WINDOW = 32  # batches that are sorted by length together: little padding, and an order that stays random beyond it
 
 
 class Rows:
-    """The rows of one part of the mix in the order of an objective."""
+    """The rows that each step of an objective sees: every row once an epoch, texts of like length together.
 
-    def __init__(self, table: pa.Table, rows: int, seed: int):
-        self.table = table
-        self.order = Order(lengths(table), rows, seed)
+    A step's rows hang on its number and the seed alone, so a resumed run needs no position of its own.
+    """
+
+    def __init__(self, table: pa.Table, rows: int, seed: int, measure: Callable[[list[dict[str, Any]]], list[int]]):
+        """rows: a step; measure: the length of each row in tokens. ValueError where the table has fewer rows."""
+        if table.num_rows < rows:
+            raise ValueError(
+                f"found {table.num_rows} rows. Allowed: at least one batch of {rows}. Lower the objective's `rows`, or "
+                f"give it more data."
+            )
+        self.table, self.rows, self.seed, self.measure = table, rows, seed, measure
+        self.per_epoch = table.num_rows // rows
+        self._epoch, self._order = -1, np.empty(0, np.int64)
+        self._window, self._batches = (-1, -1), list[list[dict[str, Any]]]()
 
     def at(self, step: int) -> list[dict[str, Any]]:
-        return self.table.take(pa.array(self.order.at(step))).to_pylist()
+        """The rows of step `step`, counted from 0."""
+        epoch, index = divmod(step, self.per_epoch)
+        window, place = divmod(index, WINDOW)
+        if (epoch, window) != self._window:
+            self._window, self._batches = (epoch, window), self._sorted(epoch, window)
+        return self._batches[place]
+
+    def _sorted(self, epoch: int, window: int) -> list[list[dict[str, Any]]]:
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, np.random.default_rng([self.seed, epoch]).permutation(self.table.num_rows)
+        start = window * WINDOW * self.rows
+        stop = min(start + WINDOW * self.rows, self.per_epoch * self.rows)
+        found = self.table.take(pa.array(self._order[start:stop])).to_pylist()
+        by_length = np.argsort(self.measure(found), kind="stable").reshape(-1, self.rows)
+        order = np.random.default_rng([self.seed, epoch, window]).permutation(len(by_length))
+        return [[found[i] for i in by_length[batch]] for batch in order]
 
 
-def lengths(table: pa.Table) -> np.ndarray:
-    """Characters of each row, [N]: of both sides, or of all messages."""
-    if "messages" in table.column_names:
-        messages = table["messages"].combine_chunks()
-        content = pc.utf8_length(pc.struct_field(pc.list_flatten(messages), "content")).to_numpy(zero_copy_only=False)
-        ends = np.cumsum(pc.list_value_length(messages).to_numpy(zero_copy_only=False))
-        total = np.concatenate([[0], np.cumsum(content)])
-        return total[ends] - total[np.concatenate([[0], ends[:-1]])]
-    both = pc.add(pc.utf8_length(table["src"]), pc.utf8_length(table["tgt"]))
-    return both.to_numpy()
+def segments(bitext: pa.Table) -> pa.Table:
+    """Both sides of BITEXT rows one below the other, in the column `text`: a pivot is half of it."""
+    return pa.table({"text": pa.chunked_array([*bitext["src"].chunks, *bitext["tgt"].chunks], pa.string())})
+
+
+def token_counts(texts: list[str], model: "Model") -> list[int]:
+    """Tokens of each text, special ones included."""
+    return [len(ids) for ids in model.tokenizer(texts)["input_ids"]]
 
 
 def texts(segments: list[str], model: "Model", max_length: int) -> dict[str, "Tensor"]:

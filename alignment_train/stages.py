@@ -12,9 +12,10 @@ import torch
 
 from alignment_train import seed
 from alignment_train.config import TrainConfig, layer_index
+from alignment_train.data import segments
 from alignment_train.lm import LM
 from alignment_train.model import Model, choose_device, choose_precision, load, load_base
-from alignment_train.objectives import Objective
+from alignment_train.objectives import Objective, Reads
 from alignment_train.objectives.language_model import LanguageModel
 from alignment_train.report import Reporter
 from alignment_train.train import Outcome, Plan, train
@@ -69,7 +70,7 @@ class Trainer:
         bitext = self._monolingual()
         model = seed.make(settings.seed, bitext, self.recipe.seed)
         kind = f"seed: {_millions(model)} parameters, trained here from nothing on {bitext.num_rows:,} pairs"
-        return self._train("base_model", model, plan, {"bitext": bitext}, print_, inputs, {"base": kind})
+        return self._train("base_model", model, plan, {"segments": segments(bitext)}, print_, inputs, {"base": kind})
 
     def _named_base(self) -> Manifest:
         settings = self.config.base
@@ -127,7 +128,7 @@ class Trainer:
             seed=self.recipe.seed,
             checkpoint_every=self.config.checkpoint_every,
         )
-        parts = {name: self.store.table("training_mix", part=name) for name in sorted({o.reads for o in objectives})}
+        parts = self._parts({objective.reads for objective in objectives})
         model = load(self.store.folder("base_model"))
         layer = layer_index(self.config.layer, len(model.blocks))
         return self._train(asset, model, plan, parts, print_, inputs, {"trained_layer": layer})
@@ -175,6 +176,11 @@ class Trainer:
             "precision": self.precision,
             "threads": torch.get_num_threads(),
         }
+
+    def _parts(self, wanted: set[Reads]) -> dict[str, pa.Table]:
+        stored = {"bitext" if name == "segments" else name for name in wanted}
+        parts = {name: self.store.table("training_mix", part=name) for name in sorted(stored)}
+        return {**parts, "segments": segments(parts["bitext"])} if "segments" in wanted else parts
 
     def _monolingual(self) -> pa.Table:
         """All decontaminated bitext without the rows that have a segment in `dev`."""

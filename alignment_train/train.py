@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,10 @@ def train(
     accelerator.register_for_checkpointing(outcome)
     if last := _last(checkpoints):
         accelerator.load_state(str(last))
-    rows = {o.name: Rows(parts[o.reads], o.rows, _seed(plan.seed, o.name)) for o in plan.objectives}
+    rows = {
+        o.name: Rows(parts[o.reads], o.rows, _seed(plan.seed, o.name), partial(o.measure, model=model))
+        for o in plan.objectives
+    }
     reporter.rewind(outcome.steps)
 
     for step in range(outcome.steps, plan.steps):
@@ -82,9 +86,7 @@ def train(
         more: dict[str, float] = {}
         tokens = 0
         for objective in plan.objectives:
-            batch = objective.collate(
-                rows[objective.name].at(step), model, plan.max_length, _seed(plan.seed, objective.name, step)
-            )
+            batch = objective.collate(rows[objective.name].at(step), model, plan.max_length)
             with accelerator.autocast():
                 loss, metrics = objective.loss(model, batch)
             accelerator.backward(objective.weight * loss)

@@ -2,7 +2,7 @@
 
 import fcntl
 import hashlib
-import importlib
+import importlib.util
 import json
 import os
 import resource
@@ -332,10 +332,10 @@ def fingerprint(
 @cache
 def source_hash(module: str) -> str:
     """SHA-256 of a module's source, or of all sources of a package."""
-    file = importlib.import_module(module).__file__
-    if file is None:
+    found = importlib.util.find_spec(module)  # the module itself is not run: it may load torch
+    if found is None or found.origin is None:
         raise AssertionError(f"{module} has no source file")
-    path = Path(file)
+    path = Path(found.origin)
     files = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
     digest = hashlib.sha256()
     for item in files:

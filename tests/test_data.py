@@ -1,46 +1,50 @@
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from alignment_train.data import Order, Rows, conversations, lengths, render, texts
+from alignment_train.data import Rows, conversations, render, segments, texts, token_counts
 from tests.models import bitext, tiny
 
 
+def numbered(sizes: np.ndarray, rows: int, seed: int) -> Rows:
+    table = pa.table({"number": np.arange(len(sizes)), "size": sizes})
+    return Rows(table, rows, seed, lambda found: [row["size"] for row in found])
+
+
+def numbers(rows: Rows, steps: range) -> list[int]:
+    return [row["number"] for step in steps for row in rows.at(step)]
+
+
 def test_every_row_is_seen_once_an_epoch_in_an_order_the_seed_sets():
-    sizes = np.random.default_rng(0).integers(5, 90, 103)
-    one, two, other = Order(sizes, 10, 7), Order(sizes, 10, 7), Order(sizes, 10, 8)
-    epochs = [np.concatenate([one.at(step) for step in range(e * 10, e * 10 + 10)]) for e in range(2)]
-    for epoch in epochs:
-        assert len(set(epoch.tolist())) == 100
-    assert not np.array_equal(*epochs)
-    assert np.array_equal(two.at(13), one.at(13)), "a step's rows need no history"
-    assert not np.array_equal(other.at(0), one.at(0))
+    sizes = np.random.default_rng(0).integers(5, 90, 1003)
+    one, two, other = numbered(sizes, 10, 7), numbered(sizes, 10, 7), numbered(sizes, 10, 8)
+    epochs = [numbers(one, range(first, first + 100)) for first in (0, 100)]
+    assert [len(set(epoch)) for epoch in epochs] == [1000, 1000]
+    assert epochs[0] != epochs[1]
+    assert numbers(two, range(137, 138)) == numbers(one, range(137, 138)), "a step's rows need no history"
+    assert numbers(other, range(10)) != numbers(one, range(10))
 
 
 def test_rows_of_a_batch_have_like_lengths():
-    sizes = np.random.default_rng(0).integers(1, 500, 3200)
-    order = Order(sizes, 100, 0)
-    spread = np.mean([np.ptp(sizes[order.at(step)]) for step in range(32)])
+    sizes = np.random.default_rng(0).integers(1, 500, 6400)
+    rows = numbered(sizes, 100, 0)
+    spread = np.mean([np.ptp([row["size"] for row in rows.at(step)]) for step in range(64)])
     assert spread < 40  # of 500 at random
 
 
 def test_fewer_rows_than_a_batch_are_refused():
     with pytest.raises(ValueError, match="found 3 rows. Allowed: at least one batch of 10"):
-        Order(np.ones(3), 10, 0)
+        numbered(np.ones(3), 10, 0)
 
 
-def test_rows_come_with_all_their_columns():
-    rows = Rows(bitext(40), 8, 0).at(2)
-    assert len(rows) == 8
-    assert all(row["src_lang"] == "deu_Latn" and row["src"] and row["tgt"] for row in rows)
+def test_segments_are_both_sides_of_every_pair():
+    table = bitext(3)
+    assert segments(table)["text"].to_pylist() == table["src"].to_pylist() + table["tgt"].to_pylist()
 
 
-def test_lengths_count_both_sides_or_all_messages():
-    import pyarrow as pa
-
-    talk = [[{"role": "user", "content": "abc"}, {"role": "assistant", "content": "de"}]]
-    assert lengths(pa.table({"messages": talk * 2})).tolist() == [5, 5]
-    table = bitext(1)
-    assert lengths(table).tolist() == [len(table["src"][0].as_py()) + len(table["tgt"][0].as_py())]
+def test_token_counts_are_those_of_the_tokenizer():
+    model = tiny()
+    assert token_counts(["one", "one two"], model) == [2, 3]
 
 
 def labelled(model, batch, row: int) -> str:

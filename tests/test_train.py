@@ -7,6 +7,7 @@ import torch
 
 from alignment_train import train as training
 from alignment_train.config import Optimiser
+from alignment_train.data import segments
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.instruction import Instruction
 from alignment_train.objectives.language_model import LanguageModel
@@ -29,7 +30,7 @@ def instructions(rows: int) -> pa.Table:
     return pa.table([pa.array(talks, INSTRUCTION.field(0).type), *map(pa.array, rest)], schema=INSTRUCTION)
 
 
-PARTS = {"bitext": bitext(120), "instructions": instructions(120)}
+PARTS = {"bitext": bitext(120), "instructions": instructions(120), "segments": segments(bitext(120))}
 
 
 def plan(steps: int = 12, **more) -> Plan:

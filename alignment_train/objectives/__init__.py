@@ -13,14 +13,17 @@ if TYPE_CHECKING:
     from alignment_train.model import Model
 
 
+Reads = Literal["bitext", "instructions", "segments"]
+
+
 class Objective(Plugin):
     """Base of objectives. Each step sees `rows` rows; the step's loss is the sum of weight x loss over objectives."""
 
     weight: float = Field(1.0, ge=0)
     rows: int = Field(32, gt=0)
 
-    reads: ClassVar[Literal["bitext", "instructions"]]
-    """The part of the training mix that `rows` are drawn from."""
+    reads: ClassVar[Reads]
+    """The rows it sees: pairs, conversations, or single segments of the pairs (column `text`)."""
     aligns: ClassVar[bool] = False
     """Whether this is what the control goes without."""
 
@@ -28,11 +31,12 @@ class Objective(Plugin):
         """Raise ValueError where the settings cannot hold for a model of `layers` blocks."""
 
     @abstractmethod
-    def collate(self, rows: list[dict[str, Any]], model: "Model", max_length: int, seed: int) -> dict[str, "Tensor"]:
-        """Rows of the mix to tensors, and `cut`, the number of texts cut at `max_length` tokens.
+    def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
+        """The length of each row in tokens; rows of like length share a batch."""
 
-        `seed` differs from step to step and is the only source of chance.
-        """
+    @abstractmethod
+    def collate(self, rows: list[dict[str, Any]], model: "Model", max_length: int) -> dict[str, "Tensor"]:
+        """Rows of the mix to tensors, and `cut`, the number of texts cut at `max_length` tokens."""
 
     @abstractmethod
     def loss(self, model: "Model", batch: dict[str, "Tensor"]) -> tuple["Tensor", dict[str, float]]:

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from alignment_train.objectives import Objective
+from alignment_train.data import token_counts
+from alignment_train.objectives import Objective, Reads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +27,7 @@ class Contrastive(Objective):
     direction: Literal["both", "src_to_tgt"] = "both"
     rows: int = Field(128, gt=1)
 
-    reads: ClassVar[Literal["bitext", "instructions"]] = "bitext"
+    reads: ClassVar[Reads] = "bitext"
     aligns: ClassVar[bool] = True
 
     def check(self, layers: int | None = None) -> None:
@@ -35,7 +36,11 @@ class Contrastive(Objective):
         if layers is not None:
             layer_index(self.layer, layers)
 
-    def collate(self, rows: list[dict[str, Any]], model: "Model", max_length: int, seed: int) -> dict[str, "Tensor"]:
+    def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
+        sides = (token_counts([row[side] for row in rows], model) for side in ("src", "tgt"))
+        return [max(pair) for pair in zip(*sides, strict=True)]
+
+    def collate(self, rows: list[dict[str, Any]], model: "Model", max_length: int) -> dict[str, "Tensor"]:
         import torch
 
         src, tgt = [row["src"] for row in rows], [row["tgt"] for row in rows]

@@ -1,8 +1,9 @@
 """Instruction following, across languages where the mix has it: the loss is on the response and its EOS alone."""
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from alignment_train.objectives import Objective
+from alignment_train.data import conversations, render, token_counts
+from alignment_train.objectives import Objective, Reads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,11 +17,12 @@ class Instruction(Objective):
     Source: AFP, cross-lingual instruction following (arXiv 2311.08089), weight 1.5 there.
     """
 
-    reads: ClassVar[Literal["bitext", "instructions"]] = "instructions"
+    reads: ClassVar[Reads] = "instructions"
 
-    def collate(self, rows: list[dict[str, Any]], model: "Model", max_length: int, seed: int) -> dict[str, "Tensor"]:
-        from alignment_train.data import conversations
+    def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
+        return token_counts(["".join(render(row["messages"])) for row in rows], model)
 
+    def collate(self, rows: list[dict[str, Any]], model: "Model", max_length: int) -> dict[str, "Tensor"]:
         return conversations([row["messages"] for row in rows], model, max_length)
 
     def loss(self, model: "Model", batch: dict[str, "Tensor"]) -> tuple["Tensor", dict[str, float]]:

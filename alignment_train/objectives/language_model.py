@@ -1,8 +1,9 @@
-"""Plain language modelling on one side of each pair, so that the model keeps what it knows of its languages."""
+"""Plain language modelling on the single sides of pairs, so that the model keeps what it knows of its languages."""
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from alignment_train.objectives import Objective
+from alignment_train.data import texts, token_counts
+from alignment_train.objectives import Objective, Reads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -11,20 +12,18 @@ if TYPE_CHECKING:
 
 
 class LanguageModel(Objective):
-    """Next-token loss on single segments, EOS included; the side is drawn evenly, so a pivot is half of the text.
+    """Next-token loss on single segments, EOS included; a pivot language is half of the text.
 
-    Measured: beside contrast it holds the loss of English (rehearsal; Robins 1995, doi 10.1080/09540099550039318).
+    Rehearsal of old data beside new (Robins 1995, doi 10.1080/09540099550039318).
     """
 
-    reads: ClassVar[Literal["bitext", "instructions"]] = "bitext"
+    reads: ClassVar[Reads] = "segments"
 
-    def collate(self, rows: list[dict[str, Any]], model: "Model", max_length: int, seed: int) -> dict[str, "Tensor"]:
-        import numpy as np
+    def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
+        return token_counts([row["text"] for row in rows], model)
 
-        from alignment_train.data import texts
-
-        sides = np.random.default_rng(seed).integers(2, size=len(rows))
-        return texts([row["tgt" if side else "src"] for row, side in zip(rows, sides, strict=True)], model, max_length)
+    def collate(self, rows: list[dict[str, Any]], model: "Model", max_length: int) -> dict[str, "Tensor"]:
+        return texts([row["text"] for row in rows], model, max_length)
 
     def loss(self, model: "Model", batch: dict[str, "Tensor"]) -> tuple["Tensor", dict[str, float]]:
         return model.language_model_loss(batch), {}
