@@ -9,13 +9,13 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import requests
-import urllib3
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipelines.progress import Tell, silent
 from pipelines.store import sha256
+
+if TYPE_CHECKING:  # a machine that only trains has no requests, and reads recipes all the same
+    import requests
 
 CONNECT_TIMEOUT = 10.0  # seconds
 READ_TIMEOUT = 10.0  # seconds without a byte
@@ -70,6 +70,8 @@ def kept(file: Path, etag: str, size: int | None) -> Path:
 
 def get_json(url: str, params: dict[str, str]) -> Any:
     """The JSON at `url`."""
+    import requests
+
     tries = _Tries(url, threading.Event())
     with requests.Session() as session:
         while True:
@@ -82,6 +84,8 @@ def get_json(url: str, params: dict[str, str]) -> Any:
 
 def probe(url: str) -> Remote:
     """What the server has at `url` now."""
+    import requests
+
     with requests.Session() as session:
         return _probe(session, url, _Tries(url, threading.Event()))
 
@@ -122,6 +126,8 @@ def download_all(jobs: Sequence[Job], verify: Verify, tell: Tell = silent) -> li
 
 
 def _download(job: Job, verify: Verify, stop: threading.Event, tell: Callable[[int, int], None]) -> Got:
+    import requests
+
     pinned, tries, seen = job.pinned, _Tries(job.url, stop), Counter[str]()
     if pinned and pinned.file.exists() and sha256(pinned.file) == pinned.sha256:
         return pinned
@@ -171,9 +177,12 @@ def _moved(found: Got, pinned: Got, url: str) -> str:
 
 
 def _complete(
-    session: requests.Session, remote: Remote, part: Path, tries: "_Tries", tell: Callable[[int, int], None]
+    session: "requests.Session", remote: Remote, part: Path, tries: "_Tries", tell: Callable[[int, int], None]
 ) -> bool:
     """Fetch what `part` lacks, as often as it takes; False where it has to start afresh."""
+    import requests
+    import urllib3
+
     while True:
         have = part.stat().st_size if part.exists() else 0
         tell(have, remote.size or have)
@@ -213,7 +222,7 @@ def _complete(
             tries.failed(why)
 
 
-def _start(response: requests.Response) -> int | None:
+def _start(response: "requests.Response") -> int | None:
     """The place in the file of the body's first byte; None where the server says so in no way we know."""
     if response.status_code == 200:
         return 0
@@ -221,7 +230,7 @@ def _start(response: requests.Response) -> int | None:
     return int(found[1]) if found and response.status_code == 206 else None
 
 
-def _probe(session: requests.Session, url: str, tries: "_Tries") -> Remote:
+def _probe(session: "requests.Session", url: str, tries: "_Tries") -> Remote:
     headers = _answer(
         session, "HEAD", url, tries, headers={"Accept-Encoding": "identity"}, allow_redirects=True
     ).headers
@@ -231,8 +240,10 @@ def _probe(session: requests.Session, url: str, tries: "_Tries") -> Remote:
     )
 
 
-def _answer(session: requests.Session, method: str, url: str, tries: "_Tries", **options: Any) -> requests.Response:
+def _answer(session: "requests.Session", method: str, url: str, tries: "_Tries", **options: Any) -> "requests.Response":
     """The first answer that is one; 416 is one, for it says that what is here is wrong."""
+    import requests
+
     while True:
         try:
             response = session.request(method, url, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT), **options)
@@ -278,7 +289,7 @@ class _Tries:
             raise DownloadError(f"{self.url}: stopped.")
 
 
-def _retry_after(response: requests.Response) -> float | None:
+def _retry_after(response: "requests.Response") -> float | None:
     """Seconds that the server asks us to wait; it says a number or a date."""
     text = response.headers.get("Retry-After", "")
     if text.isdigit():
@@ -289,14 +300,19 @@ def _retry_after(response: requests.Response) -> float | None:
         return None
 
 
-def _nobody_there(error: requests.RequestException) -> bool:
+def _nobody_there(error: "requests.RequestException") -> bool:
     """Whether no connection came about: refused, not in time, or the name is not known."""
+    import urllib3
+
     reason = getattr(error.args[0] if error.args else None, "reason", None)
     return isinstance(reason, urllib3.exceptions.ConnectTimeoutError | urllib3.exceptions.NewConnectionError)
 
 
 def _plain(error: Exception) -> str:
     """The innermost sentence of an error that requests and urllib3 have wrapped."""
+    import requests
+    import urllib3
+
     inner = getattr(error.args[0] if error.args else None, "reason", error)
     if isinstance(inner, requests.ReadTimeout | urllib3.exceptions.ReadTimeoutError):
         return f"no byte for {READ_TIMEOUT:g} seconds"

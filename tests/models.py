@@ -1,5 +1,7 @@
 """Tiny models and texts that the tests of the trainer share."""
 
+from pathlib import Path
+
 import pyarrow as pa
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -8,6 +10,7 @@ from alignment_train.model import Model
 from alignment_train.seed import train_tokenizer
 from pipelines.schema import BITEXT
 
+ROOT = Path(__file__).resolve().parent.parent
 NUMBERS = {
     "eng_Latn": ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"],
     "deu_Latn": ["null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun"],

@@ -1,0 +1,179 @@
+"""The main job in one command: `python -m assets align [RECIPE] [--store DIR]`; `ui` opens Dagster on it."""
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+import time
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster._core.instance.ref import InstanceRef
+
+from alignment_train.config import TrainConfig
+from assets.corpus import all_pairs
+from assets.recovery import this_process
+from assets.resources import QUIET, ROOT, Place, home, place, remember
+from pipelines.config import Recipe, read_recipe
+from pipelines.progress import clock
+from pipelines.store import Store
+from pipelines.summary import table, verdict
+
+OUTPUT_STAYS = {
+    "compute_logs": {
+        "module": "dagster._core.storage.noop_compute_log_manager",
+        "class": "NoOpComputeLogManager",
+        "config": {},
+    }
+}
+"""Dagster does not take this process's output away: its copying would end the live progress line and answer Ctrl-C."""
+
+_DIRECTION = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code: 0, 1 where something failed (with one sentence), 130 where it was stopped."""
+    parser = argparse.ArgumentParser(prog="python -m assets", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("home", help="make Dagster's folder with the settings of dagster.yaml")
+    for name, text in (("align", "run everything a recipe says"), ("ui", "open Dagster on what was run")):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("recipe", nargs="?", help="a file, or the name of a built-in recipe; default: last used")
+        command.add_argument("--store", help="folder for the data; default: last used with this recipe, else store/")
+        if name == "ui":
+            command.add_argument("--host", default="127.0.0.1")
+            command.add_argument("--port", default="3000")
+    chosen = parser.parse_args(arguments)
+    _prepare_home()
+    if chosen.command == "home":
+        return 0
+    try:
+        used = place(chosen.recipe, chosen.store)
+        recipe = read_recipe(used.recipe)
+        TrainConfig.of(recipe)
+        Store.open(used.store, recipe.name)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    os.environ.update(RECIPE=str(used.recipe), STORE=str(used.store))
+    remember(used)
+    if chosen.command == "ui":
+        _open_ui(chosen.host, chosen.port)
+    for item in recipe.corpus.filters:
+        for note in item.notes(recipe.corpus.pairs):
+            print(f"Note: {note}", flush=True)
+    return _align(used, recipe)
+
+
+def _prepare_home() -> None:
+    folder = home().absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ.update({"DAGSTER_HOME": str(folder), **{k: os.environ.get(k, v) for k, v in QUIET.items()}})
+    if not (folder / "dagster.yaml").exists():
+        shutil.copyfile(ROOT / "dagster.yaml", folder / "dagster.yaml")
+
+
+def _open_ui(host: str, port: str) -> None:
+    """Become `dagster dev`."""
+    print(f"Dagster: http://{host}:{port}  (Ctrl-C ends it)", flush=True)
+    workspace = str(ROOT / "workspace.yaml")
+    command = [
+        sys.executable,
+        "-m",
+        "dagster",
+        "dev",
+        "-w",
+        workspace,
+        "-h",
+        host,
+        "-p",
+        port,
+        "--log-level",
+        "warning",
+    ]
+    os.execv(sys.executable, command)
+
+
+def _align(used: Place, recipe: Recipe) -> int:
+    """Run the job `align` for every pair on Dagster's instance, in this process, and print what came of it."""
+    logging.getLogger("dagster").setLevel(logging.CRITICAL)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the trainer is told to stop, too
+    began = time.monotonic()
+    print(f"Recipe {used.recipe}, store {used.store}", flush=True)
+    try:
+        from assets.definitions import defs  # reads $RECIPE and $STORE, and clears what a killed run left
+
+        job = defs.resolve_job_def("align")
+        with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home()), overrides=OUTPUT_STAYS)) as instance:
+            result = job.execute_in_process(
+                instance=instance,
+                tags={**all_pairs(recipe), **this_process()},
+                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+                raise_on_error=False,
+            )
+    except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
+        return _stopped()
+    if not result.success:
+        failures = [event.step_failure_data for event in result.all_events if event.is_step_failure]
+        if any(_interrupted(failure) for failure in failures):
+            return _stopped()
+        for failure in failures:
+            print(f"\n{_plain(_sentence(failure))}", file=sys.stderr)
+        return 1
+    for check in result.get_asset_check_evaluations():
+        if not check.passed:
+            print(
+                f"Check {check.check_name} of {check.asset_key.to_user_string()} did not pass ({check.severity.name})."
+            )
+    folder = Store(used.store).folder("evaluation")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    _print_results(metrics, recipe, folder, time.monotonic() - began)
+    return 0
+
+
+def _print_results(metrics: dict[str, Any], recipe: Recipe, folder: Path, seconds: float) -> None:
+    result = verdict(metrics, recipe.corpus.pivot)
+    lines = ["", table(metrics), "", result.headline + ".", *result.sentences]
+    print(_plain("\n".join(lines)))
+    print(f"\nReport: {folder / 'report.html'}  ({clock(seconds)} in all; `make ui` shows lineage, tables and plots)")
+
+
+def _sentence(failure: Any) -> str:
+    """What went wrong: the sentence where we know it, else the error with the stack of its first cause."""
+    if failure.user_failure_data and failure.user_failure_data.description:
+        return failure.user_failure_data.description
+    error = failure.error
+    if error is None:
+        return failure.error_display_string
+    while error.cause:
+        error = error.cause
+    return "".join(error.stack) + error.message.strip()
+
+
+def _interrupted(failure: Any) -> bool:
+    error = failure.error
+    while error and error.cause:
+        error = error.cause
+    return bool(error and error.cls_name in ("KeyboardInterrupt", "DagsterExecutionInterruptedError"))
+
+
+def _stopped() -> int:
+    print("\nStopped. The same command goes on from here.", file=sys.stderr)
+    return 130
+
+
+def _plain(text: str) -> str:
+    """`text` without what a terminal obeys and corpus text may hold: control characters and changes of direction."""
+    return "".join(
+        char if char in "\n\t" or (unicodedata.category(char) != "Cc" and char not in _DIRECTION) else "�"
+        for char in text
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,279 @@
+"""Asset checks: what must hold of the stored shards and figures, each with its severity.
+
+ERROR marks data or models not to be used; the blocking ones stop the run before it trains on such data. WARN marks a
+result that somebody should look at.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from assets import metadata
+from assets.resources import StoreResource
+from pipelines.config import Recipe
+from pipelines.matching import match_key
+from pipelines.schema import BITEXT, INSTRUCTION, check
+from pipelines.store import PER_PAIR, Manifest, Store
+from pipelines.summary import BETTER, difference, figure, groups, mean, told
+
+ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
+LOSS_KEPT = 0.02
+"""Share by which aligning may raise the pivot's loss over control before somebody should look."""
+
+
+def checks(recipe: Recipe) -> list[dg.AssetChecksDefinition]:
+    """All checks of the graph."""
+    return [
+        *(_schema(recipe, asset) for asset in PER_PAIR),
+        _sides(recipe),
+        _duplicates(recipe),
+        _overlap(recipe),
+        _mix_overlap(),
+        _budget(recipe),
+        _balance(recipe),
+        *(_loss_fell(asset) for asset in ("base_model", "control_model", "align_model")),
+        _recall_rose(),
+        _pivot_kept(recipe),
+    ]
+
+
+def _made(recipe: Recipe, store: Store, asset: str) -> Iterator[tuple[str, Manifest]]:
+    """The pairs of which the store has the asset: a run of one pair checks what is there."""
+    for pair in recipe.corpus.pairs:
+        if manifest := store.manifest(asset, pair):
+            yield str(pair), manifest
+
+
+def _schema(recipe: Recipe, asset: str) -> dg.AssetChecksDefinition:
+    schema = INSTRUCTION if asset == "instructions" else BITEXT
+
+    @dg.asset_check(
+        name="schema_kept",
+        asset=asset,
+        blocking=True,
+        description=f"ERROR: every shard has the columns {', '.join(schema.names)}, none of them null.",
+    )
+    def schema_kept(store: StoreResource) -> dg.AssetCheckResult:
+        lake, wrong, rows = store.open(), list[str](), 0
+        for pair, _ in _made(recipe, lake, asset):
+            try:
+                for batch in lake.batches(asset, pair):
+                    rows += check(batch, schema, f"{asset} of {pair}").num_rows
+            except (ValueError, pa.ArrowException, OSError) as error:
+                wrong.append(str(error))
+        return dg.AssetCheckResult(
+            passed=not wrong, severity=ERROR, metadata={"rows": rows, "mistakes": "\n".join(wrong) or "none"}
+        )
+
+    return schema_kept
+
+
+def _sides(recipe: Recipe) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset="clean_bitext", blocking=True, description="ERROR: neither side of any pair is empty or blank."
+    )
+    def sides_not_empty(store: StoreResource) -> dg.AssetCheckResult:
+        lake = store.open()
+        blank = {
+            pair: sum(
+                pc.sum(pc.equal(pc.utf8_trim_whitespace(batch[side]), "")).as_py() or 0
+                for batch in lake.batches("clean_bitext", pair)
+                for side in ("src", "tgt")
+            )
+            for pair, _ in _made(recipe, lake, "clean_bitext")
+        }
+        return _counted(blank, "blank")
+
+    return sides_not_empty
+
+
+def _duplicates(recipe: Recipe) -> dg.AssetChecksDefinition:
+    @dg.asset_check(asset="deduped_bitext", description="ERROR: no two rows of a pair say the same on both sides.")
+    def duplicates_zero(store: StoreResource) -> dg.AssetCheckResult:
+        lake, twice = store.open(), {}
+        for pair, manifest in _made(recipe, lake, "deduped_bitext"):
+            keys = pa.Table.from_batches(
+                [
+                    pa.record_batch({side: match_key(batch[side]) for side in ("src", "tgt")})
+                    for batch in lake.batches("deduped_bitext", pair)
+                ]
+            )
+            twice[pair] = manifest.rows["data"] - keys.group_by(["src", "tgt"]).aggregate([]).num_rows
+        return _counted(twice, "duplicates")
+
+    return duplicates_zero
+
+
+def _overlap(recipe: Recipe) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset="decontaminated_bitext",
+        blocking=True,
+        additional_deps=["eval_text"],
+        description="ERROR: no row holds a text that an eval asks about.",
+    )
+    def no_evaluation_overlap(store: StoreResource) -> dg.AssetCheckResult:
+        lake = store.open()
+        held_out = _held_out(lake)
+        found = {
+            pair: sum(_holding(held_out, batch) for batch in lake.batches("decontaminated_bitext", pair))
+            for pair, _ in _made(recipe, lake, "decontaminated_bitext")
+        }
+        return _counted(found, "overlapping")
+
+    return no_evaluation_overlap
+
+
+def _mix_overlap() -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset="training_mix",
+        blocking=True,
+        additional_deps=["eval_text"],
+        description="ERROR: no bitext to be trained on holds a text that an eval asks about.",
+    )
+    def no_evaluation_overlap(store: StoreResource) -> dg.AssetCheckResult:
+        lake = store.open()
+        held_out = _held_out(lake)
+        parts = [part for part in lake.require("training_mix").rows if part in ("bitext", "dev")]
+        found = {
+            part: sum(_holding(held_out, batch) for batch in lake.batches("training_mix", part=part)) for part in parts
+        }
+        return _counted(found, "overlapping", "part")
+
+    return no_evaluation_overlap
+
+
+def _held_out(store: Store) -> dict[str, pa.Array]:
+    """Match keys of the evaluation texts by language."""
+    texts = store.table("eval_text")
+    keys = {
+        lang: pc.unique(match_key(texts.filter(pc.equal(texts["lang"], lang))["text"]))
+        for lang in pc.unique(texts["lang"]).to_pylist()
+    }
+    return {lang: found.filter(pc.not_equal(found, "")) for lang, found in keys.items()}
+
+
+def _holding(held_out: dict[str, pa.Array], batch: pa.RecordBatch) -> int:
+    """Sides of the batch that are held-out texts of their language."""
+    count = 0
+    for side in ("src", "tgt"):
+        for lang in pc.unique(batch[f"{side}_lang"]).to_pylist():
+            if lang in held_out:
+                own = batch[side].filter(pc.equal(batch[f"{side}_lang"], lang))
+                count += pc.sum(pc.is_in(match_key(own), value_set=held_out[lang])).as_py() or 0
+    return count
+
+
+def _budget(recipe: Recipe) -> dg.AssetChecksDefinition:
+    budget = recipe.corpus.budget
+
+    @dg.asset_check(
+        asset="training_mix",
+        blocking=True,
+        description=f"ERROR: bitext and conversations together are at least 1 and at most {budget.rows:,} rows.",
+    )
+    def budget_kept(store: StoreResource) -> dg.AssetCheckResult:
+        rows = store.open().require("training_mix").rows
+        used = rows.get("bitext", 0) + rows.get("instructions", 0)
+        return dg.AssetCheckResult(
+            passed=0 < used <= budget.rows, severity=ERROR, metadata={"rows": used, "budget": budget.rows}
+        )
+
+    return budget_kept
+
+
+def _balance(recipe: Recipe) -> dg.AssetChecksDefinition:
+    @dg.asset_check(asset="training_mix", description="WARN: every language pair of the recipe has bitext in the mix.")
+    def every_pair_present(store: StoreResource) -> dg.AssetCheckResult:
+        counts = dict.fromkeys(map(str, recipe.corpus.pairs), 0)
+        for batch in store.open().batches("training_mix", part="bitext"):
+            names = pc.binary_join_element_wise(batch["src_lang"], batch["tgt_lang"], "-")
+            for item in pc.value_counts(names).to_pylist():
+                counts[item["values"]] = counts.get(item["values"], 0) + item["counts"]
+        return dg.AssetCheckResult(
+            passed=all(counts.values()),
+            severity=WARN,
+            metadata={"rows": metadata.table({"pair": pair, "rows": n} for pair, n in counts.items())},
+        )
+
+    return every_pair_present
+
+
+def _loss_fell(asset: str) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        name="training_loss_fell",
+        asset=asset,
+        description="ERROR: every objective's loss is finite and lower at the end of the training than at its start.",
+    )
+    def training_loss_fell(store: StoreResource) -> dg.AssetCheckResult:
+        numbers = store.open().require(asset).numbers
+        names = [key.removeprefix("loss_first/") for key in numbers if key.startswith("loss_first/")]
+        rows = [
+            {"objective": name, "first": numbers[f"loss_first/{name}"], "last": numbers[f"loss_last/{name}"]}
+            for name in names
+        ]
+        if not rows:
+            return dg.AssetCheckResult(passed=True, severity=ERROR, metadata={"note": "nothing was trained"})
+        fell = all(math.isfinite(row["last"]) and row["last"] < row["first"] for row in rows)
+        return dg.AssetCheckResult(passed=fell, severity=ERROR, metadata={"loss": metadata.table(rows)})
+
+    return training_loss_fell
+
+
+def _recall_rose() -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset="evaluation",
+        description="WARN: mean retrieval recall@1 of the aligned model is above base's and control's, beyond chance.",
+    )
+    def recall_rose(store: StoreResource) -> dg.AssetCheckResult:
+        metrics = _metrics(store.open())
+        keys = [key for task, metric, keys in groups(metrics) if metric == "recall@1" for key in keys]
+        if not keys:
+            return dg.AssetCheckResult(
+                passed=True, severity=WARN, metadata={"note": "the recipe asks for no retrieval"}
+            )
+        rows, rose = [], True
+        aligned = mean(metrics, "aligned", keys)
+        for other in ("base", "control"):
+            against = mean(metrics, other, keys)
+            gain = difference(aligned, against) if aligned and against else None
+            rose &= told(gain) == BETTER
+            if gain:
+                rows.append({"against": other, **{key: float(value) for key, value in gain.items()}})
+        return dg.AssetCheckResult(passed=rose, severity=WARN, metadata={"gain": metadata.table(rows)})
+
+    return recall_rose
+
+
+def _pivot_kept(recipe: Recipe) -> dg.AssetChecksDefinition:
+    pivot = recipe.corpus.pivot
+
+    @dg.asset_check(
+        asset="evaluation",
+        description=f"WARN: the aligned model's loss in {pivot} is at most {LOSS_KEPT:.0%} above control's.",
+    )
+    def pivot_kept(store: StoreResource) -> dg.AssetCheckResult:
+        metrics, key = _metrics(store.open()), f"loss/{pivot}/nats_per_token"
+        aligned, control = figure(metrics, "aligned", key), figure(metrics, "control", key)
+        if not aligned or not control:
+            return dg.AssetCheckResult(passed=True, severity=WARN, metadata={"note": "the recipe asks for no loss"})
+        rise = aligned["value"] / control["value"] - 1
+        return dg.AssetCheckResult(passed=rise <= LOSS_KEPT, severity=WARN, metadata={"rise": float(rise)})
+
+    return pivot_kept
+
+
+def _metrics(store: Store) -> dict[str, dict[str, object]]:
+    store.require("evaluation")
+    return json.loads((store.folder("evaluation") / "metrics.json").read_text())
+
+
+def _counted(found: dict[str, int], what: str, where: str = "pair") -> dg.AssetCheckResult:
+    """Passes where every count is 0."""
+    rows = [{where: name, what: count} for name, count in found.items()]
+    return dg.AssetCheckResult(
+        passed=not any(found.values()), severity=ERROR, metadata={what: sum(found.values()), "by": metadata.table(rows)}
+    )

@@ -1,0 +1,26 @@
+"""A recipe and the place of its data -> all that Dagster is to know of them."""
+
+import dagster as dg
+
+from assets.checks import checks
+from assets.corpus import corpus_assets
+from assets.refresh import ALIGN, REFRESH_CORPUS, refresh_schedule
+from assets.resources import Place, StoreResource, TrainerResource
+from assets.training import training_assets
+from pipelines.config import read_recipe
+
+
+def define(used: Place) -> dg.Definitions:
+    """Everything Dagster is to know; ValueError with one sentence a mistake where the recipe cannot be run."""
+    recipe = read_recipe(used.recipe)
+    return dg.Definitions(
+        assets=[*corpus_assets(recipe), *training_assets(recipe)],
+        asset_checks=checks(recipe),
+        jobs=[ALIGN, REFRESH_CORPUS],
+        schedules=[refresh_schedule(recipe)],
+        resources={
+            "store": StoreResource(root=str(used.store), recipe_name=recipe.name),
+            "trainer": TrainerResource(recipe=str(used.recipe), store=str(used.store)),
+        },
+        executor=dg.in_process_executor,  # one machine, one writer: processes per step would only cost their start
+    )

@@ -1,0 +1,91 @@
+"""Manifests and metrics as Dagster metadata. Corpus text goes into tables only: the UI escapes those."""
+
+import base64
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from pipelines.store import Manifest
+from pipelines.summary import summary
+
+Scalar = str | int | float | bool
+
+
+def of(manifest: Manifest, folder: Path, unchanged: bool) -> dict[str, Any]:
+    """What there is to know of one dataset: plain values, the drop ledger, samples and provenance as tables."""
+    out: dict[str, Any] = {
+        "unchanged": unchanged,
+        **{key: plain(value) for key, value in manifest.numbers.items()},
+        "bytes": manifest.bytes,
+        "seconds": manifest.seconds,
+        "peak_memory_bytes": manifest.peak_memory_bytes,
+        "fingerprint": manifest.fingerprint,
+        "commit": manifest.commit,
+        "path": dg.MetadataValue.path(str(folder)),
+        **{f"rows_{part}": rows for part, rows in manifest.rows.items() if len(manifest.rows) > 1},
+    }
+    if manifest.rows:
+        rows = sum(rows for part, rows in manifest.rows.items() if part != "rejected")
+        out |= {"rows_out": rows, "dagster/row_count": rows}
+    if manifest.ledger:
+        out["ledger"] = table(row.model_dump() for row in manifest.ledger)
+    for name, rows in manifest.samples.items():
+        if rows:
+            out[f"samples_{name}"] = table(rows)
+    if manifest.corpora:
+        out["corpora"] = table({"corpus": name, **facts} for name, facts in manifest.corpora.items())
+    if recipe := manifest.recipe:
+        out["recipe"] = dg.MetadataValue.json(recipe)
+    return out
+
+
+def table(rows: Iterable[Mapping[str, Any]]) -> dg.TableMetadataValue:
+    """Rows as a table with the columns of all of them, in order of appearance; a missing value is empty."""
+    found = [{key: _cell(value) for key, value in row.items()} for row in rows]
+    columns = list(dict.fromkeys(key for row in found for key in row))
+    kinds = {name: _kind(row[name] for row in found if name in row) for name in columns}
+    return dg.MetadataValue.table(
+        records=[dg.TableRecord({name: row.get(name) for name in columns}) for row in found],
+        schema=dg.TableSchema(columns=[dg.TableColumn(name, kinds[name]) for name in columns]),
+    )
+
+
+def comparison(metrics: Mapping[str, Any]) -> dg.TableMetadataValue:
+    """base | control | aligned | chance, one row a language or pair and metric."""
+    return table({key: _short(row[key]) for key in row if key != "key"} for row in summary(metrics))
+
+
+def plots(folder: Path) -> dict[str, dg.MarkdownMetadataValue]:
+    """The PNG files of a folder as images."""
+    return {
+        f"plot_{file.stem}": dg.MetadataValue.md(
+            f"![{file.stem}](data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()})"
+        )
+        for file in sorted(folder.glob("*.png"))
+    }
+
+
+def plain(value: Any) -> Any:
+    """A number or text as it is; lists and mappings as JSON."""
+    if isinstance(value, bool | int | float | str):
+        return value
+    return dg.MetadataValue.json(value)
+
+
+def _cell(value: Any) -> Scalar | None:
+    """A table cell: a scalar as it is, anything else as JSON."""
+    return value if value is None or isinstance(value, bool | int | float | str) else json.dumps(value)
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def _kind(values: Iterable[Scalar | None]) -> str:
+    found = {type(value) for value in values if value is not None}
+    if found <= {int, float} and found:
+        return "float" if float in found else "int"
+    return "string"

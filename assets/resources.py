@@ -1,0 +1,153 @@
+"""Where a run's recipe and store lie, how its stages say what they do, and the command that starts the trainer."""
+
+import json
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from subprocess import PIPE, STDOUT, Popen, TimeoutExpired
+from typing import NamedTuple
+
+import dagster as dg
+
+from pipelines.config import find
+from pipelines.progress import Progress
+from pipelines.store import Store, write_atomically
+
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULT_RECIPE = "sample.yaml"
+TAIL = 25  # last lines of a dead trainer's output that its asset fails with
+PARENT = "ISOGLOSS_PARENT"  # names to the trainer the process without which it must not go on
+GRACE = 20.0  # seconds a trainer has to stop when told to
+QUIET = {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+class Place(NamedTuple):
+    """What is run and where its data lie, both absolute."""
+
+    recipe: Path
+    store: Path
+
+
+def home() -> Path:
+    """Dagster's folder: $DAGSTER_HOME, else .dagster in the repository."""
+    return Path(os.environ.get("DAGSTER_HOME") or ROOT / ".dagster")
+
+
+def place(recipe: str | None = None, store: str | None = None) -> Place:
+    """The recipe and the store to use: as given, else $RECIPE and $STORE, else the last used, else the sample's.
+
+    The last used store counts only with the last used recipe: a store belongs to one recipe.
+    """
+    recipe, store = recipe or os.environ.get("RECIPE"), store or os.environ.get("STORE")
+    try:
+        last = json.loads((home() / "last.json").read_text())
+    except (OSError, ValueError):
+        last = {}
+    if not recipe:
+        file = Path(last["recipe"]) if Path(last.get("recipe", "/nowhere")).is_file() else find(DEFAULT_RECIPE)
+    else:
+        file = find(recipe)
+    file = file.resolve()
+    if not store:
+        store = last.get("store") if str(file) == last.get("recipe") else None
+    return Place(file, Path(store or ROOT / "store").absolute())
+
+
+def remember(used: Place) -> None:
+    """Make `used` what `place` falls back on."""
+    write_atomically(home() / "last.json", json.dumps({"recipe": str(used.recipe), "store": str(used.store)}))
+
+
+class StoreResource(dg.ConfigurableResource):
+    """Where the recipe's data lie."""
+
+    root: str
+    recipe_name: str
+
+    def open(self) -> Store:
+        return Store.open(self.root, self.recipe_name)
+
+
+@contextmanager
+def said_plainly() -> Iterator[None]:
+    """Turn what the stages raise for bad input (ValueError) into a failure that is its sentence and is not retried."""
+    try:
+        yield
+    except ValueError as error:
+        raise dg.Failure(description=str(error), allow_retries=False) from None
+
+
+@contextmanager
+def shown(title: str) -> Iterator[Progress]:
+    """Progress of one step on standard error: the terminal's, or the run's log in the UI."""
+    with Progress() as progress:
+        progress.start(title)
+        yield progress
+
+
+class TrainerResource(dg.ConfigurableResource):
+    """Starts `alignment_train` as a process of its own, through Pipes."""
+
+    recipe: str
+    store: str
+    command: list[str] = [sys.executable, "-m", "alignment_train"]
+
+    def run(self, context: dg.AssetExecutionContext, task: str, log: Path) -> None:
+        """Run one task to its end; its output goes to the terminal and to `log`.
+
+        A trainer that dies fails the asset with the tail of its output. When the run is told to stop, so is the
+        trainer; it keeps its last checkpoint.
+        """
+        command = [*self.command, task, self.recipe, "--store", self.store]
+        tail: deque[str] = deque(maxlen=TAIL)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            log.open("w", encoding="utf-8") as file,
+            dg.open_pipes_session(context, dg.PipesEnvContextInjector(), dg.PipesTempFileMessageReader()) as session,
+        ):
+            env = {
+                **QUIET,
+                **os.environ,
+                **session.get_bootstrap_env_vars(),
+                "PYTHONUNBUFFERED": "1",
+                PARENT: str(os.getpid()),
+            }
+            process = Popen(command, env=env, stdout=PIPE, stderr=STDOUT, text=True, encoding="utf-8", errors="replace")
+            try:
+                assert process.stdout
+                for line in process.stdout:
+                    tail.append(line.rstrip("\n"))
+                    file.write(line)
+                    file.flush()
+                    sys.stdout.write(line)
+                    sys.stdout.flush()
+                code = process.wait()
+            except BaseException:
+                context.log.info(f"{task}: told to stop")
+                _stop(process)
+                raise
+        if code:
+            raise dg.Failure(description=_obituary(task, code, list(tail), log), allow_retries=False)
+
+
+def _stop(process: Popen[str]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.communicate(timeout=GRACE)  # reads on, or a full pipe would keep the trainer from ending
+    except TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _obituary(task: str, code: int, tail: list[str], log: Path) -> str:
+    lines = "\n".join(f"  {line}" for line in tail) or "  (nothing)"
+    if code < 0:
+        name = signal.Signals(-code).name
+        cause = f"was killed by {name}{', often for want of memory' if name == 'SIGKILL' else ''}"
+    else:
+        cause = f"ended with code {code}"
+    return f"alignment_train {task} {cause}. It said last:\n{lines}\nAll it said: {log}"

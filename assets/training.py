@@ -1,0 +1,106 @@
+"""Assets from the training mix to the evaluated model. Each starts one task of `alignment_train` in its own process."""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+import dagster as dg
+
+from alignment_train.config import TrainConfig
+from assets import metadata
+from assets.resources import StoreResource, TrainerResource, said_plainly
+from pipelines.config import Recipe
+from pipelines.store import PER_PAIR, Store, source_hash
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task of the trainer and how it appears in the graph."""
+
+    asset: str
+    command: str
+    deps: tuple[str, ...]
+    group: str
+    description: str
+
+
+TASKS = (
+    Task(
+        "base_model", "base", ("decontaminated_bitext", "training_mix"), "training",
+        "The model to align: of the hub, of a path, or a small one made from the corpus itself (`seed`).",
+    ),
+    Task(
+        "control_model", "control", ("training_mix", "base_model"), "training",
+        "The base model after the same language-model rows as align_model, without contrast: what text alone does.",
+    ),
+    Task(
+        "align_model", "train", ("training_mix", "base_model"), "training",
+        "The base model after the recipe's objectives.",
+    ),
+    Task(
+        "evaluation", "eval", ("eval_text", "base_model", "control_model", "align_model"), "evaluation",
+        "The recipe's evals of base, control and aligned model side by side, and the report.",
+    ),
+)  # fmt: skip
+
+
+def training_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
+    """The assets after training_mix."""
+    config = TrainConfig.of(recipe)
+    tasks = [replace(task, deps=()) if task.command == "base" and not config.base.seed else task for task in TASKS]
+    return [_trained(recipe, config, task) for task in tasks]  # only a seed is made from the corpus
+
+
+def _trained(recipe: Recipe, config: TrainConfig, task: Task) -> dg.AssetsDefinition:
+    @dg.asset(
+        name=task.asset,
+        deps=task.deps,
+        group_name=task.group,
+        kinds={"pytorch", "huggingface"},
+        description=task.description,
+        code_version=_version(recipe, config, task),
+        pool="gpu",
+    )
+    def trained(
+        context: dg.AssetExecutionContext, store: StoreResource, trainer: TrainerResource
+    ) -> dg.MaterializeResult:
+        with said_plainly():
+            lake = store.open()
+            for needed in task.deps:  # here, before torch loads
+                for pair in recipe.corpus.pairs if needed in PER_PAIR else (None,):
+                    lake.require(needed, pair)
+            before = lake.manifest(task.asset)
+            trainer.run(context, task.command, lake.root / f"{task.asset}.log")
+            manifest = lake.require(task.asset)
+        folder = lake.folder(task.asset)
+        facts = metadata.of(manifest, folder, before is not None and before == manifest)
+        return dg.MaterializeResult(
+            metadata={**_results(lake, task), **facts, **metadata.plots(folder)},
+            data_version=dg.DataVersion(manifest.fingerprint),
+        )
+
+    return trained
+
+
+def _results(store: Store, task: Task) -> dict[str, Any]:
+    """The figures of all models as one table; empty for a model."""
+    if task.asset != "evaluation":
+        return {}
+    folder = store.folder("evaluation")
+    return {
+        "results": metadata.comparison(json.loads((folder / "metrics.json").read_text())),
+        "report": dg.MetadataValue.path(str(folder / "report.html")),
+    }
+
+
+def _version(recipe: Recipe, config: TrainConfig, task: Task) -> str:
+    """Changes with the trainer's source and with what the recipe says of the task."""
+    if task.asset == "evaluation":
+        says: Any = [[source_hash(type(item).__module__), item.settings()] for item in recipe.eval]
+    elif task.asset == "base_model":
+        says = config.base.model_dump(mode="json")
+    else:
+        says = config.settings(config.control if task.asset == "control_model" else None)
+    whole = [source_hash("alignment_train"), recipe.seed, says]
+    return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()[:12]
