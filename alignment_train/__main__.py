@@ -59,8 +59,10 @@ def _run(command: str, recipe_path: str, root: str, device: str | None) -> None:
         }[command]
         for asset in wanted:
             progress.start(f"{asset} on {trainer.device}, {trainer.precision}")
+            before = store.manifest(asset)
             manifest = steps[asset]()
-            progress.finish(f"done, {manifest.seconds:.0f} s of work, in {store.folder(asset)}")
+            made = f"done, {manifest.seconds:.0f} s of work" if manifest != before else "unchanged"
+            progress.finish(f"{made}, in {store.folder(asset)}")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
 """A causal language model of any family with what alignment asks of it: a layer's states and the loss at positions."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from alignment_train import losses
 from alignment_train.config import Base
+
+disable_progress_bar()  # of loading and saving weights: our own line says what runs
 
 
 class _Reached(Exception):
@@ -124,7 +126,6 @@ def load(where: str | Path, revision: str | None = None) -> Model:
 
     ValueError where it cannot be had, with the reason.
     """
-    logging.getLogger("transformers").setLevel(logging.ERROR)
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, revision=revision)
         lm = AutoModelForCausalLM.from_pretrained(where, revision=revision, dtype=torch.float32)

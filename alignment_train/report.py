@@ -22,7 +22,8 @@ class Reporter:
         """log: a JSON-lines file; dagster: an open `dagster_pipes` context, which rank 0 alone may have."""
         self.title, self.log, self.tell, self.dagster = title, log, tell, dagster
         self._began, self._spoke, self._tokens = time.monotonic(), 0.0, 0
-        self._first: int | None = None
+        self._stepping = self._began
+        self._first = 0
         self._before = 0.0
 
     def rewind(self, step: int) -> None:
@@ -32,13 +33,13 @@ class Reporter:
         whole = [line for line in lines if line.endswith("}\n")]  # a kill may leave half a line
         kept = [line for line in whole if json.loads(line)["step"] < step]
         self.log.write_text("".join(kept))
+        self._first, self._stepping = step, time.monotonic()
         self._before = json.loads(kept[-1])["seconds"] if kept else 0.0
 
     def step(self, step: int, steps: int, losses: dict[str, float], tokens: int, more: dict[str, float]) -> None:
         """losses: nats by objective; tokens: real ones of this step; more: further figures to log."""
-        self._first = step if self._first is None else self._first
         self._tokens += tokens
-        spent = max(time.monotonic() - self._began, 1e-6)
+        spent = max(time.monotonic() - self._stepping, 1e-6)
         eta = spent / (step + 1 - self._first) * (steps - step - 1)
         line = {
             "step": step,

@@ -67,6 +67,7 @@ class Trainer:
         )
         if done := self.store.unchanged("base_model", None, print_):
             return done
+        self.tell(0, 0, "reading bitext and training the tokenizer")
         bitext = self._monolingual()
         model = seed.make(settings.seed, bitext, self.recipe.seed)
         kind = f"seed: {_millions(model)} parameters, trained here from nothing on {bitext.num_rows:,} pairs"

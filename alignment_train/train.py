@@ -1,6 +1,7 @@
 """The loop: objectives over the training mix, one optimiser step after another, resumed where it was killed."""
 
 import hashlib
+import logging
 import math
 import os
 import shutil
@@ -20,6 +21,8 @@ from alignment_train.data import Rows
 from alignment_train.model import Model
 from alignment_train.objectives import Objective
 from alignment_train.report import Reporter
+
+logging.getLogger("accelerate").setLevel(logging.ERROR)  # at every checkpoint it tells of the tied head
 
 
 @dataclass
