@@ -38,6 +38,20 @@ def make(settings: SeedModel, bitext: pa.Table, seed: int) -> Model:
     return Model(LlamaForCausalLM(config), tokenizer)
 
 
+def unigram_loss(tokenizer: PreTrainedTokenizerFast, seen: list[str], held_out: list[str]) -> float:
+    """Nats per token, EOS included, of the unigram of `seen` on `held_out`: what a model without context reaches.
+
+    Each count has one added to it (Laplace), so that no token is impossible.
+    """
+
+    def tokens(texts: list[str]) -> np.ndarray:
+        ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return np.concatenate([[*row, tokenizer.eos_token_id] for row in ids]).astype(np.int64)
+
+    counts = 1 + np.bincount(tokens(seen), minlength=len(tokenizer))
+    return float(-np.log(counts / counts.sum())[tokens(held_out)].mean())
+
+
 def sentences(bitext: pa.Table, most: int, seed: int) -> Iterator[str]:
     """At most `most` segments, drawn evenly over languages and in an order that the seed alone decides."""
     rng = np.random.default_rng(seed)

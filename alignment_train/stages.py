@@ -26,6 +26,7 @@ from pipelines.segments import keys
 from pipelines.store import Manifest, Store, fingerprint, sha256
 
 MODULES = tuple(f"alignment_train.{name}" for name in ("train", "data", "model", "losses"))
+TEXTS = 10_000  # most segments by which a seed model is compared with the unigram
 LIBRARIES = ("torch", "transformers", "accelerate")
 
 
@@ -51,7 +52,7 @@ class Trainer:
             for pair in self.recipe.corpus.pairs
         }
         mix = self.store.require("training_mix")
-        inputs |= {f"training_mix/{file}": hash_ for file, hash_ in mix.files.items() if file.startswith("dev/data")}
+        inputs["training_mix/dev"] = mix.content("dev")
         plan = Plan(
             objectives=[LanguageModel.model_validate({"rows": settings.seed.rows})],
             steps=settings.seed.steps,
@@ -71,7 +72,12 @@ class Trainer:
         bitext = self._monolingual()
         model = seed.make(settings.seed, bitext, self.recipe.seed)
         kind = f"seed: {_millions(model)} parameters, trained here from nothing on {bitext.num_rows:,} pairs"
-        return self._train("base_model", model, plan, {"segments": segments(bitext)}, print_, inputs, {"base": kind})
+        text, context = segments(bitext), settings.seed.context
+
+        def more() -> dict[str, Any]:
+            return {"base": kind, **self._on_dev(model, context, text)}
+
+        return self._train("base_model", model, plan, {"segments": text}, print_, inputs, more)
 
     def _named_base(self) -> Manifest:
         settings = self.config.base
@@ -132,7 +138,7 @@ class Trainer:
         parts = self._parts({objective.reads for objective in objectives})
         model = load(self.store.folder("base_model"))
         layer = layer_index(self.config.layer, len(model.blocks))
-        return self._train(asset, model, plan, parts, print_, inputs, {"trained_layer": layer})
+        return self._train(asset, model, plan, parts, print_, inputs, lambda: {"trained_layer": layer})
 
     def _train(
         self,
@@ -142,11 +148,12 @@ class Trainer:
         parts: dict[str, pa.Table],
         print_: str,
         inputs: dict[str, str],
-        numbers: dict[str, Any],
+        more: Callable[[], dict[str, Any]],
     ) -> Manifest:
         checkpoints = self.store.scratch(asset, print_)
         reporter = Reporter(asset, checkpoints / "log.jsonl", self.tell, self.dagster)
         outcome = train(model, plan, parts, checkpoints, reporter, self.device)
+        numbers = {**more(), **self._numbers(model, outcome, reporter)}
         with self.store.writing(asset) as out:
             model.save(out.path)
             if reporter.log.exists():
@@ -157,7 +164,7 @@ class Trainer:
                 inputs=inputs,
                 rows={},
                 seconds=reporter.seconds(),
-                numbers={**numbers, **self._numbers(model, outcome, reporter)},
+                numbers=numbers,
             )
         shutil.rmtree(checkpoints)
         return manifest
@@ -176,6 +183,22 @@ class Trainer:
             "device": self.device.type if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
             "precision": self.precision,
             "threads": torch.get_num_threads(),
+        }
+
+    def _on_dev(self, model: Model, context: int, trained_on: pa.Table) -> dict[str, float]:
+        """Nats per token of dev text: of a seed model, and of the unigram of its training text beside it."""
+        dev = segments(self.store.table("training_mix", part="dev"))
+        if not dev.num_rows:
+            return {}
+        rng = np.random.default_rng(self.recipe.seed)
+        held, seen = (
+            table["text"].take(pa.array(rng.permutation(table.num_rows)[:TEXTS])).to_pylist()
+            for table in (dev, trained_on)
+        )
+        nats, tokens = LM(model, 0, context, self.device).loss(held)
+        return {
+            "dev/nats_per_token": round(float(nats.sum() / tokens.sum()), 4),
+            "dev/unigram_nats_per_token": round(seed.unigram_loss(model.tokenizer, seen, held), 4),
         }
 
     def _parts(self, wanted: set[Reads]) -> dict[str, pa.Table]:

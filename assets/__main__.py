@@ -45,6 +45,8 @@ def main(arguments: list[str]) -> int:
         command = commands.add_parser(name, help=text)
         command.add_argument("recipe", nargs="?", help="a file, or the name of a built-in recipe; default: last used")
         command.add_argument("--store", help="folder for the data; default: last used with this recipe, else store/")
+        if name == "align":
+            command.add_argument("--dry-run", action="store_true", help="check the recipe and say what it would do")
         if name == "ui":
             command.add_argument("--host", default="127.0.0.1")
             command.add_argument("--port", default="3000")
@@ -55,7 +57,11 @@ def main(arguments: list[str]) -> int:
     try:
         used = place(chosen.recipe, chosen.store)
         recipe = read_recipe(used.recipe)
-        TrainConfig.of(recipe)
+        config = TrainConfig.of(recipe)
+        notes = recipe.notes()
+        if chosen.command == "align" and chosen.dry_run:
+            print(_plan(recipe, config, notes))
+            return 0
         Store.open(used.store, recipe.name)
     except ValueError as error:
         print(error, file=sys.stderr)
@@ -64,10 +70,28 @@ def main(arguments: list[str]) -> int:
     remember(used)
     if chosen.command == "ui":
         _open_ui(chosen.host, chosen.port)
-    for item in recipe.corpus.filters:
-        for note in item.notes(recipe.corpus.pairs):
-            print(f"Note: {note}", flush=True)
+    for note in notes:
+        print(f"Note: {note}", flush=True)
     return _align(used, recipe)
+
+
+def _plan(recipe: Recipe, config: TrainConfig, notes: list[str]) -> str:
+    """What a sound recipe would do, a line a section."""
+    corpus = recipe.corpus
+    named = {
+        "pairs": [str(pair) for pair in corpus.pairs],
+        "sources": [source.settings() for source in corpus.sources],
+        "filters": [item.name for item in corpus.filters],
+        "instructions": [item.name for item in corpus.instructions],
+        "budget": [f"{corpus.budget.rows:,} rows"],
+        "base": [config.base.model or "seed"],
+        "objectives": [objective.settings() for objective in config.objectives],
+        "steps": [f"{config.steps:,}"],
+        "evals": [item.name for item in recipe.eval],
+        "note": notes,
+    }
+    lines = [f"{what}: {', '.join(map(str, found))}" for what, found in named.items() if found]
+    return "\n".join([f"Recipe {recipe.name} is sound. Nothing was downloaded or written.", *lines])
 
 
 def _prepare_home() -> None:

@@ -21,6 +21,8 @@ from pipelines.store import PER_PAIR, Manifest, Store
 from pipelines.summary import BETTER, difference, figure, groups, mean, told
 
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
+BELOW_UNIGRAM = 1.0
+"""Nats per token by which a seed model must beat a model that knows no context."""
 LOSS_KEPT = 0.02
 """Share by which aligning may raise the pivot's loss over control before somebody should look."""
 
@@ -35,6 +37,7 @@ def checks(recipe: Recipe) -> list[dg.AssetChecksDefinition]:
         _mix_overlap(),
         _budget(recipe),
         _balance(recipe),
+        _base_is_a_model(),
         *(_loss_fell(asset) for asset in ("base_model", "control_model", "align_model")),
         _recall_rose(),
         _pivot_kept(recipe),
@@ -200,6 +203,23 @@ def _balance(recipe: Recipe) -> dg.AssetChecksDefinition:
         )
 
     return every_pair_present
+
+
+def _base_is_a_model() -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset="base_model",
+        description=f"WARN: a seed model's loss on dev text is {BELOW_UNIGRAM:g} nat or more below the unigram's.",
+    )
+    def base_is_a_model(store: StoreResource) -> dg.AssetCheckResult:
+        numbers = store.open().require("base_model").numbers
+        names = ("dev/nats_per_token", "dev/unigram_nats_per_token")
+        losses = {name: float(numbers[name]) for name in names if name in numbers}
+        if len(losses) < 2:
+            return dg.AssetCheckResult(passed=True, severity=WARN, metadata={"note": "not a seed model"})
+        below = losses[names[1]] - losses[names[0]]
+        return dg.AssetCheckResult(passed=below >= BELOW_UNIGRAM, severity=WARN, metadata={"below": below, **losses})
+
+    return base_is_a_model
 
 
 def _loss_fell(asset: str) -> dg.AssetChecksDefinition:

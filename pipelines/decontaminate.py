@@ -16,7 +16,7 @@ STEP = "evaluation_overlap"
 def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manifest:
     """Drop a row where either side has the match key of an eval text in that side's language."""
     upstream, held_out = store.require("deduped_bitext", pair), store.require("eval_text")
-    inputs = {"deduped_bitext": upstream.fingerprint, "eval_text": held_out.fingerprint}
+    inputs = {"deduped_bitext": upstream.fingerprint, "eval_text": held_out.content()}
     print_ = fingerprint(__name__, {}, inputs, modules=("pipelines.ledger", "pipelines.matching"))
     if done := store.unchanged("decontaminated_bitext", pair, print_):
         return done

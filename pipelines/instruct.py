@@ -28,7 +28,7 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
     The bitext no longer holds such texts, data of the types' own may.
     """
     upstream, held_out = store.require("decontaminated_bitext", pair), store.require("eval_text")
-    inputs = {"decontaminated_bitext": upstream.fingerprint, "eval_text": held_out.fingerprint}
+    inputs = {"decontaminated_bitext": upstream.fingerprint, "eval_text": held_out.content()}
     types: list[InstructionType] = recipe.corpus.instructions
     settings = {"seed": recipe.seed, "pins": [item.pin(pair, store.sources) for item in types]}
     print_ = fingerprint(

@@ -68,6 +68,11 @@ class Manifest(BaseModel):
     commit: str = ""
     recipe: dict[str, Any] = {}
 
+    def content(self, part: str = MAIN) -> str:
+        """SHA-256 over the shards of a part: an input by its content, where how it was made does not matter."""
+        shards = [sha for file, sha in sorted(self.files.items()) if file.startswith(f"{part}/data-")]
+        return hashlib.sha256("".join(shards).encode()).hexdigest()
+
 
 class Store:
     """A folder that holds everything one recipe makes."""

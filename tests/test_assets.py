@@ -4,7 +4,6 @@ import json
 import shutil
 import signal
 import sys
-import time
 from pathlib import Path
 
 import dagster as dg
@@ -165,7 +164,6 @@ def test_plots_are_images_in_markdown(tmp_path: Path) -> None:
 
 
 def test_without_shards_align_model_fails_in_a_sentence_before_any_trainer_starts(tmp_path: Path) -> None:
-    began = time.monotonic()
     mark = tmp_path / "started"
     result = run(tmp_path / "store", "align_model", trainer=["touch", str(mark)], tags={})
     assert failure(result) == (
@@ -173,7 +171,6 @@ def test_without_shards_align_model_fails_in_a_sentence_before_any_trainer_start
         "with 'dagster asset materialize --select training_mix'."
     )
     assert not mark.exists()
-    assert time.monotonic() - began < 10
 
 
 def trained_store(corpus: Path, tmp_path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ PARITY = Path(__file__).parent / "data" / "parity"
 def open_case(kind: str, name: str) -> tuple[Model, dict]:
     folder = PARITY / kind / name
     lm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    head = lm.get_output_embeddings()
+    head: Any = lm.get_output_embeddings()
     head.weight = torch.nn.Parameter(head.weight.detach().clone())  # the papers' heads were untied
     return Model(lm, None), json.loads((folder / "expected.json").read_text())  # type: ignore[arg-type]
 
@@ -32,8 +33,8 @@ def test_afp_loss_and_gradient_are_those_of_its_code(name: str):
     model, case = open_case("afp", name)
     pooling, layer = case["pooler"].split("-")
     ids, mask = (torch.tensor(case[key]).transpose(0, 1).flatten(0, 1) for key in ("input_ids", "attention_mask"))
-    states = pool(model.hidden(ids, mask, int(layer)), mask, "last" if pooling == "last" else "mean")
-    contrast = info_nce(*states.chunk(2), case["temperature"], "src_to_tgt")
+    src, tgt = pool(model.hidden(ids, mask, int(layer)), mask, "last" if pooling == "last" else "mean").chunk(2)
+    contrast = info_nce(src, tgt, case["temperature"], "src_to_tgt")
     blocks = torch.tensor(case["instruction_input_ids"])
     batch = {
         "input_ids": blocks,

@@ -1,11 +1,12 @@
 import io
 import json
+import math
 
 import pytest
 import sentencepiece
 
 from alignment_train.config import SeedModel
-from alignment_train.seed import make, sentences, train_tokenizer
+from alignment_train.seed import make, sentences, train_tokenizer, unigram_loss
 from tests.models import bitext, tiny
 
 SETTINGS = SeedModel.model_validate({"vocab_size": 320, "hidden_size": 16, "layers": 2, "heads": 2, "context": 32})
@@ -52,3 +53,12 @@ def test_the_shape_is_what_the_recipe_says():
     config = json.loads(model.lm.config.to_json_string())
     assert (config["num_hidden_layers"], config["hidden_size"], config["max_position_embeddings"]) == (2, 16, 32)
     assert model.lm.get_output_embeddings().weight is model.lm.get_input_embeddings().weight
+
+
+def test_the_unigram_loss_is_the_cross_entropy_of_smoothed_counts():
+    tokenizer = tiny().tokenizer
+    (one,), (two,) = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("one", "two"))
+    total = 2 + 1 + 3 + len(tokenizer)  # two ones, one two, three ends, and one for each piece
+    wanted = -(math.log(2 / total) + math.log(4 / total)) / 2
+    assert one != two
+    assert unigram_loss(tokenizer, ["one", "one", "two"], ["two"]) == pytest.approx(wanted)

@@ -34,7 +34,11 @@ PARTS = {"bitext": bitext(120), "instructions": instructions(120), "segments": s
 
 
 def plan(steps: int = 12, **more) -> Plan:
-    objectives = [Contrastive(rows=16, layer=2), Instruction(rows=8, weight=1.5), LanguageModel(rows=8)]
+    objectives = [
+        Contrastive.model_validate({"rows": 16, "layer": 2}),
+        Instruction.model_validate({"rows": 8, "weight": 1.5}),
+        LanguageModel.model_validate({"rows": 8}),
+    ]
     settings = {
         "objectives": objectives, "steps": steps, "max_length": 32, "precision": "float32", "seed": 3,
         "optimiser": Optimiser.model_validate({"learning_rate": 3e-3}), "checkpoint_every": 4,
