@@ -73,7 +73,7 @@ def test_checks_state_their_severity() -> None:
     ]
     assert {spec.name for spec in checks} == {
         "schema_kept", "sides_not_empty", "duplicates_zero", "no_evaluation_overlap", "budget_kept",
-        "every_pair_present", "training_loss_fell", "recall_rose", "pivot_kept",
+        "every_pair_present", "base_is_a_model", "training_loss_fell", "recall_rose", "pivot_kept",
     }  # fmt: skip
     assert all(str(spec.description).startswith(("ERROR: ", "WARN: ")) for spec in checks)
 
