@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     """Exit code: 0, 1 where something failed (with one sentence), 130 where it was stopped."""
     parser = argparse.ArgumentParser(prog="python -m assets", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("home", help="make Dagster's folder with the settings of dagster.yaml")
+    commands.add_parser("home", help="make Dagster's folder with the settings of assets/dagster.yaml")
     for name, text in (("align", "run everything a recipe says"), ("ui", "open Dagster on what was run")):
         command = commands.add_parser(name, help=text)
         command.add_argument("recipe", nargs="?", help="a file, or the name of a built-in recipe; default: last used")
@@ -99,7 +99,7 @@ def _prepare_home() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     os.environ.update({"DAGSTER_HOME": str(folder), **{k: os.environ.get(k, v) for k, v in QUIET.items()}})
     if not (folder / "dagster.yaml").exists():
-        shutil.copyfile(ROOT / "dagster.yaml", folder / "dagster.yaml")
+        shutil.copyfile(ROOT / "assets" / "dagster.yaml", folder / "dagster.yaml")
 
 
 def _open_ui(host: str, port: str) -> None:
