@@ -34,9 +34,10 @@ def _run(command: str, recipe_path: str, root: str, device: str | None) -> None:
     from pipelines.store import Store
 
     recipe = read_recipe(recipe_path)
-    TrainConfig.of(recipe)
+    config = TrainConfig.of(recipe)
     store = Store.open(root, recipe.name)
-    store.require("align_model" if command == "eval" else "training_mix")  # before torch loads, which takes seconds
+    if command != "base" or config.base.seed:  # a named model needs no corpus
+        store.require("align_model" if command == "eval" else "training_mix")  # before torch loads, which takes seconds
 
     from alignment_train.evaluate import run as evaluate
     from alignment_train.report import dagster_pipes

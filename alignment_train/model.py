@@ -169,7 +169,15 @@ def choose_device(asked: str | None) -> torch.device:
         raise ValueError(
             "--device cuda: this machine has no usable GPU. Allowed: cpu, or a machine with one. Leave the flag out."
         )
-    return torch.device(asked)
+    device = torch.device(asked)
+    if device.index is not None and device.type == "cuda":
+        if device.index >= torch.cuda.device_count():
+            raise ValueError(
+                f"--device {asked}: this machine has {torch.cuda.device_count()} GPUs, counted from 0. Allowed: cuda:0 "
+                f"to cuda:{torch.cuda.device_count() - 1}. Name one of them."
+            )
+        torch.cuda.set_device(device)  # accelerate takes the current one
+    return device
 
 
 def choose_precision(asked: str, device: torch.device) -> str:

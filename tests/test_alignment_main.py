@@ -91,3 +91,15 @@ def test_a_mistake_in_the_train_section_is_named_with_its_place(tmp_path: Path):
     assert done.returncode == 1
     assert "train.steps: found -3" in done.stderr
     assert "train.objectives[0]: no objective 'contrastiv'. Did you mean 'contrastive'?" in done.stderr
+
+
+def test_a_named_base_model_needs_no_corpus(shards: Path, tmp_path: Path):
+    assert bare("base", TINY, "--store", shards, "--device", "cpu").returncode == 0
+    file = tmp_path / "named.yaml"
+    made = (shards / "base_model").as_posix()
+    file.write_text(f"extends: {TINY}\ntrain:\n  base: {{seed: null, model: {made}}}\n")
+    done = bare("base", file, "--store", tmp_path / "store", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    weights = [(root / "base_model" / "model.safetensors").read_bytes() for root in (shards, tmp_path / "store")]
+    assert weights[0] == weights[1]
+    assert Store(tmp_path / "store").require("base_model").numbers["base"] == f"local: {made}"
