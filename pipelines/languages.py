@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import langcodes
+from langcodes.data_dicts import LANGUAGE_ALPHA3_BIBLIOGRAPHIC
 from langcodes.tag_parser import LanguageTagError
 
 # ISO 639-3 macrolanguage -> the member that FLORES (and so we) mean by it.
@@ -16,11 +17,20 @@ MEMBER = {
 }  # fmt: skip
 MACRO = {member: macro for macro, member in MEMBER.items() if macro not in ("cmn", "fil")}
 
+# ISO 639-2's bibliographic codes -> those of ISO 639-3.
+BIBLIOGRAPHIC = {
+    written: langcodes.Language.get(short).to_alpha3() for short, written in LANGUAGE_ALPHA3_BIBLIOGRAPHIC.items()
+}
+
 # Scripts that CLDR's likely subtags, which langcodes uses, do not give as FLORES has them.
 SCRIPT = {
     "zho": "Hans", "kor": "Hang", "kmr": "Latn", "ckb": "Arab", "khk": "Cyrl", "uig": "Arab", "kas": "Arab",
     "knc": "Latn", "acm": "Arab", "acq": "Arab", "ajp": "Arab", "azb": "Arab", "crh": "Latn", "tzm": "Tfng",
+    "mey": "Arab",
 }  # fmt: skip
+
+# Scripts whose words do not stand apart. Tibetan parts syllables, by a mark that is no space.
+SPACELESS = frozenset({"Hani", "Hans", "Hant", "Hrkt", "Jpan", "Khmr", "Laoo", "Mymr", "Thai", "Tibt"})
 
 # One of our codes may be several of a server's; the first is the usual one.
 OPUS = {
@@ -31,12 +41,16 @@ OPUS = {
     "eng_Latn": ("en", "en_GB"),
 }  # fmt: skip
 
-# Labels of identifiers that are wider or older than our code: fastText lid.176 and HeLI (heliport).
+# Labels of identifiers that are wider or older than our code: fastText lid.176 and HeLI (heliport). The two-letter ones
+# of Croatian, Serbian and Bosnian, and of Indonesian and Malay, are lid.176's, which guesses among them (NTREX-128:
+# .72 of Malay is `id`). Northern Sotho is not to go by `sot`, though NTREX-128's nso does: that file is Southern Sotho.
 LABELS = {
-    "hrv": ("hbs", "sh"), "srp": ("hbs", "sh"), "bos": ("hbs", "sh"), "ind": ("msa", "id"), "zsm": ("msa", "ms"),
+    "hrv": ("hbs", "sh", "hr", "bs", "sr"), "srp": ("hbs", "sh", "hr", "bs", "sr"),
+    "bos": ("hbs", "sh", "hr", "bs", "sr"), "ind": ("msa", "id", "ms"), "zsm": ("msa", "id", "ms"),
     "zho": ("cmn", "zh"), "pes": ("pes", "fa"), "prs": ("pes", "fa", "prs"), "nob": ("nob", "nor", "no"),
     "tgl": ("tgl", "fil", "tl"), "yue": ("yue", "zh", "cmn"), "kmr": ("kmr", "ku"), "est": ("ekk", "et"),
     "als": ("als", "sqi", "sq"), "lvs": ("lvs", "lav", "lv"),
+    **dict.fromkeys(("acm", "acq", "aeb", "ajp", "apc", "ars", "ary", "arz", "mey"), ("ara", "ar")),  # spoken Arabic
 }  # fmt: skip
 
 
@@ -54,9 +68,11 @@ def parse(code: str) -> str:
         tag = langcodes.Language.get(written, normalize=False)
         known = bool(tag.language) and langcodes.Language.get(written).is_valid()  # normalised: eng-Latn is en-Latn
         alpha3 = tag.to_alpha3() if known else ""
+        if alpha3 == tag.language:  # three letters were given: `ger` is what ISO 639-2 also calls `deu`
+            alpha3 = BIBLIOGRAPHIC.get(alpha3, alpha3)
     except (LanguageTagError, LookupError, ValueError):
         known, alpha3 = False, ""
-    if not known or alpha3 in ("und", "mul", "zxx", "mis") or "qaa" <= alpha3 <= "qtz":
+    if not known or not alpha3.isalpha() or alpha3 in ("und", "mul", "zxx", "mis") or "qaa" <= alpha3 <= "qtz":
         raise ValueError(
             f"language '{code}': not a known language. Allowed: ISO 639 or BCP 47 codes such as en, deu, zh-Hant, "
             f"swh, eng_Latn. Look the code up in ISO 639-3."
@@ -80,6 +96,11 @@ def iso(code: str) -> str:
 def script(code: str) -> str:
     """`deu_Latn` -> `Latn`, ISO 15924."""
     return code.partition("_")[2]
+
+
+def spaceless(code: str) -> bool:
+    """Whether the language is written without spaces between words, so that a run of letters is no word."""
+    return script(code) in SPACELESS
 
 
 @cache

@@ -12,7 +12,7 @@ from pipelines.languages import Pair
         ("zh_TW", "zho_Hant"), ("zh_CN", "zho_Hans"), ("pt_BR", "por_Latn"), ("ar", "arb_Arab"), ("fa", "pes_Arab"),
         ("ms", "zsm_Latn"), ("sr", "srp_Cyrl"), ("sr-Latn", "srp_Latn"), ("ja", "jpn_Jpan"), ("ko", "kor_Hang"),
         ("hi", "hin_Deva"), ("my", "mya_Mymr"), ("th", "tha_Thai"), ("yue", "yue_Hant"), ("fil", "tgl_Latn"),
-        ("uz", "uzn_Latn"), ("az", "azj_Latn"), ("ku", "kmr_Latn"), ("EN", "eng_Latn"), (" de ", "deu_Latn"),
+        ("uz", "uzn_Latn"), ("az", "azj_Latn"), ("ku", "kmr_Latn"), ("ger", "deu_Latn"), ("chi", "zho_Hans"), ("EN", "eng_Latn"), (" de ", "deu_Latn"),
     ],
 )  # fmt: skip
 def test_what_people_write_becomes_our_code(written: str, code: str) -> None:
@@ -34,7 +34,7 @@ def test_a_bare_code_gets_the_script_that_flores_has() -> None:
     assert [languages.parse(code) for code in flores] == flores
 
 
-@pytest.mark.parametrize("code", ["xx", "english", "", "und", "mul", "qaa", "e", "zxx", "123"])
+@pytest.mark.parametrize("code", ["xx", "english", "", "und", "mul", "qaa", "e", "x-b", "zxx", "123"])
 def test_what_is_no_language_is_refused(code: str) -> None:
     with pytest.raises(ValueError, match=r"not a known language\. Allowed: ISO 639 or BCP 47 codes"):
         languages.parse(code)
@@ -96,3 +96,13 @@ def test_the_pivot_is_the_most_common_language_and_english_among_equals() -> Non
     assert languages.pivot([Pair.parse("en-de"), Pair.parse("de-fr"), Pair.parse("en-sw")]) == "eng_Latn"
     assert languages.pivot([Pair.parse("en-sw")]) == "eng_Latn"
     assert languages.pivot([Pair.parse("de-fr")]) == languages.pivot([Pair.parse("fr-de")])
+
+
+@pytest.mark.parametrize("code", ["zho_Hans", "yue_Hant", "jpn_Jpan", "tha_Thai", "lao_Laoo", "khm_Khmr", "mya_Mymr"])
+def test_scripts_without_spaces_are_known(code: str) -> None:
+    assert languages.spaceless(code)
+
+
+@pytest.mark.parametrize("code", ["eng_Latn", "kor_Hang", "amh_Ethi", "vie_Latn", "arb_Arab", "hin_Deva", "zho_Latn"])
+def test_scripts_with_spaces_are_not_taken_for_such_without(code: str) -> None:
+    assert not languages.spaceless(code)
