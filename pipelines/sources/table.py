@@ -1,0 +1,394 @@
+"""Tables: .tsv, .csv, .jsonl, the same in .gz or .zip, and .parquet -> BITEXT batches.
+
+Formats: https://www.rfc-editor.org/rfc/rfc4180 (CSV), https://jsonlines.org, https://parquet.apache.org/docs/file-format/
+"""
+
+import codecs
+import csv
+import io
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, BinaryIO, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field, field_validator
+
+from pipelines.languages import Pair, parse
+from pipelines.paths import open_binary
+from pipelines.sources._files import ROWS, Codes, Listed, Rows, reading, streams
+from pipelines.sources._xml import BLOCK, BOMS
+
+FORMATS = {".tsv": "tsv", ".tab": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+ROLES = ("src", "tgt", "src_lang", "tgt_lang")
+LONGEST_LINE = 4 << 20  # bytes of a row; Arrow holds several blocks of so many at a time
+SAMPLED = 100  # lines of a JSONL file in which every column has to occur
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}(?:\\u[dD][c-fC-F][0-9a-fA-F]{2})?")
+
+Path = tuple[str, ...]
+"""A column and the fields below it."""
+
+
+class Table(Listed):
+    """Rows of tables. `columns` says where the texts stand: {en: english, de: german}, for any number of languages, or
+    {src: ..., tgt: ..., src_lang: ..., tgt_lang: ...} where each row names its two languages.
+
+    A column is a name, a dotted path to a nested field (JSONL, Parquet), or a number from 1 (TSV, CSV). Empty and null
+    texts are rows with an empty side. Bytes that are no UTF-8 become U+FFFD; a BOM decides for UTF-16 and UTF-32.
+    """
+
+    citation: ClassVar[str] = "Y. Shafranovich. 2005. RFC 4180. https://www.rfc-editor.org/rfc/rfc4180"
+
+    columns: Annotated[dict[str, int | str], Field(min_length=2)]
+    format: Literal["tsv", "csv", "jsonl", "parquet"] | None = None
+    """By the end of each file's name where it is not given."""
+    header: bool | None = None
+    """TSV, CSV: whether the first line names the columns; by default where `columns` are names, not numbers."""
+    delimiter: Annotated[str | None, Field(min_length=1, max_length=1)] = None
+    """TSV, CSV: one character; a tab, a comma by default."""
+    quoted: bool | None = None
+    """TSV, CSV: whether quotation marks enclose values; by default in CSV only."""
+
+    @field_validator("columns")
+    @classmethod
+    def _languages_or_roles(cls, columns: dict[str, int | str]) -> dict[str, int | str]:
+        if any(isinstance(column, int) and column < 1 for column in columns.values()):
+            raise ValueError(f"found {columns}. Allowed: numbers from 1. Count the first column as 1.")
+        if len({isinstance(column, int) for column in columns.values()}) > 1:
+            raise ValueError(f"found {columns}. Allowed: names alone or numbers alone. Choose one.")
+        if not {"src", "tgt"} & set(columns):
+            out = {parse(code): column for code, column in columns.items()}
+            if len(out) < len(columns):
+                raise ValueError(f"found {', '.join(columns)}. Allowed: each language once. Remove one.")
+            return out
+        if set(columns) != set(ROLES):
+            raise ValueError(
+                f"found {', '.join(columns)}. Allowed: languages, such as {{en: english, de: german}}, or all of "
+                f"{', '.join(ROLES)}, where columns say each row's languages. Name languages."
+            )
+        return columns
+
+    @property
+    def _by_row(self) -> bool:
+        return "src_lang" in self.columns
+
+    def check(self, pairs: list[Pair]) -> None:
+        if not self._by_row and not any(set(pair) <= set(self.columns) for pair in pairs):
+            raise ValueError(
+                f"source 'table', columns: found {', '.join(self.columns)}. Needed: both languages of one of "
+                f"{', '.join(map(str, pairs))}. Add a column or a pair."
+            )
+
+    def found(self, pair: Pair) -> list[str]:
+        return super().found(pair) if self._by_row or set(pair) <= set(self.columns) else []
+
+    def read(self, pair: Pair, codes: Codes) -> Iterator[Rows]:
+        for path in self.found(pair):
+            columns = [self.columns[key] for key in (ROLES if self._by_row else pair)]
+            for texts in self._tables(path, columns):
+                yield _of_pair(texts, pair, codes) if self._by_row else (texts[0], texts[1])
+
+    def _tables(self, path: str, columns: list[int | str]) -> Iterator[list[pa.Array]]:
+        """`columns` of the file, as text, some rows at a time."""
+        if (self.format or _format(path)) == "parquet":
+            with open_binary(path) as file:
+                yield from _parquet(file, path, columns)
+            return
+        endings = tuple(f"{end}{packed}" for end in FORMATS if end != ".parquet" for packed in ("", ".gz"))
+        for where, stream in streams(path, ("",) if self.format else endings):
+            with reading(where):
+                kind = self.format or _format(where.removesuffix("'"))
+                if kind == "jsonl":
+                    yield from _jsonl(stream, where, columns)
+                elif kind in ("tsv", "csv"):
+                    yield from self._separated(stream, where, columns, kind)
+                else:
+                    raise ValueError(
+                        f"{where}: found a name of no known format. Allowed: {', '.join(FORMATS)}, but for .parquet "
+                        f"with .gz, or a .zip of these. Rename it or set `format`."
+                    )
+
+    def _separated(self, stream: BinaryIO, where: str, columns: list[int | str], kind: str) -> Iterator[list[pa.Array]]:
+        from pyarrow import csv as arrow_csv
+
+        numbered = isinstance(columns[0], int)
+        header = not numbered if self.header is None else self.header
+        quoted = kind == "csv" if self.quoted is None else self.quoted
+        blocks = _utf8(stream)
+        head = next(blocks, b"").lstrip(b"\r\n")
+        if not head:
+            return
+        shape = arrow_csv.ParseOptions(
+            delimiter=self.delimiter or ("," if kind == "csv" else "\t"),
+            quote_char='"' if quoted else False,
+            newlines_in_values=quoted,
+        )
+        read = arrow_csv.ReadOptions(
+            use_threads=False,  # the same batches each time, and rows have numbers in messages
+            block_size=LONGEST_LINE,
+            autogenerate_column_names=numbered,
+            skip_rows=int(numbered and header),
+        )
+        names = _first_row(head, shape, where)
+        if numbered:
+            names = [f"f{at}" for at in range(len(names))]
+        wanted = [f"f{column - 1}" if isinstance(column, int) else column for column in columns]
+        if missing := [column for column, name in zip(columns, wanted, strict=True) if names.count(name) != 1]:
+            have = f"1 to {len(names)}" if numbered else _listed(names)
+            raise ValueError(
+                f"{where}, line 1: no column, or more than one, {_listed(missing)}. Found: {have}. Correct `columns`, "
+                f"`header` or `delimiter`."
+            )
+        take = arrow_csv.ConvertOptions(
+            include_columns=list(dict.fromkeys(wanted)),
+            column_types=dict.fromkeys(wanted, pa.string()),
+            strings_can_be_null=False,
+        )
+        try:
+            with arrow_csv.open_csv(_File(itertools.chain([head], blocks)), read, shape, take) as reader:
+                for batch in reader:
+                    yield [batch[name] for name in wanted]
+        except pa.ArrowInvalid as error:
+            raise _bad_table(where, error) from None
+
+
+def _first_row(head: bytes, shape: Any, where: str) -> list[str]:
+    quoting = csv.QUOTE_MINIMAL if shape.quote_char else csv.QUOTE_NONE
+    lines = io.StringIO(head.decode("utf-8", "replace"), newline="")
+    try:
+        return next(csv.reader(lines, delimiter=shape.delimiter, quoting=quoting))
+    except csv.Error as error:
+        raise _bad_table(where, error) from None
+
+
+def _format(name: str) -> str:
+    """The format that a file's name ends in, .gz apart; "" where it is none we know."""
+    plain = name.lower().removesuffix(".gz")
+    return FORMATS.get("." + plain.rpartition(".")[2], "")
+
+
+def _of_pair(columns: list[pa.Array], pair: Pair, codes: Codes) -> tuple[pa.Array, pa.Array]:
+    """The rows whose languages are those of the pair, in either order."""
+    src, tgt, src_lang, tgt_lang = columns
+    named = {code: codes(code) for side in (src_lang, tgt_lang) for code in pc.unique(side).to_pylist() if code}
+
+    def is_in(column: pa.Array, lang: str) -> pa.Array:
+        return pc.is_in(
+            column, value_set=pa.array([code for code, found in named.items() if found == lang], pa.string())
+        )
+
+    swapped = pc.and_(is_in(src_lang, pair.tgt), is_in(tgt_lang, pair.src))
+    kept = pc.or_(swapped, pc.and_(is_in(src_lang, pair.src), is_in(tgt_lang, pair.tgt)))
+    sides = pc.if_else(swapped, tgt, src), pc.if_else(swapped, src, tgt)
+    return sides[0].filter(kept), sides[1].filter(kept)
+
+
+def _listed(names: Iterable[Any]) -> str:
+    some = [str(name) for name in itertools.islice(names, 31)]
+    return ", ".join(some[:30]) + (" ..." if len(some) > 30 else "") or "nothing"
+
+
+def _bad_table(where: str, error: Exception) -> ValueError:
+    text = str(error)[:300]
+    if "straddl" in text:
+        text = f"a row of more than {LONGEST_LINE:,} bytes, or a quotation mark that is not closed"
+    return ValueError(
+        f"{where}: {text} (rows are counted from 1, the header among them, empty lines not). Allowed: as many columns "
+        f"in each row. Correct the file, `delimiter` or `quoted`."
+    )
+
+
+def _utf8(stream: BinaryIO) -> Iterator[bytes]:
+    """The bytes of `stream` in UTF-8, whatever they were, in blocks of whole lines."""
+    block = stream.read(BLOCK)
+    bom, encoding = next(((bom, name) for bom, name in BOMS if block.startswith(bom)), (b"", "utf-8"))
+    decoder = None if encoding == "utf-8" else codecs.getincrementaldecoder(encoding)("replace")
+    block, rest = block.removeprefix(bom), b""
+    while block:
+        data = rest + (decoder.decode(block).encode("utf-8", "replace") if decoder else block)
+        cut = data.rfind(b"\n") + 1
+        if len(data) - cut > LONGEST_LINE:
+            raise ValueError(f"found a line of more than {LONGEST_LINE:,} bytes. Allowed: shorter ones. Remove it.")
+        if cut:
+            yield _sound(data[:cut])
+        rest, block = data[cut:], stream.read(BLOCK)
+    if rest := rest + (decoder.decode(b"", True).encode("utf-8", "replace") if decoder else b""):
+        yield _sound(rest) + b"\n"
+
+
+def _sound(data: bytes) -> bytes:
+    """`data` with U+FFFD for what is no UTF-8. Arrow's test is several times as fast as decoding."""
+    if data.isascii():
+        return data
+    try:
+        span = pa.py_buffer(np.array([0, len(data)], np.int32))
+        pa.Array.from_buffers(pa.string(), 1, [None, span, pa.py_buffer(data)]).validate(full=True)
+    except pa.ArrowInvalid:
+        return data.decode("utf-8", "replace").encode()
+    return data
+
+
+class _File(io.RawIOBase):
+    """Blocks of bytes as a file."""
+
+    def __init__(self, blocks: Iterator[bytes]):
+        self._blocks, self._rest = blocks, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        parts, have = [self._rest], len(self._rest)
+        while have < size and (block := next(self._blocks, b"")):
+            parts.append(block)
+            have += len(block)
+        whole = b"".join(parts)
+        self._rest = whole[size:]
+        return whole[:size]
+
+
+def _jsonl(stream: BinaryIO, where: str, columns: list[int | str]) -> Iterator[list[pa.Array]]:
+    from pyarrow import json as arrow_json
+
+    if isinstance(columns[0], int):
+        raise ValueError(f"{where}: found `columns` with numbers. Allowed: names, in JSONL. Name the columns.")
+    blocks, line = _utf8(stream), 1
+    paths: list[Path] = []
+    for block in blocks:
+        if b"\\ud" in block or b"\\uD" in block:
+            block = SURROGATE.sub(_paired, block)
+        if block.strip():
+            paths = paths or _json_paths(block, where, columns)
+            schema = _schema(paths, where)
+            try:
+                table = arrow_json.read_json(
+                    io.BytesIO(block),
+                    arrow_json.ReadOptions(use_threads=False, block_size=max(len(block), BLOCK)),
+                    arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
+                ).combine_chunks()
+            except pa.ArrowInvalid as error:
+                raise _bad_json(where, line, block, paths, error) from None
+            yield [_text(_field(table, path), where, path) for path in paths]
+        line += block.count(b"\n")
+
+
+def _paired(found: re.Match[bytes]) -> bytes:
+    """A surrogate escape that stands alone as U+FFFD; two that are one character, and text that only looks so, stay."""
+    before = found.string[max(0, found.start() - 64) : found.start()]
+    escaped = (len(before) - len(before.rstrip(b"\\"))) % 2
+    whole = len(found[0]) == 12 and found[0][3:4] in b"89abAB"
+    return found[0] if escaped or whole else b"\\ufffd" * (len(found[0]) // 6)
+
+
+def _json_paths(block: bytes, where: str, columns: list[Any]) -> list[Path]:
+    """The place of each column, sought in the first lines."""
+    if block.lstrip()[:1] == b"[":
+        raise ValueError(f"{where}: found a JSON array. Allowed: one object a line. Rewrite it with jq -c '.[]'.")
+    known: dict[Path, None] = {}
+    for row in block.splitlines()[:SAMPLED]:
+        try:
+            known |= dict.fromkeys(_keys(json.loads(row), ()))
+        except (ValueError, RecursionError):
+            continue  # told of with its line by the reader
+    return [_path(column, known, where) for column in columns]
+
+
+def _keys(value: Any, above: Path) -> Iterator[Path]:
+    for key, inner in value.items() if isinstance(value, dict) else ():
+        yield (*above, key)
+        yield from _keys(inner, (*above, key))
+
+
+def _path(column: str, known: Iterable[Path], where: str) -> Path:
+    """A name with dots is a column of that name where there is one, else a way down."""
+    for path in ((column,), tuple(column.split("."))):
+        if path in known:
+            return path
+    raise ValueError(
+        f"{where}: no column '{column}'. Found: {_listed('.'.join(path) for path in known)}. Correct `columns`."
+    )
+
+
+def _schema(paths: list[Path], where: str) -> pa.Schema:
+    tree: dict[str, Any] = {}
+    for path in paths:
+        here = tree
+        for name in path[:-1]:
+            here = here.setdefault(name, {})
+        if here.setdefault(path[-1], None) is not None:
+            raise ValueError(f"{where}: column '{'.'.join(path)}' holds fields, no text. Name one of them.")
+
+    def kind(below: dict[str, Any] | None) -> pa.DataType:
+        return pa.string() if below is None else pa.struct([(name, kind(inner)) for name, inner in below.items()])
+
+    return pa.schema([(name, kind(below)) for name, below in tree.items()])
+
+
+def _bad_json(where: str, line: int, block: bytes, paths: list[Path], error: Exception) -> ValueError:
+    """The error with the line of the file; Arrow counts rows within what it was given."""
+    found = str(error)
+    for at, row in enumerate(block.split(b"\n"), line):
+        try:
+            value = json.loads(row) if row.strip() else {}
+        except (ValueError, RecursionError) as bad:
+            return ValueError(f"{where}, line {at:,}: no JSON: {bad}. Needed: one object a line. Correct the line.")
+        for path in [(), *(whole[:depth] for whole in paths for depth in range(1, len(whole) + 1))]:
+            inner = value
+            for name in path:
+                inner = inner.get(name) if isinstance(inner, dict) else None
+            wanted = str if path in paths else dict
+            if inner is not None and not isinstance(inner, wanted):
+                place = f"column '{'.'.join(path)}'" if path else "the row"
+                found = f"{place} holds {type(inner).__name__}"
+                return ValueError(
+                    f"{where}, line {at:,}: {found}. Allowed: {'text' if wanted is str else 'an object'} or null. "
+                    f"Correct the line or `columns`."
+                )
+    return ValueError(f"{where}, from line {line:,}: {found}. Needed: one JSON object a line. Correct the file.")
+
+
+def _field(table: pa.Table | pa.RecordBatch, path: Path) -> pa.Array:
+    column = table[path[0]]
+    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return pc.struct_field(column, list(path[1:])) if path[1:] else column
+
+
+def _text(column: pa.Array, where: str, path: Path) -> pa.Array:
+    """`column` as text that is sound UTF-8, which files may claim and not keep."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not any(is_text(kind) for is_text in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)):
+        raise ValueError(
+            f"{where}: column '{'.'.join(path)}' has type {kind}. Allowed: text. Name another in `columns`."
+        )
+    column = column.cast(pa.string())
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:  # rare enough to go row by row
+        raw = column.cast(pa.binary()).to_pylist()
+        return pa.array([None if text is None else text.decode("utf-8", "replace") for text in raw], pa.string())
+    return column
+
+
+def _parquet(file: BinaryIO, where: str, columns: list[int | str]) -> Iterator[list[pa.Array]]:
+    from pyarrow import parquet
+
+    if isinstance(columns[0], int):
+        raise ValueError(f"{where}: found `columns` with numbers. Allowed: names, in Parquet. Name the columns.")
+    try:
+        table = parquet.ParquetFile(file)
+        known = dict.fromkeys(_fields(table.schema_arrow, ()))
+        paths = [_path(str(column), known, where) for column in columns]
+        for batch in table.iter_batches(ROWS, columns=[".".join(path) for path in paths], use_threads=False):
+            yield [_text(_field(batch, path), where, path) for path in paths]
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{where}: not a sound Parquet file: {error}. Needed: a whole one. Make it again.") from None
+
+
+def _fields(within: Any, above: Path) -> Iterator[Path]:
+    for field in within:
+        yield (*above, field.name)
+        if pa.types.is_struct(field.type):
+            yield from _fields(field.type, (*above, field.name))
