@@ -1,67 +1,179 @@
-"""Stage: raw_bitext -> clean_bitext. Rows every filter keeps, with their scores, and the rejected with the reason."""
+"""Stage: raw_bitext -> clean_bitext. Rows every filter keeps, with their scores, and the rejected with the reason.
 
+Every row gets every score, and the scores of all rows are kept beside the result (part `scores`): a bound moves, or a
+filter is added or left out, without scoring again what the others have scored.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines import filters
 from pipelines.config import Recipe
+from pipelines.engine import mapped
+from pipelines.filters import RANGE, Filter, ends
 from pipelines.languages import Pair
-from pipelines.ledger import REJECTED, Ledger, Samples, empty, rebatch, rejected
+from pipelines.ledger import KEPT, REJECTED, Ledger, Samples, empty, rebatch, rejected
+from pipelines.normalise import normalised
 from pipelines.progress import Tell, silent
 from pipelines.schema import BITEXT, check
 from pipelines.store import Manifest, Store, fingerprint, sha256
 
+NORMALISE = "normalise"
+CHANGED = "changed"
+"""Column of a scored batch: whether normalising changed either side."""
+
 
 def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manifest:
-    """Pass the pair's raw rows through the recipe's filters in order.
+    """Normalise the pair's raw rows and judge them by the recipe's filters, in order.
 
-    A filter sees only what those before it kept, so cheap ones belong first. A row is rejected by the first filter
-    that drops it, with that filter's score; a kept row carries `score_<filter>` of every filter.
+    A row is rejected by the first filter that drops it, with that filter's score; a kept row carries `score_<filter>`
+    of every filter.
     """
     upstream = store.require("raw_bitext", pair)
-    chain = recipe.corpus.filters
-    print_ = fingerprint(
-        __name__,
-        {"filter base": sha256(Path(filters.__file__))},  # not the package's hash, which holds filters not used
-        {"raw_bitext": upstream.fingerprint},
-        plugins=chain,
-        modules=("pipelines.ledger",),
-    )
+    chain: list[Filter] = recipe.corpus.filters
+    base = {"filter base": sha256(Path(filters.__file__))}  # not the package's hash, which holds filters not used
+    inputs = {"raw_bitext": upstream.fingerprint}
+    own = ("pipelines.ledger", "pipelines.normalise")
+    print_ = fingerprint(__name__, base, inputs, plugins=chain, modules=own)
     if done := store.unchanged("clean_bitext", pair, print_):
         return done
+    scored = {
+        f"score/{item.name}": fingerprint(own[1], base, inputs, plugins=[item.unbounded()], modules=own)
+        for item in chain
+    }
     notes = [sentence for item in chain for sentence in item.notes([pair])]
-    loaded = [item.open() for item in chain]
     names = [item.name for item in chain]
-    schema = pa.schema([*BITEXT, *(pa.field(f"score_{name}", pa.float64()) for name in names)])
-    ledger, samples = Ledger(names), Samples()
+    before = store.manifest("clean_bitext", pair)
+    known = [
+        item for item in chain
+        if before and before.inputs.get(f"score/{item.name}") == scored[f"score/{item.name}"]
+    ]  # fmt: skip
+    ledger, samples = Ledger([NORMALISE, *names]), Samples()
     total, seen, kept = upstream.rows["data"], 0, 0
     with store.writing("clean_bitext", pair) as out:
-        out.write(empty(schema))
         out.write(empty(REJECTED), "rejected")
-        for batch in rebatch(store.batches("raw_bitext", pair)):
-            rows = check(batch, BITEXT, f"raw_bitext of {pair}").select(BITEXT.names)
-            for item, handle in zip(chain, loaded, strict=True):
-                scores = pc.cast(item.score(rows, handle), pa.float64())
-                verdict = item.keep(scores)
-                dropped = rejected(rows, item.name, scores).filter(pc.invert(verdict))
-                ledger.count(item.name, rows, dropped)
+        fitted = {}
+        for item in (item for item in chain if item.fits):
+            folder = out.path / "fit" / item.name
+            if item in known:
+                shutil.copytree(store.fetched("clean_bitext", pair, f"fit/{item.name}") / "fit" / item.name, folder)
+                continue
+            tell(0, 0, f"{item.name} learns")
+            folder.mkdir(parents=True)
+            item.fit((_normalised(batch)[0] for batch in _raw(store, pair)), folder)
+            fitted[item.name] = item.reopen(folder)
+        work = Scorer([item for item in chain if item not in known], fitted)
+        if recipe.corpus.engine == "local":
+            work.open()  # once, not in each thread
+        batches = mapped(work, _with_known(store, pair, known), recipe.corpus.engine)
+        for place, batch in enumerate(batches):
+            rows = batch.select(BITEXT.names)
+            scores = {item.name: batch[f"score_{item.name}"] for item in chain}
+            if place == 0:
+                schema = pa.schema([*BITEXT, *(pa.field(f"score_{name}", scores[name].type) for name in names)])
+                out.write(empty(schema))
+            if chain:
+                out.write(pa.record_batch(list(scores.values()), names=names), "scores")
+            changed = rows.filter(batch[CHANGED])
+            ledger.count(NORMALISE, rows, changed.slice(0, 0), changed)
+            samples.see(NORMALISE, changed)
+            here = np.ones(rows.num_rows, bool)
+            for item in chain:
+                verdict = item.keep(scores[item.name], pair, rows["corpus"]).to_numpy(zero_copy_only=False)
+                gone = pa.array(here & ~verdict)
+                dropped = rejected(rows.filter(gone), item.name, _decisive(item, pair, rows, scores[item.name], gone))
+                ledger.count(item.name, rows.select(["corpus"]).filter(pa.array(here)), dropped)
                 samples.see(item.name, dropped)
                 out.write(dropped, "rejected")
-                rows = rows.append_column(f"score_{item.name}", scores).filter(verdict)
-            samples.see("kept", rows)
-            out.write(rows.cast(schema))
+                here &= verdict
+            for name in names:
+                rows = rows.append_column(f"score_{name}", scores[name])
+            rows = rows.filter(pa.array(here))
+            samples.see(KEPT, rows)
+            out.write(rows)
             seen, kept = seen + batch.num_rows, kept + rows.num_rows
             tell(seen, total, f"{kept:,} of {seen:,} rows kept")
         if not kept and not recipe.corpus.allow_empty:
             raise ValueError(ledger.none_left(f"clean_bitext of {pair}", total))
+        out.write(samples.batch(), "samples")
         return out.commit(
             print_,
             recipe.resolved(),
-            inputs={"raw_bitext": upstream.fingerprint},
+            inputs={**inputs, **scored},
             ledger=ledger.rows(),
             numbers={"rows_in": total, "rows_out": kept, "notes": notes},
-            samples={"kept": samples.of("kept"), "dropped": samples.of(*names)},
+            samples={"kept": samples.of(KEPT), "dropped": samples.of(*names)},
             corpora=upstream.corpora,
         )
+
+
+class Scorer:
+    """A function of one batch: BITEXT as it came, in; normalised, with CHANGED and a score per filter, out.
+
+    It goes to other processes without what its filters have opened, but with what they have learnt.
+    """
+
+    def __init__(self, chain: Sequence[Filter], fitted: dict[str, Any]):
+        self._chain, self._fitted = chain, fitted
+        self._opened: dict[str, Any] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+    def open(self) -> dict[str, Any]:
+        """What the filters need to score, by name."""
+        if self._opened is None:
+            self._opened = {item.name: item.open() for item in self._chain if not item.fits} | self._fitted
+        return self._opened
+
+    def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        opened = self.open()
+        rows, changed = _normalised(batch.select(BITEXT.names))
+        out = batch.set_column(0, BITEXT.field("src"), rows["src"]).set_column(1, BITEXT.field("tgt"), rows["tgt"])
+        for item in self._chain:
+            scores = item.score(rows, opened[item.name])
+            out = out.append_column(
+                f"score_{item.name}", scores if scores.type == RANGE else pc.cast(scores, pa.float64())
+            )
+        return out.append_column(CHANGED, changed)
+
+
+def _raw(store: Store, pair: Pair) -> Iterator[pa.RecordBatch]:
+    for batch in rebatch(store.batches("raw_bitext", pair)):
+        yield check(batch, BITEXT, f"raw_bitext of {pair}").select(BITEXT.names)
+
+
+def _with_known(store: Store, pair: Pair, known: Sequence[Filter]) -> Iterator[pa.RecordBatch]:
+    """The raw batches, with the scores that an earlier run has left of them."""
+    if not known:
+        yield from _raw(store, pair)
+        return
+    for rows, scores in zip(_raw(store, pair), rebatch(store.batches("clean_bitext", pair, "scores")), strict=True):
+        for item in known:
+            rows = rows.append_column(f"score_{item.name}", scores[item.name])
+        yield rows
+
+
+def _normalised(rows: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.Array]:
+    """The rows with both sides normalised, and whether that changed either."""
+    src, tgt = normalised(rows["src"]), normalised(rows["tgt"])
+    changed = pc.or_(pc.not_equal(src, rows["src"]), pc.not_equal(tgt, rows["tgt"]))
+    return rows.set_column(0, BITEXT.field("src"), src).set_column(1, BITEXT.field("tgt"), tgt), changed
+
+
+def _decisive(item: Filter, pair: Pair, rows: pa.RecordBatch, scores: pa.Array, gone: pa.Array) -> pa.Array:
+    """One number for each row that is `gone`: of a RANGE the end out of bounds, the lower one where both are."""
+    scores = scores.filter(gone)
+    if scores.type != RANGE:
+        return scores
+    low, high = ends(scores)
+    corpora = rows["corpus"].filter(gone).dictionary_encode()
+    least = [item.bounds(pair, corpus).min for corpus in corpora.dictionary.to_pylist()]
+    below = pc.less(low, pa.array(least, pa.float64()).take(corpora.indices))
+    return pc.if_else(pc.fill_null(below, False), low, high)

@@ -1,4 +1,4 @@
-"""What a stage that drops rows says of them: a ledger per step and corpus, and a few rows to look at."""
+"""What a stage that changes or drops rows says of them: a ledger per step and corpus, and a few rows to look at."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -54,17 +54,22 @@ def rejected(rows: pa.RecordBatch, reason: str, scores: pa.Array | None = None) 
 
 
 class Ledger:
-    """Counts rows in and rows dropped per step and corpus, in the order they are first met."""
+    """Counts rows in, changed and dropped per step and corpus, in the order they are first met."""
 
     def __init__(self, steps: Iterable[str]):
         self._steps = list(steps)
         self._corpora: dict[str, None] = {}
         self._into: dict[tuple[str, str], int] = {}
         self._dropped: dict[tuple[str, str], int] = {}
+        self._changed: dict[tuple[str, str], int] = {}
 
-    def count(self, step: str, rows: pa.RecordBatch, dropped: pa.RecordBatch) -> None:
-        """Note that `rows` reached `step` and that `dropped`, some of them, went no further."""
-        for batch, counts in ((rows, self._into), (dropped, self._dropped)):
+    def count(
+        self, step: str, rows: pa.RecordBatch, dropped: pa.RecordBatch, changed: pa.RecordBatch | None = None
+    ) -> None:
+        """Note that `rows` reached `step`, that `dropped`, some of them, went no further and that it `changed` some."""
+        for batch, counts in ((rows, self._into), (dropped, self._dropped), (changed, self._changed)):
+            if batch is None or not batch.num_rows:
+                continue
             for item in pc.value_counts(batch["corpus"]).to_pylist():
                 self._corpora.setdefault(item["values"])
                 key = (step, item["values"])
@@ -75,8 +80,14 @@ class Ledger:
         out = []
         for step in self._steps:
             for corpus in self._corpora:
-                into, dropped = self._into.get((step, corpus), 0), self._dropped.get((step, corpus), 0)
-                out.append(LedgerRow(step=step, corpus=corpus, into=into, dropped=dropped, kept=into - dropped))
+                into, dropped, changed = (
+                    counts.get((step, corpus), 0) for counts in (self._into, self._dropped, self._changed)
+                )
+                out.append(
+                    LedgerRow(
+                        step=step, corpus=corpus, into=into, dropped=dropped, kept=into - dropped, changed=changed
+                    )
+                )
         return out
 
     def none_left(self, dataset: str, total: int) -> str:
@@ -89,33 +100,64 @@ class Ledger:
         )
 
 
+SAMPLE = pa.schema(
+    [
+        *(pa.field(name, pa.string(), nullable=False) for name in ("step", "corpus", "src", "tgt")),
+        pa.field("score", pa.float64()),
+    ]
+)
+"""A row to look at: one that `step` dropped or changed, or that was kept in the end where `step` is KEPT."""
+KEPT = "kept"
+
+
 class Samples:
-    """A few rows of each kind, drawn evenly over all that pass; the same rows at every run."""
+    """A few rows of each step and corpus, drawn evenly over all that pass; the same rows at every run."""
 
     def __init__(self, size: int = SAMPLE_ROWS):
         self._size = size
         self._rng = np.random.default_rng(0)  # for people to look at: not part of what the recipe's seed decides
-        self._held: dict[str, list[tuple[float, dict[str, Any]]]] = {}
+        self._held: dict[tuple[str, str], list[tuple[float, dict[str, Any]]]] = {}
 
-    def see(self, kind: str, batch: pa.RecordBatch) -> None:
-        """Let the rows of `batch` take part in the draw for `kind`."""
+    def see(self, step: str, batch: pa.RecordBatch) -> None:
+        """Let the rows of `batch` take part in the draw for `step`."""
+        if not batch.num_rows:
+            return
         draw = self._rng.random(batch.num_rows)
-        held = self._held.setdefault(kind, [])
-        for index in np.argsort(draw)[: self._size]:
-            shown = [name for name in ("src", "tgt", "reason", "score") if name in batch.schema.names]
-            held.append((float(draw[index]), {name: _short(batch[name][int(index)].as_py()) for name in shown}))
-        held.sort(key=lambda item: item[0])
-        del held[self._size :]
+        shown = [name for name in ("src", "tgt", "reason", "score") if name in batch.schema.names]
+        for corpus in pc.unique(batch["corpus"]).to_pylist() if "corpus" in batch.schema.names else [""]:
+            held = self._held.setdefault((step, corpus), [])
+            worst = held[-1][0] if len(held) == self._size else 1.0
+            here = draw < worst
+            if corpus:
+                here &= pc.equal(batch["corpus"], corpus).to_numpy(zero_copy_only=False)
+            places = np.flatnonzero(here)
+            for index in places[np.argsort(draw[places])[: self._size]]:
+                held.append((float(draw[index]), {name: _short(batch[name][int(index)].as_py()) for name in shown}))
+            held.sort(key=lambda item: item[0])
+            del held[self._size :]
 
-    def of(self, *kinds: str) -> list[dict[str, Any]]:
-        """`size` rows of the kinds, each kind with as equal a part as its rows allow."""
-        drawn = [[row for _, row in self._held.get(kind, [])] for kind in kinds]
+    def of(self, *steps: str) -> list[dict[str, Any]]:
+        """`size` rows of the steps, whatever their corpus, each step with as equal a part as its rows allow."""
+        drawn = [
+            [row for _, row in sorted((item for (own, _), held in self._held.items() if own == step for item in held),
+                                      key=lambda item: item[0])]
+            for step in steps
+        ]  # fmt: skip
         out: list[list[dict[str, Any]]] = [[] for _ in drawn]
         for turn in range(self._size):
             for place, rows in enumerate(drawn):
-                if turn < len(rows) and sum(map(len, out)) < max(self._size, len(kinds)):
+                if turn < len(rows) and sum(map(len, out)) < max(self._size, len(steps)):
                     out[place].append(rows[turn])
         return [row for rows in out for row in rows]
+
+    def batch(self) -> pa.RecordBatch:
+        """All that is held, `size` rows a step and corpus at most, as SAMPLE."""
+        rows = [
+            {"step": step, "corpus": corpus, "score": None, **{n: row[n] for n in ("src", "tgt", "score") if n in row}}
+            for (step, corpus), held in self._held.items()
+            for _, row in held
+        ]
+        return pa.RecordBatch.from_pylist(rows, schema=SAMPLE)
 
 
 def _short(value: Any) -> Any:

@@ -5,34 +5,35 @@ from pipelines.registry import build
 from pipelines.schema import bitext_batch
 
 TABLE = [  # src, tgt, score, kept under {min: 3, max: 10}
-    ("Haus", "house", 5, True),
-    ("Ei", "an egg", 2, False),
-    ("Donaudampfschiff", "ship", 16, False),
-    ("Ei", "Donaudampfschiff", 2, False),
-    ("  Haus \t", "\u3000house ", 5, True),
-    ("بيت", "house", 5, True),
-    ("بَيْتٌ كَبِيرٌ", "a big house", 14, False),
-    ("บ้าน", "house", 5, True),
-    ("กี่", "how many", 8, True),
-    ("房", "house", 1, False),
-    ("三角房", "abc", 3, True),
-    ("", "house", 0, False),
-    ("", "", 0, False),
-    (" ", "\n", 0, False),
+    ("Haus", "house", (4, 5), True),
+    ("Ei", "an egg", (2, 6), False),
+    ("Donaudampfschiff", "ship", (4, 16), False),
+    ("Ei", "Donaudampfschiff", (2, 16), False),
+    ("  Haus \t", "\u3000house ", (4, 5), True),
+    ("بيت", "house", (3, 5), True),
+    ("بَيْتٌ كَبِيرٌ", "a big house", (11, 14), False),
+    ("บ้าน", "house", (4, 5), True),
+    ("กี่", "how many", (3, 8), True),
+    ("房", "house", (1, 5), False),
+    ("三角房", "abc", (3, 3), True),
+    ("", "house", (0, 5), False),
+    ("", "", (0, 0), False),
+    (" ", "\n", (0, 0), False),
 ]
 
 
 @pytest.mark.parametrize(("src", "tgt", "score", "kept"), TABLE)
-def test_score_is_the_side_that_breaks_a_bound(src: str, tgt: str, score: float, kept: bool) -> None:
+def test_both_sides_must_lie_within_the_bounds(src: str, tgt: str, score: tuple[int, int], kept: bool) -> None:
     item = CharLength(min=3, max=10)
     scores = item.score(bitext_batch([src, tgt], [tgt, src], "deu_Latn", "eng_Latn", "t/v1"))
-    assert scores.to_pylist() == [score, score]
+    assert scores.to_pylist() == [dict(zip(("low", "high"), score, strict=True))] * 2
     assert item.keep(scores).to_pylist() == [kept, kept]
 
 
 def test_a_bound_may_be_left_out() -> None:
     batch = bitext_batch(["", "a" * 2000], ["a", "a"], "deu_Latn", "eng_Latn", "t/v1")
     for item, kept in ((CharLength(min=None), [True, False]), (CharLength(max=None), [False, False])):
+        assert item.score(batch).equals(CharLength().score(batch))  # bounds do not decide scores
         assert item.keep(item.score(batch)).to_pylist() == kept
 
 

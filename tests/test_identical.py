@@ -6,7 +6,7 @@ from pipelines.schema import bitext_batch
 TABLE = [  # src, tgt, score, verdict of the default
     ("Das ist ein Haus.", "Das ist ein Haus.", 1.0, False),
     ("OpenStreetMap 2024", "openstreetmap, 2025!", 1.0, False),
-    ("abcdefghij", "abcdefghix", 0.9, False),
+    ("abcdefghij", "abcdefghix", 0.9, True),
     ("Das ist ein großes Haus.", "This is a big house.", 0.47, True),
     ("ab", "cd", 0.0, True),
     ("هذا بيت كبير", "هذا بيتٌ كبير؟", 0.95, False),

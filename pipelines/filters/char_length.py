@@ -3,14 +3,13 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.filters import Filter
+from pipelines.filters import Filter, range_of
 
 
 class CharLength(Filter):
-    """Characters of the shorter side where that is below `min`, else of the longer side.
+    """Characters of the shorter and of the longer side; both must lie within the bounds.
 
-    One number thus says for both sides whether they lie within the bounds: min <= score <= max holds just where it
-    holds for each side. White space at the ends does not count.
+    White space at the ends does not count.
     """
 
     min: float | None = 2
@@ -19,8 +18,4 @@ class CharLength(Filter):
     """The 99th percentile lies below 700 in every corpus of the mirror looked at; what is longer is listings."""
 
     def score(self, batch: pa.RecordBatch, loaded: None = None) -> pa.Array:
-        src, tgt = (pc.utf8_length(pc.utf8_trim_whitespace(batch[side])) for side in ("src", "tgt"))
-        shorter, longer = pc.min_element_wise(src, tgt), pc.max_element_wise(src, tgt)
-        if self.min is None:
-            return pc.cast(longer, pa.float64())
-        return pc.cast(pc.if_else(pc.less(shorter, self.min), shorter, longer), pa.float64())
+        return range_of(*(pc.utf8_length(pc.utf8_trim_whitespace(batch[side])) for side in ("src", "tgt")))

@@ -14,8 +14,8 @@ class Identical(Filter):
     interface words are often rightly the same in two languages, but teach no alignment.
     """
 
-    max: float | None = 0.8
-    """The 99th percentile of genuine German-English news is 0.72."""
+    max: float | None = 0.9
+    """The 99th percentile of genuine German-English news is 0.72; 0.8 would drop 2 % of Spanish-Portuguese news."""
     libraries = ("RapidFuzz",)
     modules = ("pipelines.matching",)
 
