@@ -1,0 +1,30 @@
+"""Drops rows with a side that is mostly digits, signs and symbols."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.filters import Filter
+from pipelines.filters._characters import LETTER, SPACE, kinds, read
+
+
+class AlphaRatio(Filter):
+    """Share of letters, and of the marks that vowels are written by, among the characters that are no space, in [0, 1].
+
+    The score is the smaller of the two sides'. A side without any character scores 0.
+    """
+
+    min: float | None = 0.4
+    """Drops at most 0.2 % of any language of NTREX-128, TICO-19, WMT's news and Tatoeba, but 3 % of Python's
+    documentation. 0.5 drops medical sentences full of percentages."""
+    modules = ("pipelines.filters._characters",)
+
+    def score(self, batch: pa.RecordBatch, loaded: None = None) -> pa.Array:
+        return pc.min_element_wise(share(batch["src"]), share(batch["tgt"]))
+
+
+def share(texts: pa.Array) -> pa.Array:
+    """Share of letters and marks among the characters that are no space, float64 in [0, 1]."""
+    text = read(texts)
+    kind = kinds()[text.points]
+    return pa.array(text.count(kind == LETTER) / np.maximum(text.count(kind != SPACE), 1))

@@ -1,0 +1,51 @@
+import pytest
+
+from pipelines.filters._characters import read
+from pipelines.filters.number_mismatch import NumberMismatch, numbers
+from pipelines.schema import bitext_batch
+
+TABLE = [  # src, tgt, shared and all numbers, verdict of the default
+    ("Das Haus", "the house", (0, 0), True),
+    ("3 Häuser", "three houses", (0, 1), True),
+    ("3 Häuser", "3 houses", (1, 1), True),
+    ("3 Häuser", "4 houses", (0, 2), True),
+    ("3 und 5 Häuser", "4 and 6 houses", (0, 4), False),
+    ("1, 2, 3, 4", "1, 2, 3", (3, 4), True),
+    ("2 2 2", "2", (1, 3), True),
+    ("10 Euro", "100 euros", (0, 2), True),
+    ("1.234.567,89", "1,234,567.89", (2, 2), True),
+    ("1 234,5", "1234.5", (2, 2), True),
+    ("12.10.2020", "10/12/2020", (3, 3), True),
+    ("um 08:00 und um 15.30", "at 8 and at 15:30", (3, 3), True),
+    ("في عام ٢٠٢٠", "in 2020", (1, 1), True),
+    ("۱۹۷۶", "1976", (1, 1), True),
+    ("२,३४५ घर", "2,345 houses", (1, 1), True),
+    ("ปี ๒๕๖๓", "2563", (1, 1), True),
+    ("２０２０年３月", "March 2020", (1, 2), True),
+    ("5日、7人、9件", "6 days, 8 people, 10 cases", (0, 6), False),
+    ("0, 00 und 000", "none", (0, 0), True),
+    ("9" * 30, "9" * 30, (1, 1), True),
+    ("1" + "0" * 70, "2" + "0" * 70, (0, 0), True),  # beyond 64 digits only the last ones count
+    ("", "7", (0, 1), True),
+    ("", "", (0, 0), True),
+]
+
+
+@pytest.mark.parametrize(("src", "tgt", "found", "kept"), TABLE)
+def test_score_is_the_smoothed_share_of_equal_numbers(src: str, tgt: str, found: tuple[int, int], kept: bool) -> None:
+    item = NumberMismatch()
+    scores = item.score(bitext_batch([src, "x", tgt], [tgt, "y", src], "deu_Latn", "eng_Latn", "t/v1"))
+    score = (1 + found[0]) / (1 + found[1])
+    assert scores.to_pylist() == [score, 1, score]
+    assert item.keep(scores).to_pylist() == [kept, True, kept]
+
+
+def test_numbers_of_one_text_do_not_run_into_the_next() -> None:
+    batch = bitext_batch(["12", "345 6"], ["12", "345; 6"], "deu_Latn", "eng_Latn", "t/v1")
+    assert NumberMismatch().score(batch).to_pylist() == [1, 1]
+    found = numbers(read(batch["src"]))
+    assert (found.row.tolist(), found.value.tolist()) == ([0, 1, 1], [12, 345, 6])
+
+
+def test_no_rows_give_no_scores() -> None:
+    assert len(NumberMismatch().score(bitext_batch([], [], "deu_Latn", "eng_Latn", "t/v1"))) == 0
