@@ -2,11 +2,15 @@ import importlib.util
 import json
 import multiprocessing
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from math import inf
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
-from pipelines.filters.lid import Heliport, Lid
+from pipelines.filters.lid import CUT, Heliport, Lid, _posterior, _short
 from pipelines.languages import Pair
 from pipelines.schema import bitext_batch
 
@@ -88,6 +92,111 @@ def test_a_language_that_nobody_knows_is_judged_by_what_it_is_not(identifiers: l
     assert scores(item, "hau_Latn", texts) == pytest.approx([1, 0, 0, 0, 0, 0], abs=0.02)
 
 
+SHORT = [  # language beside English, text, kept with the short-text policy, kept without
+    ("deu_Latn", "Menü", True, False),
+    ("deu_Latn", "Abbrechen", True, True),
+    ("deu_Latn", "Save as", False, False),
+    ("deu_Latn", "Open file", False, False),
+    ("deu_Latn", "Сохранить", False, False),
+    ("deu_Latn", "Guardar como archivo", False, False),
+    ("deu_Latn", "Fahrkartenautomat, Save the file and open the new settings window now", False, False),
+    ("spa_Latn", "Cancelar", True, False),
+    ("spa_Latn", "Settings", False, False),
+    ("swh_Latn", "Settings", False, False),
+    ("arb_Arab", "إلغاء", True, True),
+    ("arb_Arab", "Cancel", False, False),
+    ("tha_Thai", "บันทึก", True, True),
+    ("zho_Hans", "设置", True, True),
+    ("zho_Hans", "ありがとう", False, False),
+    ("zho_Hans", "東京タワーへ行く", False, False),
+    ("zho_Hans", "Save", False, False),
+    ("zho_Hans", "", False, False),
+    ("yor_Latn", "Cancel", False, False),
+]
+
+
+@pytest.mark.parametrize(("lang", "text", "kept", "without"), SHORT)
+def test_a_short_side_is_judged_by_what_it_may_be(both: Lid, lang: str, text: str, kept: bool, without: bool) -> None:
+    strict = Lid.model_validate({"short": {"below": 0}})
+    assert [scores(item, lang, [text])[0] >= 0.5 for item in (both, strict)] == [kept, without]
+
+
+def test_length_is_counted_in_letters_as_many_as_in_english(both: Lid) -> None:
+    # `Menü` has four letters; the two of 设置 stand for six, and neither signs nor markup count.
+    for below, kept in ((4, False), (5, True)):
+        item = Lid.model_validate({"short": {"below": below}})
+        assert [score >= 0.5 for score in scores(item, "deu_Latn", ["Menü", "<b>Menü</b> …"])] == [kept, kept]
+    texts = pa.array(["设置", "设 置!", "", "设置文件"])
+    assert _short(texts, "zho_Hans", 6).to_pylist() == [True, True, True, False]
+    assert _short(texts, "eng_Latn", 3).to_pylist() == [True, True, True, False]
+
+
+def test_the_policy_never_lowers_a_score(both: Lid) -> None:
+    texts = ["Status", "Radio", "Cancel", "Menü", "Öffnen", "…!?", TEXTS["deu_Latn"]]
+    strict = scores(Lid.model_validate({"short": {"below": 0}}), "deu_Latn", texts)
+    assert all(a >= b for a, b in zip(scores(both, "deu_Latn", texts), strict, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("likely", "third", "score"),
+    [
+        ((-3.0, -inf, -inf), 0.001, 1.0),  # nothing else in sight
+        ((-3.0, -3.0, -inf), 0.001, 0.5),  # as likely as the other side's language
+        ((-6.0, -inf, -3.0), 0.001, 0.5),  # a third a thousand times as likely, and a thousand times rarer
+        ((-6.0, -6.0, -3.0), 0.001, 1 / 3),
+        ((-inf, -3.0, -3.0), 0.001, 0.0),
+        ((-inf, -inf, -inf), 0.1, 0.0),
+    ],
+)
+def test_plausibility_is_bayes_rule(likely: tuple[float, float, float], third: float, score: float) -> None:
+    assert _posterior(np.array([likely]), third).to_pylist() == pytest.approx([score])
+
+
+def test_fasttext_alone_forgives_less() -> None:
+    item = Lid(identifiers=["fasttext"])
+    strict = Lid.model_validate({"identifiers": ["fasttext"], "short": {"below": 0}})
+    texts = ["Öffnen", "Save as", "Guardar como archivo", "Сохранить", ""]
+    assert scores(strict, "deu_Latn", texts) == pytest.approx([0.13, 0, 0, 0, 0.08], abs=0.01)
+    assert scores(item, "deu_Latn", texts) == pytest.approx([0.44, 0, 0, 0, 0.08], abs=0.01)
+
+
+def test_chinese_without_kana_is_not_taken_for_japanese(both: Lid) -> None:
+    tool = both.open().heliport
+    assert tool is not None
+    texts = ["利文斯顿队表现“非凡” - 分析", "特朗普说卡瓦诺“遭受到民主党的卑鄙和愤怒”"]  # NTREX-128
+    assert tool.answers(pa.array(texts)).to_pylist() == ["jpn"] * len(texts)
+    assert scores(Lid.model_validate({"short": {"below": 0}}), "zho_Hans", texts) == [1.0] * len(texts)
+    assert scores(both, "zho_Hans", [TEXTS["jpn_Jpan"]])[0] < 0.5
+
+
+def test_a_text_is_read_on_where_its_beginning_says_nothing(both: Lid) -> None:
+    begun = "Bambini, andiamo tutti al mare domani mattina! " * 3
+    assert len(begun) > CUT
+    assert scores(both, "deu_Latn", [begun + " ".join([TEXTS["deu_Latn"]] * 12), begun]) == [
+        1.0,
+        pytest.approx(0, abs=0.2),
+    ]
+    assert scores(both, "deu_Latn", [TEXTS["deu_Latn"] * 2 + begun]) == [1.0]
+
+
+def test_no_text_makes_it_fail(both: Lid) -> None:
+    texts = ["", " ", "\u0000", "\ud7ff", "🙂", "a\u0301" * 50, "x" * 100_000, "ـ", "123", "<b></b>", "\u200b"]
+    for lang in ("deu_Latn", "zho_Hans", "hau_Latn", "arb_Arab"):
+        found = scores(both, lang, texts)
+        assert len(found) == len(texts)
+        assert all(0 <= score <= 1 for score in found)
+    assert both.score(bitext_batch([], [], "deu_Latn", "eng_Latn", "t/v1")).to_pylist() == []
+
+
+def test_two_threads_may_share_the_identifiers(both: Lid) -> None:
+    tools = both.open()
+    batches = [bitext_batch([text] * 50, [ENGLISH] * 50, lang, "eng_Latn", "t/v1") for lang, text in TEXTS.items()]
+    with ThreadPoolExecutor(2) as pool:
+        assert [found.to_pylist() for found in pool.map(lambda batch: both.score(batch, tools), batches)] == [
+            [1.0] * 50
+        ] * len(batches)
+
+
 def test_languages_that_nobody_knows_are_told_before_work_starts(both: Lid) -> None:
     pairs = [Pair("eng_Latn", lang) for lang in ("hau_Latn", "swh_Latn", "wol_Latn", "zul_Latn")]
     [sentence] = both.notes(pairs)
@@ -98,10 +207,10 @@ def test_languages_that_nobody_knows_are_told_before_work_starts(both: Lid) -> N
     assert "Zulu (zul_Latn)" in Lid(identifiers=["fasttext"]).notes(pairs)[0]
 
 
-UNKNOWN = "ha xh rw wo bm pcm ny tn ss ve nd bem fuv fuc hmn mey shi sm to ty dz"
+UNKNOWN = "ha xh rw wo bm pcm ny tn ss ve nd bem fuv fuc hmn shi sm to ty dz"
 KNOWN = """
-af am ar az be bg bn bs ca ckb cs da de din dv ee el es et fa fi fj fo fr gu hr id ig is kmr kr lg ln lv mg mi mn ms my
-nb nn nso nus om prs ps pt sn so sq sr sr_Latn sw th ti tl ug uz yi yo yue zh zh-Hant zu
+af am ar arz az be bg bn bs ca ckb cs da de din dv ee el es et fa fi fj fo fr gu hr id ig is kmr kr lg ln lv mg mi mn
+mey ms my nb nn nso nus om prs ps pt sn so sq sr sr_Latn sw th ti tl ug uz yi yo yue zh zh-Hant zu
 """
 
 
@@ -140,7 +249,14 @@ def test_any_fasttext_model_may_be_named(tmp_path: Path) -> None:
     item = Lid(identifiers=["fasttext"], model=own)
     assert item.files() == [own]
     assert json.loads(json.dumps(item.settings())) == {
-        "lid": {"min": 0.5, "max": None, "identifiers": ["fasttext"], "model": str(own)}
+        "lid": {
+            "min": 0.5,
+            "max": None,
+            "per": {},
+            "identifiers": ["fasttext"],
+            "model": str(own),
+            "short": {"below": 40},
+        }
     }
     assert scores(item, "deu_Latn", [TEXTS["deu_Latn"]]) == scores(
         Lid(identifiers=["fasttext"]), "deu_Latn", [TEXTS["deu_Latn"]]

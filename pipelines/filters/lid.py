@@ -5,23 +5,48 @@ import importlib
 import importlib.util
 import io
 import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from math import inf, log10
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
 from pipelines.filters import Filter, languages
+from pipelines.filters.length_ratio import density
 from pipelines.filters.markup import bare
 from pipelines.filters.script import share
-from pipelines.languages import Pair, identifier_labels, name
+from pipelines.languages import Pair, identifier_labels, iso, name
+from pipelines.registry import Strict
 
 SURE = 0.5
 """fastText's probability from which a text counts as recognised, and the share of letters that makes a script."""
-TOP = 5  # labels asked of fastText: a language may go by several, which share its probability
+TOP = 10  # labels asked of fastText: a language may go by several, which share its probability
+CUT = 100
+"""Characters that heliport reads first; it reads the whole of a text only if it does not know the language by them. Its
+cost is linear in length, and of NTREX-128's segments it recognises .9713 by 100 characters and .9729 in full."""
+NEAREST = 20
+"""Languages that heliport ranks for a short side; one whose own is not among them scores 0. With all 220 another 5 % of
+the sides of 5 to 9 letters would pass, with three times as many of other languages and at seven times the cost."""
+THIRD = {"heliport": 0.001, "fasttext": 0.1}
+"""How likely any third language is for a short side before it is read, relative to its own; the other side's is as
+likely as its own. fastText's evidence is the weaker. What passes is in benchmarks/results/lid.md."""
+CHINESE = ("zho", "yue")
+JAPANESE = identifier_labels("jpn_Jpan")
+KANA = r"[\p{Hiragana}\p{Katakana}]"  # no Japanese sentence is without; Chinese has none
 WIKIPEDIA = {"als": "gsw"}  # lid.176's labels are Wikipedia's codes; als is Alemannic there, Albanian in ISO 639-3
+
+
+class Short(Strict):
+    """Which sides are short: a name, a button's label, a heading."""
+
+    below: int = Field(default=40, ge=0)
+    """Letters without markup, counted as English ones: a Han character is three (DENSITY of length_ratio). 0: none."""
 
 
 class Lid(Filter):
@@ -31,7 +56,11 @@ class Lid(Filter):
     neither knows the language, a side scores 1 if it is in the right script and is not recognised as the other
     side's language, else 0. Neither identifier alone is enough: on 1,997 news segments a language heliport / lid.176
     recognise .99/.82 of Swahili, .97/0 of Zulu, .84/1.0 of Thai. Markup and code are left out before either is asked:
-    that keeps 4 % more of the documentation corpora.
+    that keeps 4 % more of the documentation corpora. Of long texts mostly the beginning is read (CUT).
+
+    A short side that is not recognised is not thereby in another language: `Save as` is too little to tell. If its
+    script is right it scores the probability that it is in its language, given that it is in that, as likely in the
+    other side's, or, far less likely, in some third (THIRD).
 
     heliport hangs in a forked process that inherits it: start workers by spawn.
     Sources: HeLI-OTS, Jauhiainen et al. 2022 (heliport); Joulin et al. 2017, arXiv 1607.01759 (fastText).
@@ -42,6 +71,7 @@ class Lid(Filter):
     """Which to ask. heliport is GPL-3.0 and comes with the extra `isogloss[heliport]`."""
     model: Path | None = None
     """Any fastText language identifier, e.g. GlotLID's model.bin, instead of lid.176.ftz."""
+    short: Short = Short()
 
     libraries = ("heliport", "fasttext-predict")
     modules = (
@@ -73,9 +103,17 @@ class Lid(Filter):
 
     def score(self, batch: pa.RecordBatch, loaded: "Identifiers | None" = None) -> pa.Array:
         tools = loaded or self.open()
+        if not batch.num_rows:
+            return pa.array([], pa.float64())
         src_lang, tgt_lang = languages(batch)
-        src, tgt = bare(batch["src"]), bare(batch["tgt"])
-        return pc.min_element_wise(tools.sureness(src, src_lang, tgt_lang), tools.sureness(tgt, tgt_lang, src_lang))
+
+        def side(texts: pa.Array, lang: str, other: str) -> pa.Array:
+            return tools.sureness(bare(texts), lang, other, self.short.below)
+
+        with ThreadPoolExecutor(1) as aside:  # fastText and the masks keep one core busy; heliport uses all
+            src = aside.submit(side, batch["src"], src_lang, tgt_lang)
+            tgt = side(batch["tgt"], tgt_lang, src_lang)
+        return pc.min_element_wise(src.result(), tgt)
 
     def _model_file(self) -> Path:
         if self.model is None:
@@ -95,26 +133,52 @@ class Identifiers(NamedTuple):
     def known(self) -> frozenset[str]:
         return frozenset().union(*(tool.labels for tool in self if tool))
 
-    def sureness(self, texts: pa.Array, lang: str, other: str) -> pa.Array:
-        """How sure it is that `texts` are in `lang` rather than anything else, say `other`; float64 in [0, 1]."""
-        own = identifier_labels(lang)
-        if own & self.known:
-            return self._probability(texts, own)
-        foreign = pc.greater_equal(self._probability(texts, identifier_labels(other)), SURE)
-        right = pc.and_(pc.greater_equal(share(texts, lang), SURE), pc.invert(foreign))
-        return pc.cast(right, pa.float64())
+    def sureness(self, texts: pa.Array, lang: str, other: str, below: int) -> pa.Array:
+        """How sure it is that `texts` are in `lang` rather than anything else, say `other`; float64 in [0, 1].
 
-    def _probability(self, texts: pa.Array, labels: frozenset[str]) -> pa.Array:
-        """1 where heliport answers with one of `labels`, else the probability that fastText gives them."""
+        Texts of fewer than `below` letters are short.
+        """
+        own, others = identifier_labels(lang), identifier_labels(other)
+        if not own & self.known:
+            # heliport misses .002 of English segments: not worth asking fastText, far slower, about all long ones.
+            texts = pc.utf8_slice_codeunits(texts, 0, CUT)
+            foreign = pc.greater_equal(self._probability(texts, others, _short(texts, lang, below)), SURE)
+            right = pc.and_(pc.greater_equal(share(texts, lang), SURE), pc.invert(foreign))
+            return pc.cast(right, pa.float64())
+        scores = self._probability(texts, own)
+        unsure = pc.less(scores, SURE)
+        rest, again = texts.filter(unsure), scores.filter(unsure)
+        short = pc.and_(_short(rest, lang, below), pc.greater_equal(share(rest, lang), SURE))
+        if iso(lang) in CHINESE:  # one segment in thirty is taken for Japanese
+            kanaless = pc.invert(pc.match_substring_regex(rest, KANA))
+            again = pc.replace_with_mask(again, kanaless, self._probability(rest.filter(kanaless), own | JAPANESE))
+            short = pc.and_(short, kanaless)
+        short = pc.and_(short, pc.less(again, SURE))
+        plausible = self._plausibility(rest.filter(short), own, others)
+        again = pc.replace_with_mask(again, short, pc.max_element_wise(again.filter(short), plausible))
+        return pc.replace_with_mask(scores, unsure, again)
+
+    def _probability(self, texts: pa.Array, labels: frozenset[str], unsure: pa.Array | None = None) -> pa.Array:
+        """1 where heliport answers with one of `labels`, else the probability that fastText gives them.
+
+        Where heliport knows `labels`, fastText is asked of `unsure` texts only, if given.
+        """
         scores = pa.repeat(pa.scalar(0.0), len(texts))
-        sure = pa.repeat(pa.scalar(False), len(texts))
+        rest = pa.repeat(pa.scalar(True), len(texts))
         if self.heliport and labels & self.heliport.labels:
             sure = self.heliport.names(texts, labels)
             scores = pc.cast(sure, pa.float64())
+            rest = pc.invert(sure) if unsure is None else pc.and_not(unsure, sure)
         if self.fasttext and labels & self.fasttext.labels:
-            rest = pc.invert(sure)
             scores = pc.replace_with_mask(scores, rest, self.fasttext.probability(texts.filter(rest), labels))
         return scores
+
+    def _plausibility(self, texts: pa.Array, own: frozenset[str], others: frozenset[str]) -> pa.Array:
+        """Probability that short texts are in `own` rather than in `others` or a third language, float64."""
+        if self.heliport and own & self.heliport.labels:
+            return self.heliport.plausibility(texts, own, others)
+        assert self.fasttext  # `own` is known to one of the two
+        return self.fasttext.plausibility(texts, own, others)
 
 
 class Heliport:
@@ -130,16 +194,30 @@ class Heliport:
         self._identifier = heliport.Identifier()
         self._process = os.getpid()
         listed = Path(heliport.__file__).parent / "confidenceThresholds"
-        self.labels = frozenset(line.split("\t")[0] for line in listed.read_text().splitlines())
+        # Its Uzbek is Cyrillic only: of NTREX-128's, in Latin letters, it recognises none.
+        self.labels = frozenset(line.split("\t")[0] for line in listed.read_text().splitlines()) - {"uzn"}
 
     def names(self, texts: pa.Array, labels: frozenset[str]) -> pa.Array:
-        """Whether each text is in a language of `labels`."""
+        """Whether each text, or its beginning, is in a language of `labels`."""
+        own = pa.array(sorted(labels), pa.string())
+        sure = pc.is_in(self.answers(pc.utf8_slice_codeunits(texts, 0, CUT)), value_set=own)
+        again = pc.and_not(pc.greater(pc.utf8_length(texts), CUT), sure)
+        return pc.replace_with_mask(sure, again, pc.is_in(self.answers(texts.filter(again)), value_set=own))
+
+    def answers(self, texts: pa.Array) -> pa.Array:
+        """The label of each text's language."""
         if os.getpid() != self._process:
             raise RuntimeError("heliport hangs in a forked process that inherits it. Start worker processes by spawn.")
         # Its confidences are no probabilities; without the thresholds it recognises more (Thai .77 -> .93) and is
         # wrong no more often (measured on 1,997 news segments a language).
-        found = self._identifier.par_identify(texts.to_pylist(), ignore_confidence=True)
-        return pc.is_in(pa.array(found, pa.string()), value_set=pa.array(sorted(labels), pa.string()))
+        return pa.array(self._identifier.par_identify(texts.to_pylist(), ignore_confidence=True), pa.string())
+
+    def plausibility(self, texts: pa.Array, own: frozenset[str], others: frozenset[str]) -> pa.Array:
+        """As Identifiers has it. heliport's score is -log10 of a text's likelihood, averaged over its words."""
+        ranked = [self._identifier.identify_topk_with_score(text, NEAREST) for text in texts.to_pylist()]
+        likely = [_by_side([(label, -score) for label, score in row], own, others) for row in ranked]
+        words = pc.count_substring_regex(texts, r"\p{L}[\p{L}\p{M}]*").to_numpy(zero_copy_only=False)
+        return _posterior(np.array(likely).reshape(-1, 3) * words[:, None], THIRD["heliport"])
 
 
 class FastText:
@@ -157,20 +235,59 @@ class FastText:
         self._languages = {label: _language(label) for _, label in self._model.predict("\n", 20_000, -1.0, "strict")}
         self.labels = frozenset(self._languages.values())
 
+    def answers(self, texts: pa.Array) -> pa.Array:
+        """The likeliest language of each text."""
+        return pa.array([row[0][0] for row in self._predict(texts)], pa.string())
+
     def probability(self, texts: pa.Array, labels: frozenset[str]) -> pa.Array:
         """Sum of the probabilities of `labels` among the TOP first, float64."""
+        return pa.array(
+            [min(1.0, sum(p for label, p in row if label in labels)) for row in self._predict(texts)], pa.float64()
+        )
+
+    def plausibility(self, texts: pa.Array, own: frozenset[str], others: frozenset[str]) -> pa.Array:
+        """As Identifiers has it."""
+        likely = [_by_side([(label, log10(p)) for label, p in row], own, others) for row in self._predict(texts)]
+        return _posterior(np.array(likely).reshape(-1, 3), THIRD["fasttext"])
+
+    def _predict(self, texts: pa.Array) -> Iterator[list[tuple[str, float]]]:
+        """The TOP languages of each text with their probabilities, all above 0."""
         lines = pc.replace_substring_regex(texts, r"\s+", " ")
         # lid.176 knows little of capitals: text mostly in them is read in small letters.
         shouted = pc.greater(pc.count_substring_regex(lines, r"\p{Lu}"), pc.count_substring_regex(lines, r"\p{Ll}"))
         lines = pc.if_else(shouted, pc.utf8_lower(lines), lines)
-        predict, languages_ = self._model.predict, self._languages
-        return pa.array(
-            [
-                min(1.0, sum(p for p, label in predict(f"{line}\n", TOP, 0.0, "strict") if languages_[label] in labels))
-                for line in lines.to_pylist()
-            ],
-            pa.float64(),
-        )
+        for line in lines.to_pylist():
+            found = self._model.predict(f"{line}\n", TOP, 0.0, "strict")
+            yield [(self._languages[label], p) for p, label in found if p > 0]
+
+
+def _short(texts: pa.Array, lang: str, below: int) -> pa.Array:
+    """Whether texts of `lang` have fewer than `below` letters, counted as Short says."""
+    letters = pc.utf8_length(pc.replace_substring_regex(texts, r"\P{L}+", ""))
+    return pc.less(pc.divide(pc.cast(letters, pa.float64()), density(lang)), float(below))
+
+
+def _by_side(
+    ranked: list[tuple[str, float]], own: frozenset[str], others: frozenset[str]
+) -> tuple[float, float, float]:
+    """The largest figure of a label of `own`, of `others` and of neither; -inf where there is none."""
+    found = [-inf, -inf, -inf]
+    for label, figure in ranked:
+        side = 0 if label in own else 1 if label in others else 2
+        found[side] = max(found[side], figure)
+    return found[0], found[1], found[2]
+
+
+def _posterior(likely: np.ndarray, third: float) -> pa.Array:
+    """Bayes' rule for log10 likelihoods [N, 3] of own, other and third language, a priori as 1 : 1 : `third`.
+
+    Float64 in [0, 1]; 0 where the own language has no likelihood.
+    """
+    known = np.isfinite(likely[:, 0])
+    odds = 10.0 ** (likely[known, 1:] - likely[known, :1])  # [N, 2], against the own language
+    scores = np.zeros(len(likely))
+    scores[known] = 1 / (1 + odds @ np.array([1.0, third]))
+    return pa.array(scores)
 
 
 def _language(label: str) -> str:
