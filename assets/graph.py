@@ -4,7 +4,7 @@ import dagster as dg
 
 from assets.checks import checks
 from assets.corpus import corpus_assets
-from assets.refresh import ALIGN, REFRESH_CORPUS, refresh_schedule
+from assets.refresh import ALIGN, REFRESH_CORPUS, REMAKE_CORPUS, REMAKE_PAIRS, refresh_schedule, refresh_sensor
 from assets.resources import Place, StoreResource, TrainerResource
 from assets.training import training_assets
 from pipelines.config import read_recipe
@@ -16,11 +16,12 @@ def define(used: Place) -> dg.Definitions:
     return dg.Definitions(
         assets=[*corpus_assets(recipe), *training_assets(recipe)],
         asset_checks=checks(recipe),
-        jobs=[ALIGN, REFRESH_CORPUS],
+        jobs=[ALIGN, REFRESH_CORPUS, REMAKE_CORPUS, REMAKE_PAIRS],
         schedules=[refresh_schedule(recipe)],
+        sensors=[refresh_sensor(recipe)],
         resources={
-            "store": StoreResource(root=str(used.store), recipe_name=recipe.name),
-            "trainer": TrainerResource(recipe=str(used.recipe), store=str(used.store)),
+            "store": StoreResource(root=used.store, recipe_name=recipe.name),
+            "trainer": TrainerResource(recipe=str(used.recipe), store=used.store),
         },
         executor=dg.in_process_executor,  # one machine, one writer: processes per step would only cost their start
     )

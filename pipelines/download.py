@@ -72,10 +72,10 @@ def get_json(url: str, params: dict[str, str]) -> Any:
     """The JSON at `url`."""
     import requests
 
-    tries = _Tries(url, threading.Event())
+    tries = Tries(url, threading.Event())
     with requests.Session() as session:
         while True:
-            response = _answer(session, "GET", url, tries, params=params)
+            response = answer(session, "GET", url, tries, params=params)
             try:
                 return response.json()
             except requests.JSONDecodeError:
@@ -87,7 +87,7 @@ def probe(url: str) -> Remote:
     import requests
 
     with requests.Session() as session:
-        return _probe(session, url, _Tries(url, threading.Event()))
+        return _probe(session, url, Tries(url, threading.Event()))
 
 
 def probe_all(urls: Sequence[str]) -> list[Remote]:
@@ -128,7 +128,7 @@ def download_all(jobs: Sequence[Job], verify: Verify, tell: Tell = silent) -> li
 def _download(job: Job, verify: Verify, stop: threading.Event, tell: Callable[[int, int], None]) -> Got:
     import requests
 
-    pinned, tries, seen = job.pinned, _Tries(job.url, stop), Counter[str]()
+    pinned, tries, seen = job.pinned, Tries(job.url, stop), Counter[str]()
     if pinned and pinned.file.exists() and sha256(pinned.file) == pinned.sha256:
         return pinned
     with requests.Session() as session:
@@ -177,7 +177,7 @@ def _moved(found: Got, pinned: Got, url: str) -> str:
 
 
 def _complete(
-    session: "requests.Session", remote: Remote, part: Path, tries: "_Tries", tell: Callable[[int, int], None]
+    session: "requests.Session", remote: Remote, part: Path, tries: "Tries", tell: Callable[[int, int], None]
 ) -> bool:
     """Fetch what `part` lacks, as often as it takes; False where it has to start afresh."""
     import requests
@@ -196,9 +196,9 @@ def _complete(
                 headers["If-Range"] = validator
         new, why = 0, "the transfer ended early"
         try:
-            response = _answer(session, "GET", remote.url, tries, headers=headers, stream=True)
+            response = answer(session, "GET", remote.url, tries, headers=headers, stream=True)
             with response:
-                start = _start(response)
+                start = first_byte(response)
                 changed = response.headers.get("ETag", remote.etag) != remote.etag
                 if changed or start is None or start > have:
                     tries.failed("the file changed on the server meanwhile")
@@ -215,14 +215,14 @@ def _complete(
             if remote.size is None:
                 return True
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            why = _plain(error)
+            why = plain(error)
         if new:
             tries.progressed()
         else:
             tries.failed(why)
 
 
-def _start(response: "requests.Response") -> int | None:
+def first_byte(response: "requests.Response") -> int | None:
     """The place in the file of the body's first byte; None where the server says so in no way we know."""
     if response.status_code == 200:
         return 0
@@ -230,17 +230,15 @@ def _start(response: "requests.Response") -> int | None:
     return int(found[1]) if found and response.status_code == 206 else None
 
 
-def _probe(session: "requests.Session", url: str, tries: "_Tries") -> Remote:
-    headers = _answer(
-        session, "HEAD", url, tries, headers={"Accept-Encoding": "identity"}, allow_redirects=True
-    ).headers
+def _probe(session: "requests.Session", url: str, tries: "Tries") -> Remote:
+    headers = answer(session, "HEAD", url, tries, headers={"Accept-Encoding": "identity"}, allow_redirects=True).headers
     length = headers.get("Content-Length", "")
     return Remote(
         url, headers.get("ETag", ""), int(length) if length.isdigit() else None, headers.get("Last-Modified", "")
     )
 
 
-def _answer(session: "requests.Session", method: str, url: str, tries: "_Tries", **options: Any) -> "requests.Response":
+def answer(session: "requests.Session", method: str, url: str, tries: "Tries", **options: Any) -> "requests.Response":
     """The first answer that is one; 416 is one, for it says that what is here is wrong."""
     import requests
 
@@ -248,7 +246,7 @@ def _answer(session: "requests.Session", method: str, url: str, tries: "_Tries",
         try:
             response = session.request(method, url, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT), **options)
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-            tries.failed(_plain(error), unreachable=_nobody_there(error))
+            tries.failed(plain(error), unreachable=_nobody_there(error))
             continue
         except requests.RequestException as error:
             raise DownloadError(f"{url}: {error}. Allowed: an http or https address. Check OPUS_URL.") from None
@@ -264,7 +262,7 @@ def _answer(session: "requests.Session", method: str, url: str, tries: "_Tries",
         return response
 
 
-class _Tries:
+class Tries:
     """Counts the tries that brought nothing, waits between them, and gives up."""
 
     def __init__(self, url: str, stop: threading.Event):
@@ -308,7 +306,7 @@ def _nobody_there(error: "requests.RequestException") -> bool:
     return isinstance(reason, urllib3.exceptions.ConnectTimeoutError | urllib3.exceptions.NewConnectionError)
 
 
-def _plain(error: Exception) -> str:
+def plain(error: Exception) -> str:
     """The innermost sentence of an error that requests and urllib3 have wrapped."""
     import requests
     import urllib3

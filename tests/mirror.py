@@ -1,5 +1,6 @@
 """A small server of OPUS's API and packages on loopback, with the faults that networks have."""
 
+import gzip
 import hashlib
 import io
 import json
@@ -33,10 +34,20 @@ class Mirror:
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
-        self.records: list[dict[str, str]] = []
+        self.records: list[dict] = []
         self.faults: dict[str, float] = {}
         self.seed = 0
         self.md5_etags = True
+        self.retry_after = "0"
+        self.ranges = True
+        """Whether the server knows Range at all."""
+        self.busy = self.most_busy = 0
+        """Transfers going on, now and at most."""
+        self.sent = 0
+        """Bytes of files sent."""
+        self.slow = 0.0
+        """Seconds before the body of a file."""
+        self.guard, self.pause = threading.Lock(), threading.Event()
         self.requests: list[tuple[str, str, str]] = []
         """(method, path, Range) of every request of a file; the API is ("API", query, "")."""
         self._tries: Counter[str] = Counter()
@@ -58,24 +69,42 @@ class Mirror:
         latest: bool = True,
         licence: str = "CC0-1.0\nSee the web page.\n",
         more: dict[str, bytes] | None = None,
+        rows: int | None = None,
     ) -> str:
-        """Publish `Corpus/version` of `src-tgt`, the server's codes in its order; returns the path."""
+        """Publish `Corpus/version` of `src-tgt`, the server's codes in its order; returns the path.
+
+        rows: what the API states of its size, where it does.
+        """
         corpus, version = release.split("/")
         codes = pair.split("-")
         members = {f"{corpus}.{pair}.{codes[0]}": src, f"{corpus}.{pair}.{codes[1]}": tgt, "LICENSE": licence.encode()}
         path = f"/OPUS-{corpus}/{version}/moses/{pair}.txt.zip"
         self.files[path] = package({**members, **(more or {})})
-        record = {
+        self._record(release, pair, "moses", path, latest, rows)
+        return path
+
+    def add_tmx(self, release: str, pair: str, units: str, latest: bool = True) -> str:
+        """Publish the TMX package whose body is `units`; returns the path."""
+        corpus, version = release.split("/")
+        path = f"/OPUS-{corpus}/{version}/tmx/{pair}.tmx.gz"
+        self.files[path] = gzip.compress(f'<tmx version="1.4"><header/><body>{units}</body></tmx>'.encode(), mtime=0)
+        self._record(release, pair, "tmx", path, latest, None)
+        return path
+
+    def _record(self, release: str, pair: str, format: str, path: str, latest: bool, rows: int | None) -> None:
+        corpus, version = release.split("/")
+        record: dict = {
             "corpus": corpus,
             "version": version,
-            "source": codes[0],
-            "target": codes[1],
-            "preprocessing": "moses",
+            "source": pair.split("-")[0],
+            "target": pair.split("-")[1],
+            "preprocessing": format,
             "latest": str(latest),
             "url": self.url + path,
         }
+        if rows is not None:
+            record["alignment_pairs"] = rows
         self.records = [item for item in self.records if item["url"] != record["url"]] + [record]
-        return path
 
     def close(self) -> None:
         self.release.set()
@@ -112,6 +141,8 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 pair = {query["source"], query["target"]}
                 found = [record for record in self.mirror.records if {record["source"], record["target"]} == pair]
+                if wanted := query.get("preprocessing"):
+                    found = [record for record in found if record.get("preprocessing", wanted) == wanted]
             self._send(200, json.dumps({"corpora": found}).encode())
         else:
             self._file(body=True)
@@ -132,23 +163,34 @@ class _Handler(BaseHTTPRequestHandler):
         data, etag = mirror.files[path], mirror.etag(path)
         fault = mirror.draw(path) if body else None
         if fault == "503":
-            return self._send(503, b"", Retry_After="0")
-        start = 0
-        if wanted and fault != "norange" and self.headers.get("If-Range", etag) == etag:
-            start = int(wanted.removeprefix("bytes=").rstrip("-"))
-        part = data[start:]
+            return self._send(503, b"", Retry_After=mirror.retry_after)
+        start, end = 0, len(data)
+        ranged = bool(wanted) and mirror.ranges and fault != "norange" and self.headers.get("If-Range", etag) == etag
+        if ranged:
+            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            start, end = int(first), min(len(data), int(last) + 1) if last else len(data)
+        part = data[start:end]
         half = len(part) // 2
         if fault == "corrupt" and part:
             part = part[:half] + bytes([part[half] ^ 0xFF]) + part[half + 1 :]
-        self.send_response(206 if start else 200)
+        self.send_response(206 if ranged else 200)
         self.send_header("Content-Length", str(half if fault == "truncate" else len(part)))
         self.send_header("ETag", etag)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        if ranged:
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(data)}")
         self.end_headers()
         if not body:
             return None
-        self.wfile.write(part[:half] if fault in ("drop", "stall", "truncate") else part)
+        part = part[:half] if fault in ("drop", "stall", "truncate") else part
+        with mirror.guard:
+            mirror.busy, mirror.sent = mirror.busy + 1, mirror.sent + len(part)
+            mirror.most_busy = max(mirror.busy, mirror.most_busy)
+        mirror.pause.wait(mirror.slow)
+        try:
+            self.wfile.write(part)
+        finally:
+            with mirror.guard:
+                mirror.busy -= 1
         if fault == "stall":
             self.mirror.release.wait(1.0)
         if fault in ("drop", "stall"):

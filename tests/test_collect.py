@@ -73,7 +73,7 @@ def test_rows_of_all_sources_follow_each_other_and_are_counted(store: Store) -> 
     assert table["src"].to_pylist() == ["eins", "zwei", "", "vier\ufffd\ufffd"]
     assert table["tgt"].to_pylist() == ["one", "two", "three", "four"]
     assert [row.model_dump() for row in manifest.ledger] == [
-        {"step": "collect", "corpus": "fake/v1", "into": 4, "dropped": 0, "kept": 4}
+        {"step": "collect", "corpus": "fake/v1", "into": 4, "dropped": 0, "kept": 4, "changed": 0}
     ]
     assert manifest.numbers == {"rows_in": 4, "rows_out": 4, "empty_segments": 1, "replacement_characters": 2}
     assert sorted(row["tgt"] for row in manifest.samples["kept"]) == ["four", "one", "three", "two"]
@@ -149,3 +149,63 @@ def test_no_eval_leaves_an_empty_part_and_an_empty_eval_is_an_error(store: Store
 
 def test_offline_sources_have_nothing_to_refresh(store: Store) -> None:
     assert collect.refresh(_recipe(FakeSource()), store) == []
+
+
+class Licensed(FakeSource):
+    licence: str = "CC0-1.0"
+    read: int | None = None
+
+    def provenance(self, pair: Pair, home: Path) -> dict[str, dict[str, Any]]:
+        files = [{"url": "x", "rows_read": self.read}] if self.read else [{"url": "x"}]
+        known = {"version": "v1", "licence": self.licence, "url": "x", "citation": "", "files": files}
+        return {self.corpus: known}
+
+
+def test_corpora_whose_licence_is_not_allowed_give_no_row_and_are_counted(store: Store) -> None:
+    free = Licensed(corpus="free/v1", licence="cc-by-4.0")
+    closed = Licensed(corpus="closed/v1", licence="CC-BY-NC-4.0", src=["drei", ""], tgt=["three", "four"])
+    recipe = _recipe(free, closed, licences=["CC-BY-[0-9]*", "CC0-*"])
+    manifest = collect.run(recipe, store, PAIR)
+    assert store.table("raw_bitext", PAIR)["src"].to_pylist() == ["eins", "zwei"]
+    assert [(row.step, row.corpus, row.into, row.dropped, row.kept) for row in manifest.ledger] == [
+        ("collect", "free/v1", 2, 0, 2),
+        ("licence", "free/v1", 2, 0, 2),
+        ("collect", "closed/v1", 2, 0, 2),
+        ("licence", "closed/v1", 2, 2, 0),
+    ]
+    assert manifest.numbers == {
+        "rows_in": 4, "rows_out": 2, "empty_segments": 0, "replacement_characters": 0,
+        "licences_refused": {"closed/v1": "CC-BY-NC-4.0"},
+    }  # fmt: skip
+    assert list(manifest.corpora) == ["free/v1"]
+    assert [row["src"] for row in manifest.samples["kept"]] in (["eins", "zwei"], ["zwei", "eins"])
+    everything = collect.run(_recipe(free, closed), store, PAIR)
+    assert everything.rows == {"data": 4}
+    assert everything.fingerprint != manifest.fingerprint
+
+
+def test_where_no_licence_is_allowed_the_corpora_and_their_licences_are_named(store: Store) -> None:
+    sources = Licensed(corpus="a/v1", licence="MPL-2.0"), Licensed(corpus="b/v1", licence="CC0-1.0; PSF-2.0")
+    text = (
+        r"corpus\.licences, deu_Latn-eng_Latn: found a/v1: MPL-2\.0; b/v1: CC0-1\.0; PSF-2\.0\. Allowed: CC0-\*\. "
+        r"Nothing is left: allow a licence"
+    )
+    with pytest.raises(ValueError, match=text):
+        collect.run(_recipe(*sources, licences=["CC0-*"]), store, PAIR)
+    manifest = collect.run(_recipe(*sources, licences=["CC0-*"], allow_empty=True), store, PAIR)
+    assert manifest.rows == {"data": 0}
+    assert manifest.corpora == {}
+
+
+def test_an_empty_list_of_licences_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1 item"):
+        _recipe(FakeSource(), licences=[])
+
+
+def test_rows_that_a_source_read_and_did_not_draw_are_in_the_ledger(store: Store) -> None:
+    manifest = collect.run(_recipe(Licensed(corpus="a/v1", read=10), Licensed(corpus="a/v1")), store, PAIR)
+    assert [(row.step, row.into, row.dropped, row.kept) for row in manifest.ledger] == [
+        ("collect", 12, 0, 12),
+        ("cap", 12, 8, 4),
+    ]
+    assert (manifest.numbers["rows_in"], manifest.numbers["rows_out"]) == (12, 4)

@@ -1,12 +1,14 @@
 import hashlib
 import socket
+import threading
 from pathlib import Path
 
 import pytest
+import requests
 
 from pipelines import download
 from pipelines.download import DownloadError, Got, Job, download_all, get_json, kept, probe
-from pipelines.sources.opus import check_zip
+from pipelines.sources._moses import check_zip
 from tests.mirror import FAULTS, Mirror, lines, package
 
 
@@ -52,7 +54,7 @@ def test_a_killed_download_leaves_a_part_that_the_next_one_uses(
     jobs = _jobs(opus_server, [path], tmp_path)
     opus_server.faults = {"drop": 1.0}
     with monkeypatch.context() as patch:
-        patch.setattr(download._Tries, "progressed", _interrupt)
+        patch.setattr(download.Tries, "progressed", _interrupt)
         with pytest.raises(OSError, match="killed"):
             download_all(jobs, check_zip)
     half = len(opus_server.files[path]) // 2
@@ -145,6 +147,54 @@ def test_giving_up_says_after_how_many_tries_and_why(opus_server: Mirror, tmp_pa
     with pytest.raises(DownloadError, match=r"no new byte in 30 tries; the last one: status 503\. Needed: a server"):
         download_all(_jobs(opus_server, paths, tmp_path), check_zip)
     assert sum(method == "GET" for method, _, _ in opus_server.requests) == 30
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "waits"),
+    [
+        ("7", [7.0]),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", [0.0]),
+        ("3600", [60.0]),  # nobody has us wait longer than LONGEST_RETRY_AFTER
+        ("soon", [0.25]),
+        ("", [0.25]),
+    ],
+)
+def test_retry_after_is_obeyed_within_bounds(
+    opus_server: Mirror, monkeypatch: pytest.MonkeyPatch, retry_after: str, waits: list[float]
+) -> None:
+    opus_server.retry_after = retry_after
+    assert _waits(opus_server, monkeypatch)[: len(waits)] == waits
+
+
+def test_pauses_double_up_to_the_longest(opus_server: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+    opus_server.retry_after = ""
+    assert _waits(opus_server, monkeypatch) == [0.25, 0.5, 1, 2, 4, *([8.0] * 24)]
+
+
+def _waits(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds between the tries of a file that the server never gives; nobody waits for them."""
+    monkeypatch.setattr(download, "BACKOFF", 0.25)
+    monkeypatch.setattr(download, "LONGEST_BACKOFF", 8.0)
+    waited: list[float] = []
+
+    class Impatient(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waited.append(timeout or 0.0)
+            return False
+
+    (path,) = _publish(mirror, 1)
+    mirror.faults = {"503": 1.0}
+    url = mirror.url + path
+    with requests.Session() as session, pytest.raises(DownloadError, match="no new byte in 30 tries"):
+        download.answer(session, "GET", url, download.Tries(url, Impatient()))
+    return waited
+
+
+def test_files_come_several_at_a_time(opus_server: Mirror, tmp_path: Path) -> None:
+    paths = _publish(opus_server, 6)
+    opus_server.slow = 0.1
+    download_all(_jobs(opus_server, paths, tmp_path), check_zip)
+    assert opus_server.most_busy == download.WORKERS
 
 
 def test_a_missing_file_is_not_tried_again(opus_server: Mirror, tmp_path: Path) -> None:

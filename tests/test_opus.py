@@ -1,14 +1,18 @@
+import gzip
 import os
+import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines import collect, lock
+from pipelines import collect, lock, ranged
 from pipelines.config import Recipe, read_recipe
 from pipelines.languages import Pair
-from pipelines.sources import opus
+from pipelines.sources import _moses, _packages
 from pipelines.sources.opus import Opus
 from pipelines.store import Manifest, Store
 from tests.mirror import FAULTS, Mirror, lines, package
@@ -77,8 +81,8 @@ def test_text_is_repaired_as_stated(opus_server: Mirror, tmp_path: Path) -> None
 
 
 def test_blocks_and_batches_do_not_show(opus_server: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opus, "BLOCK", 7)
-    monkeypatch.setattr(opus, "ROWS", 3)
+    monkeypatch.setattr(_moses, "BLOCK", 7)
+    monkeypatch.setattr(_moses, "ROWS", 3)
     src, tgt = ("".join(f"{letter}{'ß' * i}\n" for i in range(10)) for letter in "xy")
     opus_server.add("A/v1", "de-en", src.encode(), tgt.encode())
     source = Opus(corpora=["A/v1"])
@@ -118,7 +122,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(opus_server: Mirror, tmp_path: 
 
 
 def test_a_line_without_end_is_refused(opus_server: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opus, "LONGEST_LINE", 1 << 20)
+    monkeypatch.setattr(_moses, "LONGEST_LINE", 1 << 20)
     opus_server.add("A/v1", "de-en", b"x" * (3 << 20) + b"\n", lines(1, "x"))
     with pytest.raises(ValueError, match=r"'A\.de-en\.de': found a line of more than 1,048,576 bytes"):
         _rows(Opus(corpora=["A/v1"]), EN_DE, tmp_path)
@@ -309,3 +313,234 @@ def test_an_api_that_is_none_is_named(opus_server: Mirror, tmp_path: Path) -> No
     opus_server.records.append({"source": "de", "target": "en", **bad})
     with pytest.raises(ValueError, match=r"the answer is not that of an OPUS API: KeyError\('preprocessing'\)"):
         _collect(tmp_path, "A")
+
+
+def _numbered(rows: int, noise: bool = False) -> tuple[bytes, bytes]:
+    """Two sides whose row i says i; with `noise` they hardly compress."""
+    rng = random.Random(0)
+    tail = [f" {rng.getrandbits(200):x}" if noise else "" for _ in range(rows)]
+    src, tgt = ("".join(f"{letter}{i}{tail[i]}\n" for i in range(rows)).encode() for letter in "st")
+    return src, tgt
+
+
+def _ids(source: Opus, pair: Pair, home: Path) -> list[int]:
+    found = []
+    for src, tgt, _ in _rows(source, pair, home):
+        assert src[1:] == tgt[1:]
+        found.append(int(src[1:].split()[0]))
+    return found
+
+
+def test_a_cap_draws_at_random_from_the_window_in_order(
+    opus_server: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_moses, "ROWS", 128)
+    opus_server.add("A/v1", "de-en", *_numbered(3_000))
+    found = _ids(Opus(corpora=["A"], cap=100), EN_DE, tmp_path)
+    assert found == sorted(found)
+    assert len(found) == 100
+    assert found != list(range(100))
+    assert max(found) < 2_000  # 20 times the cap
+    assert 800 < np.mean(found) < 1_200
+    assert _ids(Opus(corpora=["A"], cap=100), EN_DE, tmp_path / "again") == found
+    assert _ids(Opus(corpora=["A"], cap=100, seed=1), EN_DE, tmp_path) != found
+    assert max(_ids(Opus(corpora=["A"], cap=100, window=None), EN_DE, tmp_path)) > 2_500
+    assert _ids(Opus(corpora=["A"], cap=100, window=1), EN_DE, tmp_path) == list(range(100))
+    assert _ids(Opus(corpora=["A"], cap=5_000), EN_DE, tmp_path) == list(range(3_000))
+    small, large = (set(_ids(Opus(corpora=["A"], cap=cap, window=None), EN_DE, tmp_path)) for cap in (100, 200))
+    assert small < large
+
+
+def test_caps_are_of_a_corpus_and_pair(opus_server: Mirror, tmp_path: Path) -> None:
+    for release, pair in (("A/v1", "en-zh"), ("A/v1", "en-zh_CN"), ("B/v1", "en-zh"), ("C/v1", "en-zh")):
+        opus_server.add(release, pair, *_numbered(50))
+    source = Opus(corpora=["A", "B/v1", "C/v1"], cap={"A": 10, "B": 60, "C/v1": 5})
+    counts = Counter(corpus for _, _, corpus in _rows(source, Pair.parse("en-zh"), tmp_path))
+    assert counts == {"A/v1": 10, "B/v1": 50, "C/v1": 5}
+
+
+def test_a_cap_of_a_corpus_that_is_not_listed_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"cap: found 'GNOM'\. Did you mean 'GNOME'\? Allowed: GNOME/v1, GNOME"):
+        Opus(corpora=["GNOME/v1"], cap={"GNOM": 5})
+    with pytest.raises(ValueError, match="greater than or equal to 1"):
+        Opus(corpora=["GNOME/v1"], cap=0)
+
+
+def test_the_ledger_says_how_many_rows_the_cap_left_out(opus_server: Mirror, tmp_path: Path) -> None:
+    opus_server.add("A/v1", "de-en", *_numbered(500), rows=7)  # what the server states is not believed
+    opus_server.add("B/v1", "de-en", *_numbered(5))
+    manifest = _capped(tmp_path, ["A", "B"], cap=10)
+    assert [(row.step, row.corpus, row.into, row.dropped, row.kept) for row in manifest.ledger] == [
+        ("collect", "A/v1", 200, 0, 200),
+        ("cap", "A/v1", 200, 190, 10),
+        ("collect", "B/v1", 5, 0, 5),
+    ]
+    (file,) = manifest.corpora["A/v1"]["files"]
+    assert (file["rows"], file["rows_read"]) == (500, 200)
+    assert (manifest.numbers["rows_in"], manifest.numbers["rows_out"]) == (205, 15)
+
+
+def _capped(root: Path, corpora: list[str], **settings: Any) -> Manifest:
+    raw = {"corpus": {"pairs": ["en-de"], "sources": [{"opus": {"corpora": corpora, **settings}}]}}
+    return collect.run(Recipe.model_validate({"name": "t", **raw}), Store.open(root, "t"), EN_DE)
+
+
+def test_cap_window_and_seed_enter_the_fingerprint(opus_server: Mirror, tmp_path: Path) -> None:
+    opus_server.add("A/v1", "de-en", *_numbered(500))
+    settings: list[dict[str, Any]] = [{}, {"cap": 10}, {"cap": 20}, {"cap": 10, "window": 3}, {"cap": 10, "seed": 1}]
+    prints = [_capped(tmp_path, ["A"], **item).fingerprint for item in settings]
+    assert len(set(prints)) == len(prints)
+    assert _capped(tmp_path, ["A"]).fingerprint == prints[0]
+
+
+@pytest.fixture
+def large(opus_server: Mirror, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A release that is large for the limits here; its path."""
+    monkeypatch.setattr(_packages, "RANGED_FROM", 50_000)
+    monkeypatch.setattr(ranged, "BLOCK", 4_000)
+    monkeypatch.setattr(_moses, "BLOCK", 1_000)
+    monkeypatch.setattr(_moses, "ROWS", 50)
+    return opus_server.add("A/v1", "de-en", *_numbered(8_000, noise=True), licence="MIT\n", rows=8_000)
+
+
+def test_of_a_large_release_only_the_beginnings_come(opus_server: Mirror, large: str, tmp_path: Path) -> None:
+    found = _capped(tmp_path / "part", ["A"], cap=40, window=5)
+    assert opus_server.sent < len(opus_server.files[large]) / 4
+    assert all(wanted for method, _, wanted in opus_server.requests if method == "GET")
+    whole = _capped(tmp_path / "whole", ["A"], cap=40, window=None)
+    assert opus_server.sent > len(opus_server.files[large])
+    assert found.rows == whole.rows == {"data": 40}
+    (file,) = found.corpora["A/v1"]["files"]
+    assert file == {
+        "url": opus_server.url + large, "size": len(opus_server.files[large]), "etag": opus_server.etag(large),
+        "rows": 8_000, "rows_read": 200,
+    }  # fmt: skip
+    assert found.corpora["A/v1"]["licence"] == "MIT"
+
+
+def test_a_part_gives_the_rows_of_the_whole_with_every_fault_too(
+    opus_server: Mirror, large: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calm = _capped(tmp_path / "calm", ["A"], cap=40, window=5)
+    opus_server.faults = dict.fromkeys(FAULTS, 0.2)
+    rough = _capped(tmp_path / "rough", ["A"], cap=40, window=5)
+    assert (rough.files, rough.fingerprint) == (calm.files, calm.fingerprint)
+    opus_server.faults, opus_server.ranges = {}, False
+    unranged = _capped(tmp_path / "unranged", ["A"], cap=40, window=5)
+    assert unranged.files == calm.files
+    assert [path.suffix for path in (tmp_path / "unranged" / "sources").glob("downloads/*/*/*/*")] == [".zip"]
+
+
+def test_a_part_builds_without_a_network_and_grows_when_more_is_asked(
+    opus_server: Mirror, large: str, tmp_path: Path
+) -> None:
+    before = _capped(tmp_path, ["A"], cap=40, window=5)
+    entries = lock.read(tmp_path / "sources", "opus")["A deu_Latn-eng_Latn"]
+    assert [(item["window"], item["sha256"]) for item in entries] == [(200, "")]
+    opus_server.requests.clear()
+    larger = _capped(tmp_path, ["A"], cap=80, window=5)
+    assert larger.rows == {"data": 80}
+    asked = [wanted for method, _, wanted in opus_server.requests if method == "GET"]
+    assert 0 < len(asked) < 30  # only blocks that were not there
+    (tmp_path / "raw_bitext" / str(EN_DE) / "manifest.json").unlink()
+    opus_server.close()
+    after = _capped(tmp_path, ["A"], cap=40, window=5)  # a larger part serves a smaller window
+    assert after.files == before.files
+
+
+def test_a_part_that_changed_upstream_is_not_mixed_with_the_new(
+    opus_server: Mirror, large: str, tmp_path: Path
+) -> None:
+    _capped(tmp_path, ["A"], cap=40, window=5)
+    opus_server.add("A/v1", "de-en", *_numbered(9_000, noise=True), rows=9_000)
+    with pytest.raises(ValueError, match=r"Allowed: .* as in the lock file\. The file changed upstream"):
+        _capped(tmp_path, ["A"], cap=80, window=5)
+
+
+def test_a_part_that_reaches_the_end_of_one_side_alone_is_refused(
+    opus_server: Mirror, large: str, tmp_path: Path
+) -> None:
+    src, tgt = _numbered(2_000, noise=True)
+    for sides, counts in (((src, b"x\n" * 170), "200 lines .* and 170"), ((b"x\n" * 100, tgt), "100 lines .* and 150")):
+        opus_server.add("B/v1", "de-en", *sides, rows=8_000)
+        with pytest.raises(ValueError, match=f"B/v1, de-en: found {counts} in .* Allowed: as many in both"):
+            _capped(tmp_path / counts[:3], ["B"], cap=40, window=5)
+
+
+def test_a_refresh_moves_a_part(opus_server: Mirror, large: str, tmp_path: Path) -> None:
+    source = Opus(corpora=["A"], cap=40, window=5)
+    before = _ids(source, EN_DE, tmp_path)
+    assert source.refresh([EN_DE], tmp_path) == []
+    opus_server.add("A/v1", "de-en", b"", b"", latest=False)
+    opus_server.add("A/v2", "de-en", *_numbered(9_000, noise=True), rows=9_000)
+    assert source.refresh([EN_DE], tmp_path) == [EN_DE]
+    assert _ids(source, EN_DE, tmp_path) == before
+    assert [item["version"] for item in lock.read(tmp_path, "opus")["A deu_Latn-eng_Latn"]] == ["v2"]
+
+
+UNITS = "".join(
+    f'<tu><tuv xml:lang="de"><seg>satz {i} <ph>x</ph></seg></tuv><tuv xml:lang="en"><seg>sentence {i}</seg></tuv></tu>'
+    for i in range(100)
+)
+
+
+def test_tmx_packages_are_read_with_the_licence_beside_them(opus_server: Mirror, tmp_path: Path) -> None:
+    opus_server.add("A/v1", "de-en", b"x\n", b"y\n", licence="CC-BY-4.0\n")
+    opus_server.add_tmx("A/v1", "de-en", UNITS)
+    opus_server.add_tmx("B/v1", "de-en", UNITS)
+    source = Opus(corpora=["A", "B"], format="tmx")
+    found = _rows(source, EN_DE, tmp_path)
+    assert found[:2] == [("satz 0", "sentence 0", "A/v1"), ("satz 1", "sentence 1", "A/v1")]
+    assert Counter(corpus for _, _, corpus in found) == {"A/v1": 100, "B/v1": 100}
+    known = source.provenance(EN_DE, tmp_path)
+    assert [known[name]["licence"] for name in ("A/v1", "B/v1")] == ["CC-BY-4.0", "not stated in the package"]
+    assert known["A/v1"]["files"][0]["rows"] == 100
+    assert _rows(Opus(corpora=["A"]), EN_DE, tmp_path) == [("x", "y", "A/v1")]  # the lock knows the two apart
+    opus_server.close()
+    assert _rows(source, EN_DE, tmp_path) == found
+
+
+def test_tmx_packages_have_caps_and_survive_faults(opus_server: Mirror, tmp_path: Path) -> None:
+    opus_server.add_tmx("A/v1", "de-en", UNITS)
+    source = Opus(corpora=["A"], format="tmx", cap=10, window=5)
+    calm = _rows(source, EN_DE, tmp_path / "calm")
+    assert len(calm) == 10
+    assert all(int(src.split()[1]) < 50 for src, _, _ in calm)
+    opus_server.faults = dict.fromkeys(FAULTS, 0.2)
+    for seed in range(5):
+        opus_server.seed = seed
+        assert _rows(source, EN_DE, tmp_path / str(seed)) == calm
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"<html>Moved</html>", "not a gzip file"),
+        (gzip.compress(b"<tmx><body></body>"), "not well-formed XML"),
+        (gzip.compress(b"<html></html>"), "found no element <tmx>"),
+        (gzip.compress(b"0" * (30 << 20)), r"Allowed: at most 200 times as many"),
+        (gzip.compress(b'<!DOCTYPE x [<!ENTITY a "b">]><tmx>&a;</tmx>'), "declaration of an entity, 'a'"),
+    ],
+)
+def test_a_tmx_package_that_is_none_is_refused(opus_server: Mirror, tmp_path: Path, data: bytes, message: str) -> None:
+    path = opus_server.add_tmx("A/v1", "de-en", "")
+    opus_server.files[path] = data
+    with pytest.raises(ValueError, match=message):
+        _rows(Opus(corpora=["A"], format="tmx"), EN_DE, tmp_path)
+
+
+def test_downloads_that_the_lock_no_longer_names_are_pruned(opus_server: Mirror, tmp_path: Path) -> None:
+    opus_server.add("A/v1", "de-en", b"alt\n", b"old\n")
+    opus_server.add("B/v1", "de-en", b"fest\n", b"fixed\n")
+    source = Opus(corpora=["A", "B/v1"])
+    source.prepare(EN_DE, tmp_path)
+    old = {path for path in tmp_path.rglob("*.zip") if "/A/" in str(path)}
+    assert source.prune(tmp_path) == []
+    opus_server.add("A/v1", "de-en", b"alt\n", b"old\n", latest=False)
+    opus_server.add("A/v2", "de-en", b"neu\n", b"new\n")
+    source.refresh([EN_DE], tmp_path)
+    before = _rows(source, EN_DE, tmp_path)
+    assert set(source.prune(tmp_path)) == old
+    assert not (tmp_path / "downloads" / "opus" / "A" / "v1").exists()
+    opus_server.close()
+    assert _rows(source, EN_DE, tmp_path) == before == [("neu", "new", "A/v2"), ("fest", "fixed", "B/v1")]

@@ -1,0 +1,176 @@
+"""Moses packages, zip files of two line-aligned texts -> their licence, their number of rows, BITEXT batches."""
+
+import itertools
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.languages import Pair
+from pipelines.schema import BITEXT
+
+ROWS = 20_000  # per batch; decides the bytes of the shards
+BLOCK = 1 << 20  # bytes read at a time
+LONGEST_LINE = 16 << 20  # bytes
+LARGEST = 64 << 30  # bytes of one side unpacked; the largest of OPUS (NLLB, CCMatrix) have about 30 GiB
+DENSEST = 200  # unpacked over packed size; text gives 3 to 10, deflate's most is 1,032
+SMALL = 10 << 20  # bytes unpacked below which the ratio does not matter
+NOT_STATED = "not stated in the package"
+MARKS = "\r\0\t\v\f\x1c\x1d\x1e\x85\u2028\u2029"  # one by one they are found five times as fast as by INSIDE
+INSIDE = re.compile(r"[\0\t\v\f\x1c-\x1e\x85\u2028\u2029]+")  # would end a line or a column further on
+
+
+def check_zip(file: Path) -> None:
+    """ValueError where `file` is no zip, unpacks to something absurd, or a CRC does not match."""
+    try:
+        with zipfile.ZipFile(file) as package:
+            check_sizes(package)
+            bad = package.testzip()
+    except ValueError:
+        raise
+    except Exception as error:  # a damaged zip makes zipfile raise almost anything
+        raise ValueError(f"not a sound zip file: {error}. Needed: a Moses package. Report it to the server.") from None
+    if bad:
+        raise ValueError(f"not a sound zip file: wrong CRC of '{bad}'. Needed: a whole one. Report it to the server.")
+
+
+def check_sizes(package: zipfile.ZipFile) -> None:
+    """ValueError where a member unpacks to something absurd."""
+    for member in package.infolist():
+        dense = member.file_size > max(SMALL, DENSEST * member.compress_size)
+        if member.file_size > LARGEST or dense:
+            raise ValueError(
+                f"'{member.filename}' unpacks {member.compress_size:,} bytes to {member.file_size:,}. Allowed: "
+                f"at most {DENSEST} times as many, and {LARGEST:,}. Do not use this corpus."
+            )
+
+
+def licence(package: zipfile.ZipFile) -> str:
+    """The first line of the package's LICENSE."""
+    if "LICENSE" not in package.namelist():
+        return NOT_STATED
+    with package.open("LICENSE") as stream:
+        text = stream.read(1 << 16).decode("utf-8", errors="replace")
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+    return lines[0][:200] if lines else NOT_STATED
+
+
+class Moses:
+    """The texts in an opened package whose files end in `.<package>.<code>`, found by name; nothing is unpacked to
+    disk."""
+
+    def __init__(self, archive: zipfile.ZipFile, where: str, package: str, codes: tuple[str, str]):
+        self._archive, self._where, self._package = archive, where, package
+        self._names = [self._member(f".{package}.{code}") for code in codes]
+
+    def count(self) -> int:
+        """Lines of either side; ValueError where the two have different numbers."""
+        counts = []
+        for name in self._names:
+            with self._archive.open(name) as stream:
+                counts.append(_count(stream))
+        if counts[0] != counts[1]:
+            raise self._unequal(*counts)
+        return counts[0]
+
+    def read(self, pair: Pair, corpus: str, most: int | None = None) -> Iterator[pa.RecordBatch]:
+        """BITEXT batches of the first `most` rows; what lies behind these is not even unpacked.
+
+        Bytes that are no UTF-8 become U+FFFD, tabs and other separators inside a line one space; \\r and a BOM go.
+        """
+        left, read = most, 0
+        with self._archive.open(self._names[0]) as src, self._archive.open(self._names[1]) as tgt:
+            sides = (_batched(_lines(stream, name)) for stream, name in zip((src, tgt), self._names, strict=True))
+            for both in itertools.zip_longest(*sides, fillvalue=()):
+                counts = [len(lines) if left is None else min(left, len(lines)) for lines in both]
+                if counts[0] != counts[1]:  # known of whole packages, not of those of which only a part is here
+                    raise self._unequal(*(read + count for count in counts))
+                rows = counts[0]
+                read += rows
+                same = [pa.repeat(pa.scalar(text, pa.string()), rows) for text in (*pair, corpus)]
+                yield pa.record_batch([*(lines.slice(0, rows) for lines in both), *same], schema=BITEXT)
+                if left is not None and not (left := left - rows):
+                    return
+
+    def _unequal(self, src: int, tgt: int) -> ValueError:
+        return ValueError(
+            f"{self._where}, {self._package}: found {src:,} lines in '{self._names[0]}' and {tgt:,} in "
+            f"'{self._names[1]}'. Allowed: as many in both. Remove this corpus or name another version."
+        )
+
+    def _member(self, ending: str) -> str:
+        names = self._archive.namelist()
+        found = [name for name in names if name.endswith(ending) and "/" not in name]
+        if len(found) != 1:
+            raise ValueError(
+                f"{self._where}: found {', '.join(names[:10])}. Needed: one file '<corpus>{ending}'. Remove this "
+                f"corpus or name another version."
+            )
+        return found[0]
+
+
+def _count(stream: Any) -> int:
+    """Lines of a stream, as `_lines` gives them."""
+    lines, last = 0, b""
+    while block := stream.read(BLOCK):
+        if not last:
+            block = block.removeprefix(b"\xef\xbb\xbf")
+        lines += block.count(b"\n")
+        last = block[-1:] or last
+    return lines + (last not in (b"", b"\n"))
+
+
+def _lines(stream: Any, name: str) -> Iterator[pa.Array]:
+    """The lines of a UTF-8 stream, some at a time; a last line without a line break counts."""
+    rest, first = b"", True
+    while True:
+        block = stream.read(BLOCK)
+        cut = block.rfind(b"\n") + 1
+        if block and not cut:
+            rest += block
+            if len(rest) > LONGEST_LINE:
+                raise ValueError(
+                    f"'{name}': found a line of more than {LONGEST_LINE:,} bytes. Allowed: shorter ones. Remove this "
+                    f"corpus or name another version."
+                )
+            continue
+        whole, rest = rest + block[:cut], block[cut:]
+        if first:
+            whole, first = whole.removeprefix(b"\xef\xbb\xbf"), False
+        if whole:
+            yield _repaired(whole)
+        if not block:
+            return
+
+
+def _repaired(whole: bytes) -> pa.Array:
+    """The lines in `whole` as text; the last line break may be missing."""
+    text = whole.decode("utf-8", errors="replace")
+    if any(mark in text for mark in MARKS):
+        text = INSIDE.sub(" ", text.replace("\r", ""))
+    data = text.encode() + b"\n" * (not text.endswith("\n"))
+    breaks = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
+    offsets = np.concatenate([[0], breaks - np.arange(len(breaks))]).astype(np.int32)
+    values = pa.py_buffer(data.replace(b"\n", b""))
+    return pa.StringArray.from_buffers(len(breaks), pa.py_buffer(offsets), values)
+
+
+def _batched(pieces: Iterator[pa.Array]) -> Iterator[pa.Array]:
+    """The same lines, ROWS at a time."""
+    held: list[pa.Array] = []
+    count = 0
+    for piece in pieces:
+        held.append(piece)
+        count += len(piece)
+        if count >= ROWS:
+            whole = pa.concat_arrays(held)
+            for start in range(0, count - ROWS + 1, ROWS):
+                yield whole.slice(start, ROWS)
+            count %= ROWS
+            held = [whole.slice(len(whole) - count)]
+    if count:
+        yield pa.concat_arrays(held)
