@@ -16,7 +16,7 @@ def main(argv: list[str] | None = None) -> int:
         "it is missing or out of date); eval: write evaluation; all: these four"
     ))  # fmt: skip
     parser.add_argument("recipe", help="a YAML file, or the name of a built-in recipe")
-    parser.add_argument("--store", required=True, help="the folder that holds the training mix")
+    parser.add_argument("--store", required=True, help="where the training mix is: a folder, or s3://bucket/prefix")
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
     given = parser.parse_args(argv)
     try:
@@ -63,7 +63,7 @@ def _run(command: str, recipe_path: str, root: str, device: str | None) -> None:
             before = store.manifest(asset)
             manifest = steps[asset]()
             made = f"done, {manifest.seconds:.0f} s of work" if manifest != before else "unchanged"
-            progress.finish(f"{made}, in {store.folder(asset)}")
+            progress.finish(f"{made}, in {store.where(asset)}")
 
 
 if __name__ == "__main__":

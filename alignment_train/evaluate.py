@@ -48,7 +48,7 @@ def run(recipe: Recipe, store: Store, lms: Mapping[str, Callable[[], LanguageMod
         metrics = measure(recipe, store, lms, tell)
         text = json.dumps(metrics, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
         (out.path / "metrics.json").write_text(text + "\n", encoding="utf-8")
-        logs = {name: store.folder(ASSETS[name]) / "log.jsonl" for name in MODELS if name in lms}
+        logs = {name: store.fetched(ASSETS[name], under="log.jsonl") / "log.jsonl" for name in MODELS if name in lms}
         pictures = {"recall_by_layer": plots.recall_by_layer(metrics), "loss_curves": plots.loss_curves(logs)}
         for name, png in pictures.items():
             if png is not None:

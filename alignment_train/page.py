@@ -74,7 +74,11 @@ def render(recipe: Recipe, store: Store, metrics: Metrics, spent: tuple[float, i
     )
     environment.filters.update(count=_count, clock=clock, size=_size)
     found = _manifests(recipe, store)
-    trained = {name: store.folder(asset) / "log.jsonl" for name, asset in LOGS.items() if (asset, None) in found}
+    trained = {
+        name: store.fetched(asset, under="log.jsonl") / "log.jsonl"
+        for name, asset in LOGS.items()
+        if (asset, None) in found
+    }
     pictures = {"recall": plots.recall_by_layer(metrics, svg=True), "losses": plots.loss_curves(trained, svg=True)}
     corpora = _corpora(found)
     context = {

@@ -111,7 +111,7 @@ class Trainer:
         names = {"base": "base_model", "control": "control_model", "aligned": "align_model"}
 
         def opened(asset: str) -> LM:
-            model = load(self.store.folder(asset))
+            model = load(self.store.fetched(asset))
             layer = layer_index(self.config.layer, len(model.blocks))
             return LM(model, layer, self.config.max_length, self.device)
 
@@ -136,7 +136,7 @@ class Trainer:
             checkpoint_every=self.config.checkpoint_every,
         )
         parts = self._parts({objective.reads for objective in objectives})
-        model = load(self.store.folder("base_model"))
+        model = load(self.store.fetched("base_model"))
         layer = layer_index(self.config.layer, len(model.blocks))
         return self._train(asset, model, plan, parts, print_, inputs, lambda: {"trained_layer": layer})
 

@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipelines.remote import Remote
 from pipelines.store import write_atomically
+
+SHARED = ".shared"  # beside a lock file: the address whose lock file it is a copy of
 
 
 def read(home: Path, source: str) -> dict[str, Any]:
@@ -19,14 +22,31 @@ def read(home: Path, source: str) -> dict[str, Any]:
 @contextmanager
 def editing(home: Path, source: str) -> Iterator[dict[str, Any]]:
     """`read`, to be changed in place: one thread and process at a time, saved on a clean exit and only if changed."""
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / ".lock.json.guard").open("a") as guard:
-        fcntl.flock(guard, fcntl.LOCK_EX)
+    with _guarded(home):
         whole = _whole(home)
         before = copy.deepcopy(whole.setdefault(source, {}))
         yield whole[source]
         if whole[source] != before:
-            write_atomically(home / "lock.json", json.dumps(whole, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+            text = json.dumps(whole, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+            if (home / SHARED).exists():
+                Remote((home / SHARED).read_text()).write("lock.json", text)
+            write_atomically(home / "lock.json", text)
+
+
+def share(home: Path, address: str) -> None:
+    """Have the lock file below `home` as it is at `address`, and from now on put every change of it there, too."""
+    with _guarded(home):
+        write_atomically(home / SHARED, address)
+        if text := Remote(address).read("lock.json"):
+            write_atomically(home / "lock.json", text)
+
+
+@contextmanager
+def _guarded(home: Path) -> Iterator[None]:
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / ".lock.json.guard").open("a") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        yield
 
 
 def _whole(home: Path) -> dict[str, Any]:

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipelines.languages import Pair
+from pipelines.paths import is_address
 from pipelines.registry import Plugin
+from pipelines.remote import Remote
 
 FORMAT = 1
 """Of shards and manifests; a store of another format is refused."""
@@ -36,7 +38,7 @@ class StoreError(ValueError):
 
 
 class LedgerRow(BaseModel):
-    """What one step did to the rows of one corpus: into - dropped == kept, always."""
+    """What one step did to the rows of one corpus: into - dropped == kept, always; `changed` are some of the kept."""
 
     model_config = ConfigDict(extra="forbid")
     step: str
@@ -44,6 +46,7 @@ class LedgerRow(BaseModel):
     into: int
     dropped: int
     kept: int
+    changed: int = 0
 
 
 class Manifest(BaseModel):
@@ -75,31 +78,44 @@ class Manifest(BaseModel):
 
 
 class Store:
-    """A folder that holds everything one recipe makes."""
+    """Everything one recipe makes, in a folder or at an address such as `s3://bucket/prefix`.
+
+    At an address, `root` is this machine's working copy: what is made or read here lies there, downloads of sources
+    and checkpoints lie nowhere else, and all of it may be deleted. What is whole is decided at the address alone: a
+    dataset counts once its manifest is there, and its files are fetched when they are read. $ISOGLOSS_CACHE names the
+    folder of the working copies, ~/.cache/isogloss unless set.
+    """
 
     def __init__(self, root: str | Path):
-        self.root = Path(root).absolute()
+        self.remote = Remote(str(root)) if is_address(str(root)) else None
+        self.root = _working_copy(self.remote.address) if self.remote else Path(root).absolute()
+
+    @property
+    def address(self) -> str:
+        """Where the store is, for people and for commands."""
+        return self.remote.address if self.remote else str(self.root)
 
     @classmethod
     def open(cls, root: str | Path, recipe_name: str) -> "Store":
         """The store at `root`, made if there is none; StoreError where it belongs to another recipe or format."""
         store = cls(root)
-        mark = store.root / "store.json"
         wanted = {"recipe": recipe_name, "format": FORMAT}
-        if not mark.exists():
-            if store.root.exists() and any(store.root.iterdir()):
+        text = store._read("store.json")
+        if text is None:
+            if store._names():
                 raise StoreError(
                     f"store {root}: the folder is not empty and is no store. Allowed: a new or empty folder, or a "
                     f"store of recipe '{recipe_name}'. Name another folder."
                 )
-            store.root.mkdir(parents=True, exist_ok=True)
-            write_atomically(mark, json.dumps(wanted))
-        found = json.loads(mark.read_text())
+            text = json.dumps(wanted)
+            store._write("store.json", text)
+        found = json.loads(text)
         if found != wanted:
             raise StoreError(
                 f"store {root}: belongs to recipe '{found.get('recipe')}' in format {found.get('format')}. Allowed: "
                 f"recipe '{recipe_name}' in format {FORMAT}. Name another folder with STORE or --store."
             )
+        store._share_lock()
         return store
 
     @property
@@ -108,19 +124,29 @@ class Store:
         return self.root / "sources"
 
     def folder(self, asset: str, pair: Pair | str | None = None) -> Path:
-        """Where the dataset `asset` (of `pair`) lies."""
-        if asset not in (PER_PAIR if pair else WHOLE):
-            raise AssertionError(f"{asset} with pair {pair}")
-        return self.root / asset / str(pair) if pair else self.root / asset
+        """Where the dataset `asset` (of `pair`) lies on this machine; `fetched` says when its files are there, too."""
+        return self.root / _key(asset, pair)
+
+    def where(self, asset: str, pair: Pair | str | None = None) -> str:
+        """Where people find the dataset: its folder or its address."""
+        return f"{self.address}/{_key(asset, pair)}"
+
+    def fetched(self, asset: str, pair: Pair | str | None = None, under: str = "") -> Path:
+        """`folder`, with the files of the dataset at hand: all, or the file `under`, or those in the folder `under`."""
+        return self._fetch(self.require(asset, pair), under)
+
+    def datasets(self) -> list[tuple[str, str | None]]:
+        """(asset, pair) of every dataset in the store, in the order of the stages."""
+        keys = [(asset, pair) for asset in PER_PAIR for pair in self._names(asset) if not pair.startswith(".")]
+        found = [*keys, *((asset, None) for asset in WHOLE)]
+        return [(asset, pair) for asset, pair in found if "manifest.json" in self._names(_key(asset, pair))]
 
     def manifest(self, asset: str, pair: Pair | str | None = None) -> Manifest | None:
         """The manifest of a whole dataset, or None where there is none."""
-        folder = self.folder(asset, pair)
-        _recover(folder)
-        try:
-            return Manifest.model_validate_json((folder / "manifest.json").read_text())
-        except FileNotFoundError:
-            return None
+        if not self.remote:
+            _recover(self.folder(asset, pair))
+        text = self._read(f"{_key(asset, pair)}/manifest.json")
+        return None if text is None else Manifest.model_validate_json(text)
 
     def require(self, asset: str, pair: Pair | str | None = None) -> Manifest:
         """The manifest, or StoreError with the command that makes the dataset."""
@@ -128,8 +154,8 @@ class Store:
         if manifest is None:
             what = f"{asset} of {pair}" if pair else asset
             raise StoreError(
-                f"store {self.root}: no {what} in it. Needed before this can run. Make it with 'make align', or with "
-                f"'dagster asset materialize --select {asset}{f' --partition {pair}' if pair else ''}'."
+                f"store {self.address}: no {what} in it. Needed before this can run. Make it with 'make align', or "
+                f"with 'dagster asset materialize --select {asset}{f' --partition {pair}' if pair else ''}'."
             )
         return manifest
 
@@ -146,8 +172,9 @@ class Store:
 
     def shards(self, asset: str, pair: Pair | str | None = None, part: str = MAIN) -> list[Path]:
         """The Arrow IPC stream files of a part."""
-        self.require(asset, pair)
-        return sorted((self.folder(asset, pair) / part).glob("data-*.arrow"))
+        manifest = self.require(asset, pair)
+        folder = self._fetch(manifest, part)
+        return [folder / name for name in sorted(manifest.files) if name.startswith(f"{part}/data-")]
 
     def table(self, asset: str, pair: Pair | str | None = None, part: str = MAIN) -> pa.Table:
         """All rows of a part."""
@@ -170,7 +197,8 @@ class Store:
     def writer(self, patience: float = 15.0) -> Iterator[None]:
         """Be the store's one writer; StoreError where another process still is after `patience` seconds.
 
-        The wait is for a trainer that is just noticing that its parent died.
+        The wait is for a trainer that is just noticing that its parent died. Of a store at an address only the writers
+        of this machine are known: that two machines do not write at once is for their users to see to.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         path = self.root / ".writer"
@@ -184,14 +212,15 @@ class Store:
                     if time.monotonic() > deadline:
                         file.seek(0)
                         raise StoreError(
-                            f"store {self.root}: process {file.read().strip() or 'unknown'} is writing to it. Allowed: "
-                            f"one writer at a time. Wait for it, stop it, or name another store."
+                            f"store {self.address}: process {file.read().strip() or 'unknown'} is writing to it. "
+                            f"Allowed: one writer at a time. Wait for it, stop it, or name another store."
                         ) from None
                     time.sleep(0.1)
             file.seek(0)
             file.truncate()
             file.write(str(os.getpid()))
             file.flush()
+            self._share_lock()  # as it is now that nobody else writes
             yield
 
     @contextmanager
@@ -202,20 +231,58 @@ class Store:
         fresh = _beside(folder, "new")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
-        writer = Writer(fresh, folder, asset, str(pair) if pair else None)
+        writer = Writer(fresh, folder, asset, str(pair) if pair else None, self.remote)
         try:
             yield writer
         finally:
             writer.close()
             shutil.rmtree(fresh, ignore_errors=True)
 
+    def _fetch(self, manifest: Manifest, under: str = "") -> Path:
+        folder = self.folder(manifest.asset, manifest.pair)
+        if self.remote:
+            names = [name for name in manifest.files if not under or name == under or name.startswith(f"{under}/")]
+            if not under and folder.exists():  # a model's folder is read whole: what an older one left must go
+                for file in folder.rglob("[!.]*"):
+                    if file.is_file() and str(file.relative_to(folder)) not in manifest.files:
+                        file.unlink(missing_ok=True)
+            self.remote.fetch(_key(manifest.asset, manifest.pair), folder, manifest.files, names)
+        return folder
+
+    def _read(self, name: str) -> str | None:
+        if self.remote:
+            return self.remote.read(name)
+        try:
+            return (self.root / name).read_text()
+        except FileNotFoundError:
+            return None
+
+    def _write(self, name: str, text: str) -> None:
+        if self.remote:
+            self.remote.write(name, text)
+        else:
+            write_atomically(self.root / name, text)
+
+    def _names(self, name: str = "") -> list[str]:
+        """What lies right below `name`; nothing where there is no such folder."""
+        if self.remote:
+            return self.remote.names(name)
+        folder = self.root / name
+        return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+    def _share_lock(self) -> None:
+        if self.remote:
+            from pipelines import lock  # which needs this module
+
+            lock.share(self.sources, f"{self.remote.address}/sources")
+
 
 class Writer:
     """Collects the parts of one dataset: Arrow shards that `datasets.load_from_disk` and pyarrow both read."""
 
-    def __init__(self, fresh: Path, folder: Path, asset: str, pair: str | None):
+    def __init__(self, fresh: Path, folder: Path, asset: str, pair: str | None, remote: Remote | None = None):
         self.path = fresh
-        self._folder, self._asset, self._pair = folder, asset, pair
+        self._folder, self._asset, self._pair, self._remote = folder, asset, pair, remote
         self._parts: dict[str, _Part] = {}
         self._meter = Meter()
 
@@ -253,7 +320,10 @@ class Writer:
         )
         for row in manifest.ledger:
             assert row.into - row.dropped == row.kept, f"ledger residual in {row}"
-        write_atomically(self.path / "manifest.json", manifest.model_dump_json(indent=1))
+        text = manifest.model_dump_json(indent=1)
+        write_atomically(self.path / "manifest.json", text)
+        if self._remote:
+            self._remote.publish(_key(self._asset, self._pair), self.path, files, text)
         old = _beside(self._folder, "old")
         shutil.rmtree(old, ignore_errors=True)
         if self._folder.exists():
@@ -319,7 +389,7 @@ def fingerprint(
     stage: the stage's module; settings: JSON of what the recipe says and sources pin; inputs: fingerprints read, by
     name; plugins: their settings, source, model files and libraries count too; modules: further source.
     """
-    plugins = [part for plugin in plugins for part in (plugin, *plugin.nested().values())]
+    plugins = [part for plugin in plugins for part in _with_nested(plugin)]
     source = {stage, *modules, *(m for p in plugins for m in (type(p).__module__, *p.modules))}
     needed = {*libraries, *(lib for p in plugins for lib in p.libraries)}
     whole = {
@@ -378,30 +448,53 @@ def commit() -> str:
 
 def verify(store: Store) -> tuple[int, list[str]]:
     """Compare every file of every manifest with its SHA-256: how many, and a line for each that is wrong."""
-    manifests = [
-        path for asset in (*PER_PAIR, *WHOLE) for path in sorted((store.root / asset).glob("**/manifest.json"))
-    ]
-    if not manifests:
+    if not (datasets := store.datasets()):
         raise StoreError(
-            f"store {store.root}: no manifest in it. Needed: a folder that 'python -m pipelines' or 'make align' "
+            f"store {store.address}: no manifest in it. Needed: a folder that 'python -m pipelines' or 'make align' "
             f"filled. Check the path."
         )
     compared, faults = 0, []
-    for path in manifests:
-        where = path.parent.relative_to(store.root)
+    for asset, pair in datasets:
+        key = _key(asset, pair)
         try:
-            files = Manifest.model_validate_json(path.read_text()).files
-        except ValueError:
-            faults.append(f"{where}/manifest.json: damaged")
+            manifest = store.require(asset, pair)
+        except ValidationError:
+            faults.append(f"{key}/manifest.json: damaged")
             continue
-        for name, expected in files.items():
-            compared += 1
-            file = path.parent / name
-            if not file.is_file():
-                faults.append(f"{where}/{name}: missing")
-            elif sha256(file) != expected:
-                faults.append(f"{where}/{name}: damaged")
+        compared += len(manifest.files)
+        found = store.remote.faults(key, manifest.files) if store.remote else _faults(store.root / key, manifest.files)
+        faults += [f"{key}/{name}: {fault}" for name, fault in found.items()]
     return compared, faults
+
+
+def _faults(folder: Path, digests: dict[str, str]) -> dict[str, str]:
+    out = {}
+    for name, expected in digests.items():
+        if not (folder / name).is_file():
+            out[name] = "missing"
+        elif sha256(folder / name) != expected:
+            out[name] = "damaged"
+    return out
+
+
+def _working_copy(address: str) -> Path:
+    """This machine's folder for the store at `address`."""
+    home = Path(os.environ.get("ISOGLOSS_CACHE") or Path.home() / ".cache" / "isogloss")
+    return home.absolute() / hashlib.sha256(address.encode()).hexdigest()[:16]
+
+
+def _key(asset: str, pair: Pair | str | None) -> str:
+    """Where a dataset lies below the store: `raw_bitext/deu_Latn-eng_Latn`, `training_mix`."""
+    if asset not in (PER_PAIR if pair else WHOLE):
+        raise AssertionError(f"{asset} with pair {pair}")
+    return f"{asset}/{pair}" if pair else asset
+
+
+def _with_nested(plugin: Plugin) -> Iterator[Plugin]:
+    """A plug-in and those within it, at any depth."""
+    yield plugin
+    for inner in plugin.nested().values():
+        yield from _with_nested(inner)
 
 
 def write_atomically(file: Path, text: str) -> None:

@@ -56,8 +56,8 @@ def test_cross_probability_is_kept(probability: float, crossed: int) -> None:
 
 def test_only_ids_that_both_languages_have_are_asked() -> None:
     class Uneven(Planted):
-        def instructions(self, lang):
-            for row in super().instructions(lang):
+        def instructions(self, lang, home):
+            for row in super().instructions(lang, home):
                 if lang == "eng_Latn" or int(row[0]) % 3 == 0:
                     yield row
 

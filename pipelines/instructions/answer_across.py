@@ -36,7 +36,7 @@ class AnswerAcross(InstructionType):
 
     def check(self, pairs: list[Pair]) -> None:
         if type(self.source).instructions is Source.instructions:
-            self.source.instructions(pairs[0].src)
+            self.source.instructions(pairs[0].src, Path())
         self.source.check(pairs)
 
     def pin(self, pair: Pair, home: Path) -> Any:
@@ -52,7 +52,7 @@ class AnswerAcross(InstructionType):
 
     def extra(self, pair: Pair, rng: np.random.Generator, home: Path) -> Iterator[pa.RecordBatch]:
         corpus = next(iter(self.source.provenance(pair, home)))
-        held = [{row[0]: row[1:] for row in self.source.instructions(lang)} for lang in pair]
+        held = [{row[0]: row[1:] for row in self.source.instructions(lang, home)} for lang in pair]
         shared = [key for key in held[0] if key in held[1]]
         for start in range(0, len(shared), BATCH_ROWS):
             keys = shared[start : start + BATCH_ROWS]

@@ -1,5 +1,6 @@
 """Sources of bitext, one file each. A source yields the segment pairs it holds of one language pair."""
 
+import json
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,12 @@ class Source(Plugin):
     def check(self, pairs: list[Pair]) -> None:
         """Raise ValueError, before any work starts, where this source can never serve `pairs`."""
 
+    @property
+    def corpora_named(self) -> list[str] | None:
+        """The corpora, as in the `corpus` column or without their version, that there can be; None where only the data
+        tell."""
+        return None
+
     pin_is_whole: ClassVar[bool] = False
     """Whether `pin` alone identifies the data; else the settings enter the fingerprint of every pair as well."""
 
@@ -38,6 +45,14 @@ class Source(Plugin):
         """Move the lock to what upstream has now; return the pairs whose data changed."""
         return []
 
+    def releases(self, pair: Pair, home: Path) -> dict[str, Any]:
+        """{name: what identifies its data} of what `refresh` may move, as the lock has it now; part of `pin`."""
+        return {json.dumps(self.settings(), sort_keys=True): self.pin(pair, home)} if self.online else {}
+
+    def prune(self, home: Path) -> list[Path]:
+        """Remove downloads that the lock no longer names; the files and folders removed."""
+        return []
+
     @abstractmethod
     def fetch(self, pair: Pair, home: Path) -> Iterator[pa.RecordBatch]:
         """Yield BITEXT batches: row i of `src` is in `pair.src`, of `tgt` in `pair.tgt`; no row is null."""
@@ -46,7 +61,7 @@ class Source(Plugin):
     def provenance(self, pair: Pair, home: Path) -> dict[str, dict[str, Any]]:
         """{corpus as in the `corpus` column: {version, licence, url, citation}} of what `fetch` yields."""
 
-    def instructions(self, lang: str) -> Iterator[tuple[int | str, str, str, str]]:
+    def instructions(self, lang: str, home: Path) -> Iterator[tuple[int | str, str, str, str]]:
         """(id, instruction, input, output) in one language; rows of one id mean the same in every language.
 
         Only sources with multi-parallel instruction data have them; `input` may be empty.
