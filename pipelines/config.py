@@ -1,16 +1,19 @@
 """Recipes: one YAML file is one experiment. This reads it whole and refuses what cannot be, before work starts."""
 
 import re
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationError, model_validator
 
+from pipelines.engine import Engine
 from pipelines.evals import Eval
 from pipelines.filters import Filter
 from pipelines.instructions import InstructionType
 from pipelines.languages import Pair, pivot
+from pipelines.paths import expand
 from pipelines.registry import Strict, messages, plugin_field
 from pipelines.sources import Source
 
@@ -30,14 +33,24 @@ PairField = Annotated[Pair, BeforeValidator(Pair.parse), PlainSerializer(str)]
 
 
 class Budget(Strict):
-    """How many rows the training mix may hold, and who gets them."""
+    """How many rows and tokens the training mix may hold, and who gets them."""
 
     rows: int = Field(900_000, gt=0)
     """Bitext and instruction rows together; 1,000,000 or more is refused (AFP and mid-align both need fewer)."""
+    tokens: int | None = Field(None, gt=0)
+    """Tokens of these rows together, if they too are to be bounded; all shares are then shares of tokens."""
+    tokenizer: str | None = None
+    """What counts tokens: a SentencePiece `.model`, a `tokenizer.json`, or `characters`."""
     language_alpha: float = Field(0.3, ge=0, le=1)
     """A pair's share is proportional to its rows to this power: 1 as they are, 0 all pairs alike."""
     shares: dict[str, float] = {}
-    """Share of the rows per kind: `bitext` and each instruction type. Unnamed kinds share what is left alike."""
+    """Share of the whole per kind: `bitext` and each instruction type. Unnamed kinds share what is left alike."""
+    caps: dict[str, Annotated[int, Field(ge=0)]] = {}
+    """Rows that a corpus (`GNOME`, or `GNOME/v1`; `*` for those not named) may give to one kind of one pair."""
+    order: Literal["random", "quality"] = "random"
+    """Which bitext of a pair is taken first: a random row, or the best by the filter that judges quality."""
+    directions: Literal["sorted", "both"] = "sorted"
+    """`both` turns half of each pair's bitext round, source for target; dev rows stay as they are."""
 
     @model_validator(mode="after")
     def _bounded(self) -> "Budget":
@@ -50,7 +63,81 @@ class Budget(Strict):
                 f"shares: found {self.shares}, sum {sum(self.shares.values()):g}. Allowed: shares of at least 0 whose "
                 f"sum is at most 1. Lower some."
             )
+        if (self.tokens is None) != (self.tokenizer is None):
+            lacking, given = ("tokenizer", "tokens") if self.tokens else ("tokens", "tokenizer")
+            raise ValueError(
+                f"{lacking}: found none, but {given}. Allowed: tokens with what counts them: tokenizer: characters, a "
+                f"SentencePiece .model or a tokenizer.json. Set both or neither."
+            )
+        if self.tokenizer is not None and not re.search(r"(^characters|\.model|\.json)$", self.tokenizer):
+            raise ValueError(
+                f"tokenizer: found '{self.tokenizer}'. Allowed: characters, or the path of a SentencePiece .model or a "
+                f"tokenizer.json on this machine. Correct it."
+            )
         return self
+
+    def tokenizer_file(self) -> Path | None:
+        """The file that counts tokens, None where there is none; ValueError where it is not there."""
+        if self.tokenizer in (None, "characters"):
+            return None
+        file = Path(self.tokenizer).expanduser()
+        if not file.is_file():
+            raise ValueError(
+                f"corpus.budget.tokenizer: no file {file}. Allowed: characters, or the path of a SentencePiece .model "
+                f"or a tokenizer.json on this machine. Correct it."
+            )
+        return file
+
+    def cap(self, corpus: str) -> tuple[str, int] | None:
+        """The cap of a corpus (`GNOME/v1`) and the key that sets it; None where there is none."""
+        keys = (corpus, corpus.partition("/")[0], "*")
+        return next(((key, self.caps[key]) for key in keys if key in self.caps), None)
+
+    def check_caps(self, corpora: Collection[str]) -> None:
+        """ValueError where a cap names none of `corpora`. One without a version may yet have any."""
+        known = {"*", *corpora, *(corpus.partition("/")[0] for corpus in corpora)}
+        if unknown := [key for key in self.caps if key not in known and key.partition("/")[0] not in corpora]:
+            raise ValueError(
+                f"budget.caps: found {', '.join(unknown)}. Allowed: * or a corpus of the recipe "
+                f"({', '.join(sorted(corpora))}). Correct or remove it."
+            )
+
+
+def _each_once(on: list[str]) -> list[str]:
+    if len(set(on)) != len(on):
+        raise ValueError(f"found {', '.join(on)}. Allowed: pair, src and tgt, each once. Remove one.")
+    return on
+
+
+class Dedup(Strict):
+    """Which rows of a pair, of whatever corpora, count as the same; the best of them stays."""
+
+    on: Annotated[list[Literal["pair", "src", "tgt"]], Field(min_length=1), AfterValidator(_each_once)] = ["pair"]
+    """What is compared, in turn: `pair` both sides together, `src` or `tgt` one side, whatever the other says."""
+    near: float | None = Field(0.8, ge=0.5, le=1)
+    """Jaccard similarity of character shingles from which rows count as nearly the same; null compares for equality.
+
+    0.8 is one word in about ten. It drops 2 % of Python's documentation, GNOME's and Tatoeba, 0.01 % of Multi30k.
+    """
+
+
+class Decontaminate(Strict):
+    """Which texts training must not hold, beside those of the recipe's evals."""
+
+    near: float | None = Field(0.8, ge=0.5, le=1)
+    """Jaccard similarity to a held-out text, or share of a long one held, from which a segment is dropped; or null."""
+    lists: list[str] = []
+    """Text files, UTF-8, one text a line, by path, address or glob: no segment of any language may be one of them."""
+
+    def files(self) -> list[str]:
+        """The files that `lists` names, each once; ValueError where an entry names none."""
+        found: dict[str, None] = {}
+        for entry in self.lists:
+            try:
+                found.update(dict.fromkeys(expand(entry)))
+            except ValueError as error:
+                raise ValueError(f"corpus.decontaminate.lists: {error}") from None
+        return list(found)
 
 
 class CorpusConfig(Strict):
@@ -58,11 +145,17 @@ class CorpusConfig(Strict):
 
     pairs: Annotated[list[PairField], Field(min_length=1), AfterValidator(_distinct)]
     sources: Annotated[list[plugin_field(Source, "pipelines.sources")], Field(min_length=1)]  # type: ignore[valid-type]
+    licences: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] | None = None
+    """Globs such as `CC-BY-[0-9]*` or `CC0-*`: corpora with another licence give no row. Unset allows all of them."""
     filters: list[plugin_field(Filter, "pipelines.filters")] = []  # type: ignore[valid-type]
     instructions: list[plugin_field(InstructionType, "pipelines.instructions")] = []  # type: ignore[valid-type]
+    dedup: Dedup = Dedup.model_validate({})
+    decontaminate: Decontaminate = Decontaminate.model_validate({})
     budget: Budget = Budget.model_validate({})
     dev_rows: int = Field(500, ge=0)
     """Rows a pair set aside by hash for choosing layers, weights and stopping; at most a tenth of the pair."""
+    engine: Engine = "local"
+    """Where filters score: on this machine's cores, or on Ray Data, on an existing cluster. The rows are the same."""
     allow_empty: bool = False
     """Whether a pair may end without a row; else that is an error."""
 
@@ -70,6 +163,10 @@ class CorpusConfig(Strict):
     def _served(self) -> "CorpusConfig":
         for plugin in (*self.sources, *self.filters, *self.instructions):
             plugin.check(self.pairs)
+        found_in = [source.corpora_named for source in self.sources]
+        corpora = None if None in found_in else [name for names in found_in for name in names or ()]
+        for item in self.filters:
+            item.check_per(self.pairs, corpora)
         kinds = ["bitext", *(item.name for item in self.instructions)]
         for what, found in (("filters", [f.name for f in self.filters]), ("instructions", kinds[1:])):
             if repeated := sorted({name for name in found if found.count(name) > 1}):
@@ -79,14 +176,31 @@ class CorpusConfig(Strict):
                 f"budget.shares: found {', '.join(unknown)}. Allowed: {', '.join(kinds)}. Add the instruction type or "
                 f"remove its share."
             )
+        own = [part for item in self.instructions for part in item.nested().values() if isinstance(part, Source)]
+        named = [source.corpora_named for source in (*self.sources, *own)]
+        if None not in named:
+            self.budget.check_caps({name for names in named for name in names or ()})
+        if self.budget.order == "quality" and self.quality_column is None:
+            raise ValueError(
+                f"budget.order: found quality, but no filter that judges it in {[item.name for item in self.filters]}. "
+                f"Allowed: random, or quality with a filter such as translation_score. Add one or change the order."
+            )
         return self
 
     @property
     def languages(self) -> list[str]:
         return sorted({code for pair in self.pairs for code in pair})
 
+    @property
+    def quality_column(self) -> str | None:
+        """The score column that ranks rows, the higher the better: of the last filter that judges quality."""
+        judges = [f"score_{item.name}" for item in self.filters if item.judges_quality]
+        return judges[-1] if judges else None
+
     def notes(self) -> list[str]:
-        """What to tell the user before work starts; ValueError where this machine lacks what a filter needs."""
+        """What to tell the user before work starts; ValueError where this machine lacks what a part needs."""
+        self.budget.tokenizer_file()
+        self.decontaminate.files()
         return [sentence for item in self.filters for sentence in item.notes(self.pairs)]
 
     @property

@@ -2,31 +2,59 @@
 
 Dev first: of every pair, the rows whose pivot side has the smallest draws. Draws hang on the text alone, so pairs that
 share their pivot texts set the same ones aside. A row that shares a segment, on either side and in any pair, with a dev
-row trains nothing. What is left is taken in the order of another draw until its quota is full: a row's place in that
-order hangs on nothing but the row and the seed, so a further pair only moves the quotas.
+row trains nothing. What is left is taken in the order of another draw, or of its quality, until the budget is spent: a
+row's place in that order hangs on nothing but the row and the seed, so a further pair or corpus only takes rows away.
+
+DuckDB holds numbers alone; the texts of the rows taken are read again from their shards, thrown into a file for each
+batch of the mix, and sorted batch by batch. So memory hardly grows with the rows.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines import budget
 from pipelines.config import Recipe
 from pipelines.dedup import connection
+from pipelines.engine import mapped
 from pipelines.languages import Pair
-from pipelines.ledger import BATCH_ROWS, Samples, empty, rebatch
+from pipelines.ledger import BATCH_ROWS, Samples, empty
+from pipelines.licences import gathered
 from pipelines.progress import Tell, silent
 from pipelines.schema import BITEXT, INSTRUCTION
 from pipelines.segments import NONE, digests, draws, keys
-from pipelines.store import LedgerRow, Manifest, Store, fingerprint
+from pipelines.store import LedgerRow, Manifest, Store, fingerprint, sha256
 
+MEMORY, THREADS = "400MB", 2  # of DuckDB, which needs some 125 MB a thread and spills what it cannot hold
 DEV_SHARE = 0.1
 """At most this part of a pair becomes dev."""
 
 PARTS = {"bitext": BITEXT, "instructions": INSTRUCTION, "dev": BITEXT}
+STEPS = ("dev", "dev_overlap", "repeat", "cap", "budget")
+"""Why a row is not taken, in this order."""
+
+
+class Places(NamedTuple):
+    """Rows of one part by pair and row, ascending, and where in the part each goes."""
+
+    pair: np.ndarray
+    row: np.ndarray
+    position: np.ndarray
+    turned: np.ndarray
+
+    def of(self, pair: int) -> "Places":
+        start, stop = np.searchsorted(self.pair, [pair, pair + 1])
+        return Places(*(column[start:stop] for column in self))
 
 
 def run(recipe: Recipe, store: Store, tell: Tell = silent) -> Manifest:
@@ -39,51 +67,66 @@ def run(recipe: Recipe, store: Store, tell: Tell = silent) -> Manifest:
         for asset in ("decontaminated_bitext", "instructions")
         for pair in pairs
     }
+    provenance = gathered(manifest.corpora for manifest in manifests.values())
+    corpus.budget.check_caps(provenance)
     inputs = {name: manifest.fingerprint for name, manifest in manifests.items()}
+    tokenizer = corpus.budget.tokenizer_file()
     settings = {
         "seed": recipe.seed,
-        "budget": corpus.budget.model_dump(mode="json"),
+        "budget": {**corpus.budget.model_dump(mode="json"), "tokenizer": tokenizer and sha256(tokenizer)},
         "dev_rows": corpus.dev_rows,
         "pivot": corpus.pivot,
         "kinds": kinds,
+        "quality": corpus.quality_column if corpus.budget.order == "quality" else None,
     }
     print_ = fingerprint(
         __name__,
         settings,
         inputs,
-        modules=("pipelines.segments", "pipelines.matching", "pipelines.ledger", "pipelines.dedup"),
-        libraries=("pyarrow", "duckdb", "numpy"),
+        modules=(
+            "pipelines.budget",
+            "pipelines.segments",
+            "pipelines.matching",
+            "pipelines.ledger",
+            "pipelines.dedup",
+        ),
+        libraries=("pyarrow", "duckdb", "numpy", *(("sentencepiece", "tokenizers") if tokenizer else ())),
     )
     if done := store.unchanged("training_mix", None, print_):
         return done
     with store.writing("training_mix") as out:
         with connection(out.path / "duckdb") as duck:
-            _load_bitext(duck, recipe, store, pairs, tell)
+            duck.execute(f"SET memory_limit = '{MEMORY}'; SET threads = {THREADS}")
+            names = dict[str, int]()
+            count = budget.counter(corpus.budget) if corpus.budget.tokens else None
+            _load_bitext(duck, recipe, store, pairs, names, count, tell)
             held = _set_dev_aside(duck, corpus.dev_rows)
-            _load_instructions(duck, recipe, store, pairs, held, tell)
-            receipt = _choose(duck, recipe, pairs, kinds)
-            rows = {part: sum(row["taken"] for row in receipt if (row["kind"] == "bitext") == (part == "bitext"))
-                    for part in ("bitext", "instructions")}  # fmt: skip
-            if not rows["bitext"] and not corpus.allow_empty:
+            _load_instructions(duck, recipe, store, pairs, kinds, names, held, count, tell)
+            receipts = budget.choose(duck, corpus.budget, kinds, pairs, list(names))
+            if not receipts.kinds[0]["taken"] and not corpus.allow_empty:
                 raise ValueError(
                     f"training_mix: found no bitext row to train on in {len(pairs)} pairs. Allowed: at least one. "
                     f"Lower corpus.dev_rows, raise the share of bitext, or set corpus.allow_empty: true."
                 )
-            samples = Samples()
-            for part in PARTS:
-                for batch in rebatch(_chosen(duck, part)):
-                    out.write(batch, part)
-                    if part == "bitext":
-                        samples.see("kept", batch)
-                tell(len(pairs), len(pairs), f"writing {part}")
-            numbers: dict[str, Any] = {
-                "rows_in": sum(manifest.rows["data"] for manifest in manifests.values()),
-                "rows_out": sum(rows.values()),
-                "budget": corpus.budget.rows,
-                "dev_rows": duck.sql("SELECT count(*) FROM bitext WHERE dev").fetchall()[0][0],
-                "receipt": receipt,
-            }
-            ledger = _ledger(duck, pairs, receipt)
+            ledger = _ledger(duck, pairs, kinds, receipts)
+            places = _places(duck, turn=corpus.budget.directions == "both")
+        samples = Samples()
+        for part, batch in _shuffled(out.path, store, pairs, places, tell):
+            out.write(batch, part)
+            if part == "bitext":
+                samples.see("kept", batch)
+        numbers: dict[str, Any] = {
+            "rows_in": sum(manifest.rows["data"] for manifest in manifests.values()),
+            "rows_out": sum(row["taken"] for row in receipts.kinds),
+            "budget": corpus.budget.rows,
+            "dev_rows": len(places["dev"].row),
+            "receipt_kinds": receipts.kinds,
+            "receipt": receipts.pairs,
+            "receipt_corpora": receipts.corpora,
+        }
+        if corpus.budget.tokens:
+            numbers["tokens"] = sum(row["tokens"] for row in receipts.kinds)
+            numbers["token_budget"] = corpus.budget.tokens
         return out.commit(
             print_,
             recipe.resolved(),
@@ -91,230 +134,285 @@ def run(recipe: Recipe, store: Store, tell: Tell = silent) -> Manifest:
             ledger=ledger,
             numbers=numbers,
             samples={"kept": samples.of("kept"), "dropped": []},
-            corpora={name: facts for manifest in manifests.values() for name, facts in manifest.corpora.items()},
+            corpora=provenance,
         )
 
 
-def fill(total: int, weights: Sequence[float], sizes: Sequence[int]) -> list[int]:
-    """Divide `total` rows in proportion to `weights`; who has fewer rows than that gives the rest to the others.
-
-    Whole numbers that sum to `total`, or to all the rows of those with a weight above 0 where these are fewer; what
-    rounding leaves goes to the largest remainders, the first of equals.
-    """
-    given = [0] * len(sizes)
-    active = [i for i, weight in enumerate(weights) if weight > 0 and sizes[i] > 0]
-    left = min(total, sum(sizes[i] for i in active))
-    while active:
-        whole = sum(weights[i] for i in active)
-        full = [i for i in active if left * weights[i] / whole >= sizes[i]]
-        if not full:
-            exact = [left * weights[i] / whole for i in active]
-            for i, share in zip(active, exact, strict=True):
-                given[i] = int(share)
-            short = left - sum(given[i] for i in active)
-            order = sorted(range(len(active)), key=lambda k: (int(exact[k]) - exact[k], k))
-            for k in order[:short]:
-                given[active[k]] += 1
-            break
-        for i in full:
-            given[i] = sizes[i]
-            left -= sizes[i]
-        active = [i for i in active if i not in full]
-    return given
-
-
-def shares(kinds: Sequence[str], named: dict[str, float]) -> list[float]:
-    """The share of each kind; those the recipe does not name have what is left in equal parts."""
-    rest = [kind for kind in kinds if kind not in named]
-    left = max(0.0, 1 - sum(named.values()))
-    return [named[kind] if kind in named else left / len(rest) for kind in kinds]
-
-
-def _load_bitext(duck: duckdb.DuckDBPyConnection, recipe: Recipe, store: Store, pairs: list[Pair], tell: Tell) -> None:
-    """Table bitext: one row per row, with its number within the pair, its keys and its draws."""
+def _load_bitext(
+    duck: duckdb.DuckDBPyConnection,
+    recipe: Recipe,
+    store: Store,
+    pairs: list[Pair],
+    names: dict[str, int],
+    count: budget.Count | None,
+    tell: Tell,
+) -> None:
+    """Table bitext: one row per row, with its number within the pair, its keys, draws and score."""
     duck.execute(
-        "CREATE TABLE bitext (pair SMALLINT, row BIGINT, dev BOOLEAN, overlap BOOLEAN, src_key UBIGINT,"
-        " tgt_key UBIGINT, held UBIGINT, pick UBIGINT, place UBIGINT, src VARCHAR, tgt VARCHAR, corpus VARCHAR)"
+        "CREATE TABLE bitext (pair SMALLINT, row INTEGER, corpus SMALLINT, src_key UBIGINT, tgt_key UBIGINT,"
+        " held UBIGINT, pick UBIGINT, place UBIGINT, score DOUBLE, cost INTEGER)"
     )
-    duck.execute("CREATE TABLE names (pair SMALLINT, src_lang VARCHAR, tgt_lang VARCHAR)")
-    for number, pair in enumerate(pairs):
-        tell(number, len(pairs), f"reading bitext of {pair}")
-        duck.execute("INSERT INTO names VALUES ($1, $2, $3)", [number, *pair])
-        start, pivot = 0, "tgt" if pair.tgt == recipe.corpus.pivot else "src"
-        for batch in store.batches("decontaminated_bitext", pair):
-            side = {name: keys(batch[name]) for name in ("src", "tgt")}
-            content = draws(side["src"], "src") ^ draws(side["tgt"], "tgt")
-            rows = pa.table(
-                {
-                    "pair": pa.array(np.full(batch.num_rows, number, np.int16)),
-                    "row": np.arange(start, start + batch.num_rows),
-                    "src_key": side["src"],
-                    "tgt_key": side["tgt"],
-                    "held": draws(side[pivot], recipe.seed, "dev"),
-                    "pick": draws(content, recipe.seed, "pick"),
-                    "place": draws(content, recipe.seed, "place"),
-                    "src": batch["src"],
-                    "tgt": batch["tgt"],
-                    "corpus": batch["corpus"],
-                }
-            )
-            duck.register("rows", rows)
-            duck.execute("INSERT INTO bitext BY NAME SELECT *, false AS dev, false AS overlap FROM rows")
-            duck.unregister("rows")
-            start += batch.num_rows
+    quality = recipe.corpus.quality_column if recipe.corpus.budget.order == "quality" else None
+    work = partial(_bitext_numbers, seed=recipe.seed, pivot=recipe.corpus.pivot, quality=quality, count=count)
+    for number, rows in _numbered(work, store, "decontaminated_bitext", pairs, names, tell):
+        _insert(duck, "bitext", number, rows)
+
+
+def _bitext_numbers(
+    batch: pa.RecordBatch, seed: int, pivot: str, quality: str | None, count: budget.Count | None
+) -> pa.RecordBatch:
+    n = batch.num_rows
+    side = {name: keys(batch[name]) for name in ("src", "tgt")}
+    content = draws(side["src"], "src") ^ draws(side["tgt"], "tgt")
+    of_pivot = "tgt" if n and batch["tgt_lang"][0].as_py() == pivot else "src"
+    return pa.record_batch(
+        {
+            "corpus": batch["corpus"],
+            "src_key": side["src"],
+            "tgt_key": side["tgt"],
+            "held": draws(side[of_pivot], seed, "dev"),
+            "pick": draws(content, seed, "pick"),
+            "place": draws(content, seed, "place"),
+            "score": batch[quality] if quality else pa.nulls(n, pa.float64()),
+            "cost": count(batch["src"]) + count(batch["tgt"]) if count else np.ones(n, np.int64),
+        }
+    )
+
+
+def _numbered(
+    work: Any, store: Store, asset: str, pairs: list[Pair], names: dict[str, int], tell: Tell
+) -> Iterator[tuple[int, pa.Table]]:
+    """(number of the pair, `work` of a batch with the row numbers), in order; corpora become places in `names`."""
+    begun = deque[tuple[int, int]]()
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for number, pair in enumerate(pairs):
+            tell(number, len(pairs), f"reading {asset} of {pair}")
+            start = 0
+            for batch in store.batches(asset, pair):
+                if batch.num_rows:
+                    begun.append((number, start))
+                    yield batch
+                start += batch.num_rows
+
+    for batch in mapped(work, batches()):
+        number, start = begun.popleft()
+        corpus = batch["corpus"].dictionary_encode()
+        ids = np.array([names.setdefault(name, len(names)) for name in corpus.dictionary.to_pylist()], np.int16)
+        rows = pa.Table.from_batches([batch.drop_columns(["corpus"])])
+        rows = rows.append_column("corpus", [ids[corpus.indices.to_numpy()]])
+        yield number, rows.append_column("row", [np.arange(start, start + batch.num_rows, dtype=np.int32)])
+
+
+def _insert(duck: duckdb.DuckDBPyConnection, table: str, pair: int, rows: pa.Table) -> None:
+    duck.register("rows", rows)
+    duck.execute(f"INSERT INTO {table} BY NAME SELECT $1 AS pair, * FROM rows", [pair])
+    duck.unregister("rows")
 
 
 def _set_dev_aside(duck: duckdb.DuckDBPyConnection, dev_rows: int) -> np.ndarray:
-    """Mark dev rows and the rows that share a segment with one; return the keys of all dev segments."""
+    """Table offers: the bitext, and of each row why it is not free; returns the keys of all dev segments, ascending."""
     duck.execute(
         """
-        UPDATE bitext SET dev = true FROM (
-            SELECT pair, row, row_number() OVER (PARTITION BY pair ORDER BY held, row) AS nth,
-                   count(*) OVER (PARTITION BY pair) AS rows FROM bitext
-        ) AS ranked
-        WHERE bitext.pair = ranked.pair AND bitext.row = ranked.row
-          AND nth <= least($1, floor(rows * $2))
+        CREATE TABLE dev AS SELECT pair, row, src_key, tgt_key FROM (
+            SELECT pair, row, src_key, tgt_key, row_number() OVER (PARTITION BY pair ORDER BY held, row) AS nth,
+                   count(*) OVER (PARTITION BY pair) AS rows
+            FROM bitext
+        ) WHERE nth <= least($1, floor(rows * $2))
         """,
         [dev_rows, DEV_SHARE],
     )
-    duck.execute(
-        "CREATE TABLE held AS SELECT src_key AS key FROM bitext WHERE dev UNION SELECT tgt_key FROM bitext WHERE dev"
-    )
+    duck.execute("CREATE TABLE held AS SELECT src_key AS key FROM dev UNION SELECT tgt_key FROM dev")
     duck.execute("DELETE FROM held WHERE key = $1", [NONE])
     duck.execute(
-        "UPDATE bitext SET overlap = true WHERE NOT dev AND (src_key IN (FROM held) OR tgt_key IN (FROM held))"
+        """
+        CREATE TABLE offers AS
+        SELECT 0::TINYINT AS kind, pair, corpus, row, pick, place, score, cost,
+               CASE WHEN dev.pair IS NOT NULL THEN 'dev'
+                    WHEN src_key IN (FROM held) OR tgt_key IN (FROM held) THEN 'dev_overlap' END AS fate
+        FROM bitext LEFT JOIN (SELECT pair, row FROM dev) AS dev USING (pair, row)
+        """
     )
-    return duck.sql("SELECT key FROM held ORDER BY key").fetchnumpy()["key"]
+    held = duck.sql("SELECT key FROM held ORDER BY key").fetchnumpy()["key"]
+    duck.execute("DROP TABLE bitext; DROP TABLE dev; DROP TABLE held")
+    return held
 
 
 def _load_instructions(
-    duck: duckdb.DuckDBPyConnection, recipe: Recipe, store: Store, pairs: list[Pair], held: np.ndarray, tell: Tell
+    duck: duckdb.DuckDBPyConnection,
+    recipe: Recipe,
+    store: Store,
+    pairs: list[Pair],
+    kinds: list[str],
+    names: dict[str, int],
+    held: np.ndarray,
+    count: budget.Count | None,
+    tell: Tell,
 ) -> None:
-    """Table instructions, likewise; `again` marks a conversation that an earlier pair or row has too."""
+    """Add the conversations to table offers. Of those that say the same one is free, in a pair that a draw decides."""
     duck.execute(
-        "CREATE TABLE instructions (pair SMALLINT, row BIGINT, kind VARCHAR, overlap BOOLEAN, again BOOLEAN, content"
-        " UBIGINT, pick UBIGINT, place UBIGINT, messages STRUCT(role VARCHAR, content VARCHAR)[], src_lang VARCHAR,"
-        " tgt_lang VARCHAR, corpus VARCHAR, template VARCHAR)"
+        "CREATE TABLE instructions (kind TINYINT, pair SMALLINT, row INTEGER, corpus SMALLINT, overlap BOOLEAN,"
+        " content UBIGINT, owner UBIGINT, pick UBIGINT, place UBIGINT, cost INTEGER)"
     )
-    for number, pair in enumerate(pairs):
-        tell(number, len(pairs), f"reading instructions of {pair}")
-        start = 0
-        for batch in store.batches("instructions", pair):
-            parents = pc.list_parent_indices(batch["keys"]).to_numpy()
-            found = np.isin(pc.list_flatten(batch["keys"]).to_numpy(), held)
-            content = digests(_contents(batch["messages"]))
-            rows = pa.table(
-                {
-                    "pair": pa.array(np.full(batch.num_rows, number, np.int16)),
-                    "row": np.arange(start, start + batch.num_rows),
-                    "kind": pc.list_element(pc.split_pattern(batch["template"], "/", max_splits=1), 0),
-                    "overlap": np.bincount(parents[found], minlength=batch.num_rows) > 0,
-                    "content": content,
-                    "pick": draws(content, recipe.seed, "pick"),
-                    "place": draws(content, recipe.seed, "place"),
-                    **{name: batch[name] for name in INSTRUCTION.names},
-                }
-            )
-            duck.register("rows", rows)
-            duck.execute("INSERT INTO instructions BY NAME SELECT *, false AS again FROM rows")
-            duck.unregister("rows")
-            start += batch.num_rows
+    work = partial(_instruction_numbers, seed=recipe.seed, kinds=kinds, held=held, count=count)
+    for number, rows in _numbered(work, store, "instructions", pairs, names, tell):
+        owner = draws(rows["content"].to_numpy(), recipe.seed, "owner", str(pairs[number]))
+        _insert(duck, "instructions", number, rows.append_column("owner", [owner]))
     duck.execute(
         """
-        UPDATE instructions SET again = true FROM (
-            SELECT pair, row, row_number() OVER (PARTITION BY kind, content ORDER BY pair, row) AS nth
-            FROM instructions WHERE NOT overlap
-        ) AS ranked
-        WHERE instructions.pair = ranked.pair AND instructions.row = ranked.row AND nth > 1
+        INSERT INTO offers
+        SELECT kind, pair, corpus, row, pick, place, NULL AS score, cost,
+               CASE WHEN overlap THEN 'dev_overlap' WHEN nth > 1 THEN 'repeat' END AS fate
+        FROM (
+            SELECT *, row_number() OVER (PARTITION BY kind, content, overlap ORDER BY owner, pair, row) AS nth
+            FROM instructions
+        )
         """
+    )
+    duck.execute("DROP TABLE instructions")
+
+
+def _instruction_numbers(
+    batch: pa.RecordBatch, seed: int, kinds: list[str], held: np.ndarray, count: budget.Count | None
+) -> pa.RecordBatch:
+    n = batch.num_rows
+    said = batch["messages"].flatten().field("content")
+    turns = pa.ListArray.from_arrays(_offsets(batch["messages"]), said)
+    content = digests(pc.binary_join(turns, "\x1f").to_pylist())  # a separator that no text holds
+    own = pc.list_element(pc.split_pattern(batch["template"], "/", max_splits=1), 0)
+    found = _among(batch["keys"].flatten().to_numpy(), held)
+    cost = np.ones(n, np.int64)
+    if count:
+        cost = np.bincount(pc.list_parent_indices(turns).to_numpy(), weights=count(said), minlength=n).astype(np.int64)
+    return pa.record_batch(
+        {
+            "kind": pc.index_in(own, value_set=pa.array(kinds)).cast(pa.int8()),
+            "corpus": batch["corpus"],
+            "overlap": np.bincount(pc.list_parent_indices(batch["keys"]).to_numpy()[found], minlength=n) > 0,
+            "content": content,
+            "pick": draws(content, seed, "pick"),
+            "place": draws(content, seed, "place"),
+            "cost": cost,
+        }
     )
 
 
-def _contents(messages: pa.Array) -> list[str]:
-    """One text per conversation: all it says, with separators that no text holds."""
-    content = pc.struct_field(pc.list_flatten(messages), "content").to_pylist()
-    ends = np.cumsum(pc.list_value_length(messages).to_numpy()).tolist()
-    return ["\x1f".join(content[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
+def _offsets(lists: pa.ListArray) -> pa.Array:
+    return pa.array(np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy())]), pa.int32())
 
 
-def _choose(
-    duck: duckdb.DuckDBPyConnection, recipe: Recipe, pairs: list[Pair], kinds: list[str]
-) -> list[dict[str, Any]]:
-    """Table chosen: the rows that train. Returns a receipt: {kind, pair, available, quota, taken} each."""
-    duck.execute(
-        """
-        CREATE VIEW free AS
-            SELECT 'bitext' AS kind, pair, row, pick FROM bitext WHERE NOT dev AND NOT overlap
-            UNION ALL SELECT kind, pair, row, pick FROM instructions WHERE NOT overlap AND NOT again
-        """
-    )
-    counted = {
-        (kind, pair): n for kind, pair, n in duck.sql("SELECT kind, pair, count(*) FROM free GROUP BY ALL").fetchall()
+def _among(values: np.ndarray, ascending: np.ndarray) -> np.ndarray:
+    """Whether each value is in `ascending`."""
+    if not len(ascending):
+        return np.zeros(len(values), dtype=bool)
+    return ascending[np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)] == values
+
+
+def _places(duck: duckdb.DuckDBPyConnection, turn: bool) -> dict[str, Places]:
+    """Where each row of each part goes: in the order of a draw."""
+    queries = {
+        "bitext": f"SELECT pair, row, place, even AND {turn} AS turned FROM chosen WHERE kind = 0",
+        "instructions": "SELECT pair, row, place, false AS turned FROM chosen WHERE kind > 0",
+        "dev": "SELECT pair, row, place, false AS turned FROM offers WHERE fate = 'dev'",
     }
-    sizes = [[counted.get((kind, number), 0) for number in range(len(pairs))] for kind in kinds]
-    budget = recipe.corpus.budget
-    totals = fill(budget.rows, shares(kinds, budget.shares), [sum(row) for row in sizes])
-    receipt, quotas = [], []
-    for kind, total, available in zip(kinds, totals, sizes, strict=True):
-        weights = [n**budget.language_alpha if n else 0 for n in available]
-        whole = sum(weights) or 1
-        taken = fill(total, weights, available)
+    out = {}
+    for part, query in queries.items():
+        found = duck.sql(f"{query} ORDER BY pair, row").fetchnumpy()
+        position = np.empty(len(found["row"]), np.int32)
+        position[np.argsort(found["place"], kind="stable")] = np.arange(len(position))
+        out[part] = Places(found["pair"], found["row"], position, found["turned"])
+    return out
+
+
+def _shuffled(
+    folder: Path, store: Store, pairs: list[Pair], places: dict[str, Places], tell: Tell
+) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """(part, batch) in the order of PARTS and of positions; every part begins with an empty batch."""
+    with TemporaryDirectory(dir=folder) as scratch:
+        for asset, parts in (("decontaminated_bitext", ("bitext", "dev")), ("instructions", ("instructions",))):
+            _spread(Path(scratch), store, asset, pairs, {part: places[part] for part in parts}, tell)
+        for part, schema in PARTS.items():
+            yield part, empty(schema)
+            rows = len(places[part].row)
+            for start in range(0, rows, BATCH_ROWS):
+                tell(start, rows, f"writing {part}")
+                with pa.ipc.open_stream(pa.OSFile(str(_file(Path(scratch), part, start)))) as stream:
+                    found = stream.read_all().combine_chunks()
+                order = np.argsort(found["position"].to_numpy())
+                for batch in found.select(schema.names).take(order).combine_chunks().to_batches():
+                    yield part, pa.record_batch(batch.columns, schema=schema)
+
+
+def _spread(folder: Path, store: Store, asset: str, pairs: list[Pair], parts: dict[str, Places], tell: Tell) -> None:
+    """Write the rows taken with their positions, each to the file of the batch it goes to."""
+    with ExitStack() as stack:
+        files = {
+            part: [
+                stack.enter_context(
+                    pa.ipc.new_stream(
+                        str(_file(folder, part, start)), PARTS[part].append(pa.field("position", pa.int32()))
+                    )
+                )
+                for start in range(0, len(places.row), BATCH_ROWS)
+            ]
+            for part, places in parts.items()
+        }
         for number, pair in enumerate(pairs):
-            quotas.append((kind, number, taken[number]))
-            receipt.append(
-                {
-                    "kind": kind,
-                    "pair": str(pair),
-                    "available": available[number],
-                    "quota": round(total * weights[number] / whole, 1),
-                    "taken": taken[number],
-                }
+            tell(number, len(pairs), f"reading {asset} of {pair} again")
+            own = {part: places.of(number) for part, places in parts.items()}
+            start = 0
+            for batch in store.batches(asset, pair):
+                for part, places in own.items():
+                    rows = _taken(batch.select(PARTS[part].names), start, places)
+                    edges = [BATCH_ROWS * n for n in range(len(files[part]) + 1)]
+                    cuts = np.searchsorted(rows["position"].to_numpy(), edges)
+                    for file, (first, last) in zip(files[part], pairwise(cuts.tolist()), strict=True):
+                        if first < last:
+                            file.write_batch(rows.slice(first, last - first))
+                start += batch.num_rows
+
+
+def _file(folder: Path, part: str, start: int) -> Path:
+    return folder / f"{part}-{start // BATCH_ROWS:05}.arrow"
+
+
+def _taken(batch: pa.RecordBatch, start: int, places: Places) -> pa.RecordBatch:
+    """The rows of a batch that are taken, by their positions; `start` is the number of its first row."""
+    first, last = np.searchsorted(places.row, [start, start + batch.num_rows])
+    order = first + np.argsort(places.position[first:last])
+    rows, turned = batch.take(pa.array(places.row[order] - start)), pa.array(places.turned[order])
+    if pc.any(turned).as_py():
+        for one, other in (("src", "tgt"), ("src_lang", "tgt_lang")):
+            a, b = rows[one], rows[other]
+            rows = rows.set_column(rows.schema.get_field_index(one), rows.schema.field(one), pc.if_else(turned, b, a))
+            rows = rows.set_column(
+                rows.schema.get_field_index(other), rows.schema.field(other), pc.if_else(turned, a, b)
             )
-    duck.execute("CREATE TABLE quotas (kind VARCHAR, pair SMALLINT, quota BIGINT)")
-    duck.executemany("INSERT INTO quotas VALUES ($1, $2, $3)", quotas)
-    duck.execute(
-        """
-        CREATE TABLE chosen AS SELECT kind, pair, row FROM (
-            SELECT *, row_number() OVER (PARTITION BY kind, pair ORDER BY pick, row) AS nth FROM free
-        ) JOIN quotas USING (kind, pair) WHERE nth <= quota
-        """
-    )
-    return receipt
+    return rows.append_column(pa.field("position", pa.int32()), pa.array(places.position[order]))
 
 
-def _chosen(duck: duckdb.DuckDBPyConnection, part: str) -> Iterator[pa.RecordBatch]:
-    """The rows of a part in their shuffled order."""
-    schema = PARTS[part]
-    yield empty(schema)
-    if part == "instructions":
-        query = "FROM instructions SEMI JOIN chosen USING (kind, pair, row)"
-    elif part == "dev":
-        query = "FROM bitext JOIN names USING (pair) WHERE dev"
-    else:
-        query = "FROM bitext JOIN names USING (pair) SEMI JOIN (FROM chosen WHERE kind = 'bitext') USING (pair, row)"
-    ordered = duck.sql(f"SELECT {', '.join(schema.names)} {query} ORDER BY place, pair, row")
-    for batch in ordered.to_arrow_reader(BATCH_ROWS):
-        yield pa.record_batch([batch[field.name].cast(field.type) for field in schema], schema=schema)
-
-
-def _ledger(duck: duckdb.DuckDBPyConnection, pairs: list[Pair], receipt: list[dict[str, Any]]) -> list[LedgerRow]:
-    """Steps dev, dev_overlap, repeat and budget; the corpus of a row is its kind and pair."""
-    counts = duck.sql(
-        """
-        SELECT 'bitext', pair, count(*), count(*) FILTER (dev), count(*) FILTER (overlap), 0 FROM bitext GROUP BY ALL
-        UNION ALL
-        SELECT kind, pair, count(*), 0, count(*) FILTER (overlap), count(*) FILTER (again)
-        FROM instructions GROUP BY ALL
-        """
-    ).fetchall()
-    found = {(kind, str(pairs[pair])): numbers for kind, pair, *numbers in counts}
+def _ledger(
+    duck: duckdb.DuckDBPyConnection, pairs: list[Pair], kinds: list[str], receipts: budget.Receipts
+) -> list[LedgerRow]:
+    """STEPS; the corpus of a row is its kind and pair."""
+    counted = duck.sql("SELECT kind, pair, coalesce(fate, ''), count(*) FROM offers GROUP BY ALL").fetchall()
+    found = {(kinds[kind], str(pairs[pair]), fate): rows for kind, pair, fate, rows in counted}
     out = []
-    for row in receipt:
-        left, dev, overlap, again = found.get((row["kind"], row["pair"]), (0, 0, 0, 0))
-        steps = {"dev": dev, "dev_overlap": overlap, "repeat": again}
-        for step, dropped in {**steps, "budget": row["available"] - row["taken"]}.items():
-            corpus = f"{row['kind']} {row['pair']}"
-            out.append(LedgerRow(step=step, corpus=corpus, into=left, dropped=dropped, kept=left - dropped))
-            left -= dropped
+    for row in receipts.pairs:
+        kind, pair = row["kind"], row["pair"]
+        dropped = {step: found.get((kind, pair, step), 0) for step in STEPS}
+        dropped |= {"cap": row["available"] - row["capped"], "budget": row["capped"] - row["taken"]}
+        left = row["available"] + sum(dropped[step] for step in ("dev", "dev_overlap", "repeat"))
+        for step in STEPS:
+            out.append(
+                LedgerRow(
+                    step=step,
+                    corpus=f"{kind} {pair}",
+                    into=left,
+                    dropped=dropped[step],
+                    kept=left - dropped[step],
+                )
+            )
+            left -= dropped[step]
         assert left == row["taken"], f"{left} rows left of {row}"
     return out
