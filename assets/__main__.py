@@ -44,7 +44,9 @@ def main(arguments: list[str]) -> int:
     for name, text in (("align", "run everything a recipe says"), ("ui", "open Dagster on what was run")):
         command = commands.add_parser(name, help=text)
         command.add_argument("recipe", nargs="?", help="a file, or the name of a built-in recipe; default: last used")
-        command.add_argument("--store", help="folder for the data; default: last used with this recipe, else store/")
+        command.add_argument(
+            "--store", help="folder or s3:// address; default: last used with this recipe, else store/"
+        )
         if name == "align":
             command.add_argument("--dry-run", action="store_true", help="check the recipe and say what it would do")
         if name == "ui":
@@ -66,7 +68,7 @@ def main(arguments: list[str]) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
-    os.environ.update(RECIPE=str(used.recipe), STORE=str(used.store))
+    os.environ.update(RECIPE=str(used.recipe), STORE=used.store)
     remember(used)
     if chosen.command == "ui":
         _open_ui(chosen.host, chosen.port)
@@ -154,7 +156,7 @@ def _align(used: Place, recipe: Recipe) -> int:
             print(
                 f"Check {check.check_name} of {check.asset_key.to_user_string()} did not pass ({check.severity.name})."
             )
-    folder = Store(used.store).folder("evaluation")
+    folder = Store(used.store).fetched("evaluation")
     metrics = json.loads((folder / "metrics.json").read_text())
     _print_results(metrics, recipe, folder, time.monotonic() - began)
     return 0

@@ -176,14 +176,17 @@ def _budget(recipe: Recipe) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset="training_mix",
         blocking=True,
-        description=f"ERROR: bitext and conversations together are at least 1 and at most {budget.rows:,} rows.",
+        description=f"ERROR: bitext and conversations together are at least 1 and at most {budget.rows:,} rows"
+        f"{f' and {budget.tokens:,} tokens' if budget.tokens else ''}.",
     )
     def budget_kept(store: StoreResource) -> dg.AssetCheckResult:
-        rows = store.open().require("training_mix").rows
-        used = rows.get("bitext", 0) + rows.get("instructions", 0)
-        return dg.AssetCheckResult(
-            passed=0 < used <= budget.rows, severity=ERROR, metadata={"rows": used, "budget": budget.rows}
-        )
+        mix = store.open().require("training_mix")
+        used = mix.rows.get("bitext", 0) + mix.rows.get("instructions", 0)
+        facts = {"rows": used, "budget": budget.rows}
+        if budget.tokens:
+            facts |= {"tokens": mix.numbers.get("tokens", 0), "token_budget": budget.tokens}
+        kept = 0 < used <= budget.rows and facts.get("tokens", 0) <= facts.get("token_budget", 0)
+        return dg.AssetCheckResult(passed=kept, severity=ERROR, metadata=facts)
 
     return budget_kept
 
@@ -193,7 +196,8 @@ def _balance(recipe: Recipe) -> dg.AssetChecksDefinition:
     def every_pair_present(store: StoreResource) -> dg.AssetCheckResult:
         counts = dict.fromkeys(map(str, recipe.corpus.pairs), 0)
         for batch in store.open().batches("training_mix", part="bitext"):
-            names = pc.binary_join_element_wise(batch["src_lang"], batch["tgt_lang"], "-")
+            sides = batch["src_lang"], batch["tgt_lang"]  # half the rows may be turned round
+            names = pc.binary_join_element_wise(pc.min_element_wise(*sides), pc.max_element_wise(*sides), "-")
             for item in pc.value_counts(names).to_pylist():
                 counts[item["values"]] = counts.get(item["values"], 0) + item["counts"]
         return dg.AssetCheckResult(
@@ -287,8 +291,7 @@ def _pivot_kept(recipe: Recipe) -> dg.AssetChecksDefinition:
 
 
 def _metrics(store: Store) -> dict[str, dict[str, object]]:
-    store.require("evaluation")
-    return json.loads((store.folder("evaluation") / "metrics.json").read_text())
+    return json.loads((store.fetched("evaluation", under="metrics.json") / "metrics.json").read_text())
 
 
 def _counted(found: dict[str, int], what: str, where: str = "pair") -> dg.AssetCheckResult:

@@ -17,6 +17,7 @@ from pipelines.config import Recipe
 from pipelines.languages import Pair
 from pipelines.progress import Tell
 from pipelines.registry import Plugin
+from pipelines.stages import side_by_side
 from pipelines.store import Manifest, Store, source_hash
 
 REFRESH = "isogloss/refresh"
@@ -115,10 +116,16 @@ def _per_pair(recipe: Recipe, stage: Stage) -> dg.AssetsDefinition:
             with lake.writer():
                 if stage.module is collect and context.run.tags.get(REFRESH):
                     _refresh(context, recipe, lake)
-                for i, pair in enumerate(chosen):
-                    title = f"{stage.asset} {pair} ({i + 1} of {len(chosen)})"
-                    make = partial(stage.module.run, recipe, lake, pair)
-                    _, facts = _make(title, lake, stage.asset, pair, make)
+                before = {pair: lake.manifest(stage.asset, pair) for pair in chosen}
+                with shown(f"{stage.asset} {chosen[0] if len(chosen) == 1 else ''}".strip()) as progress:
+                    run = partial(stage.module.run, recipe, lake)
+                    found = side_by_side(chosen, lambda pair, tell: run(pair, tell=tell), progress.tell)
+                    same = [manifest == before[pair] for pair, manifest in zip(chosen, found, strict=True)]
+                    rows = sum(manifest.numbers.get("rows_out", 0) for manifest in found)
+                    progress.finish("unchanged" if all(same) else f"{rows:,} rows")
+                for pair, manifest, unchanged in zip(chosen, found, same, strict=True):
+                    facts = metadata.of(manifest, lake.where(stage.asset, pair), unchanged)
+                    facts |= metadata.samples(lake, manifest)
                     context.add_asset_metadata(facts, partition_key=str(pair))
         made = [manifest for pair in pairs if (manifest := lake.manifest(stage.asset, pair))]
         return dg.MaterializeResult(data_version=whole_version(made))
@@ -153,7 +160,7 @@ def _make(
     with shown(title) as progress:
         manifest = stage(progress.tell)
         unchanged = before is not None and before == manifest
-        facts = metadata.of(manifest, store.folder(asset, pair), unchanged)
+        facts = metadata.of(manifest, store.where(asset, pair), unchanged)
         progress.finish("unchanged" if unchanged else f"{facts.get('rows_out', 0):,} rows")
     return manifest, facts
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import dagster as dg
 
-from pipelines.store import Manifest
+from pipelines.flow import svg
+from pipelines.store import Manifest, Store
 from pipelines.summary import summary
 
 Scalar = str | int | float | bool
 
 
-def of(manifest: Manifest, folder: Path, unchanged: bool) -> dict[str, Any]:
+def of(manifest: Manifest, where: str, unchanged: bool) -> dict[str, Any]:
     """What there is to know of one dataset: plain values, the drop ledger, samples and provenance as tables."""
     out: dict[str, Any] = {
         "unchanged": unchanged,
@@ -24,14 +25,18 @@ def of(manifest: Manifest, folder: Path, unchanged: bool) -> dict[str, Any]:
         "peak_memory_bytes": manifest.peak_memory_bytes,
         "fingerprint": manifest.fingerprint,
         "commit": manifest.commit,
-        "path": dg.MetadataValue.path(str(folder)),
+        "path": dg.MetadataValue.path(where),
         **{f"rows_{part}": rows for part, rows in manifest.rows.items() if len(manifest.rows) > 1},
     }
     if manifest.rows:
-        rows = sum(rows for part, rows in manifest.rows.items() if part != "rejected")
+        rows = sum(rows for part, rows in manifest.rows.items() if part not in ("rejected", "scores", "samples"))
         out |= {"rows_out": rows, "dagster/row_count": rows}
     if manifest.ledger:
         out["ledger"] = table(row.model_dump() for row in manifest.ledger)
+    if any(row.dropped for row in manifest.ledger):
+        out["plot_ledger"] = picture(
+            svg(manifest.ledger, f"{manifest.asset} {manifest.pair or ''}").encode(), "svg+xml"
+        )
     for name, rows in manifest.samples.items():
         if rows:
             out[f"samples_{name}"] = table(rows)
@@ -60,18 +65,27 @@ def comparison(metrics: Mapping[str, Any]) -> dg.TableMetadataValue:
 
 def plots(folder: Path) -> dict[str, dg.MarkdownMetadataValue]:
     """The PNG files of a folder as images."""
-    return {
-        f"plot_{file.stem}": dg.MetadataValue.md(
-            f"![{file.stem}](data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()})"
-        )
-        for file in sorted(folder.glob("*.png"))
-    }
+    return {f"plot_{file.stem}": picture(file.read_bytes(), "png", file.stem) for file in sorted(folder.glob("*.png"))}
+
+
+def picture(content: bytes, kind: str, name: str = "plot") -> dg.MarkdownMetadataValue:
+    """An image that the UI shows."""
+    return dg.MetadataValue.md(f"![{name}](data:image/{kind};base64,{base64.b64encode(content).decode()})")
+
+
+def samples(store: Store, manifest: Manifest) -> dict[str, dg.TableMetadataValue]:
+    """The rows to look at of every step and corpus, where the dataset has such."""
+    if "samples" not in manifest.rows:
+        return {}
+    return {"samples_by_step": table(store.table(manifest.asset, manifest.pair, "samples").to_pylist())}
 
 
 def plain(value: Any) -> Any:
-    """A number or text as it is; lists and mappings as JSON."""
+    """A number or text as it is; a list of mappings as a table, other lists and mappings as JSON."""
     if isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, list) and value and all(isinstance(row, Mapping) for row in value):
+        return table(value)
     return dg.MetadataValue.json(value)
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import dagster as dg
 
 from pipelines.config import find
+from pipelines.paths import is_address
 from pipelines.progress import Progress
 from pipelines.store import Store, write_atomically
 
@@ -26,10 +27,10 @@ QUIET = {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "RAY_USAGE_STATS_
 
 
 class Place(NamedTuple):
-    """What is run and where its data lie, both absolute."""
+    """What is run and where its data lie: absolute paths, or an address such as s3://bucket/prefix."""
 
     recipe: Path
-    store: Path
+    store: str
 
 
 def home() -> Path:
@@ -54,12 +55,13 @@ def place(recipe: str | None = None, store: str | None = None) -> Place:
     file = file.resolve()
     if not store:
         store = last.get("store") if str(file) == last.get("recipe") else None
-    return Place(file, Path(store or ROOT / "store").absolute())
+    store = store or str(ROOT / "store")
+    return Place(file, store if is_address(store) else str(Path(store).absolute()))
 
 
 def remember(used: Place) -> None:
     """Make `used` what `place` falls back on."""
-    write_atomically(home() / "last.json", json.dumps({"recipe": str(used.recipe), "store": str(used.store)}))
+    write_atomically(home() / "last.json", json.dumps({"recipe": str(used.recipe), "store": used.store}))
 
 
 class StoreResource(dg.ConfigurableResource):

@@ -73,10 +73,9 @@ def _trained(recipe: Recipe, config: TrainConfig, task: Task) -> dg.AssetsDefini
             before = lake.manifest(task.asset)
             trainer.run(context, task.command, lake.root / f"{task.asset}.log")
             manifest = lake.require(task.asset)
-        folder = lake.folder(task.asset)
-        facts = metadata.of(manifest, folder, before is not None and before == manifest)
+        facts = metadata.of(manifest, lake.where(task.asset), before is not None and before == manifest)
         return dg.MaterializeResult(
-            metadata={**_results(lake, task), **facts, **metadata.plots(folder)},
+            metadata={**_results(lake, task), **facts},
             data_version=dg.DataVersion(manifest.fingerprint),
         )
 
@@ -84,13 +83,14 @@ def _trained(recipe: Recipe, config: TrainConfig, task: Task) -> dg.AssetsDefini
 
 
 def _results(store: Store, task: Task) -> dict[str, Any]:
-    """The figures of all models as one table; empty for a model."""
+    """The figures of all models as one table, and the plots; empty for a model."""
     if task.asset != "evaluation":
         return {}
-    folder = store.folder("evaluation")
+    folder = store.fetched("evaluation")
     return {
         "results": metadata.comparison(json.loads((folder / "metrics.json").read_text())),
         "report": dg.MetadataValue.path(str(folder / "report.html")),
+        **metadata.plots(folder),
     }
 
 

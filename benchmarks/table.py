@@ -16,8 +16,8 @@ def main(arguments: list[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     store = Store(arguments[0])
-    metrics = json.loads((store.folder("evaluation") / "metrics.json").read_text())
-    pairs = sorted(folder.name for folder in (store.root / "raw_bitext").iterdir() if not folder.name.startswith("."))
+    metrics = json.loads((store.fetched("evaluation", under="metrics.json") / "metrics.json").read_text())
+    pairs = sorted(pair for asset, pair in store.datasets() if asset == "raw_bitext" and pair)
     parts = [_results(metrics), _layers(metrics), _rows(store, pairs), _ledger(store, pairs), _costs(store, pairs)]
     base = store.require("base_model").numbers
     print(f"Base model: {base['base']}.")

@@ -3,19 +3,26 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from pipelines import collect
+from pipelines import audit, collect
+from pipelines.budget import words
 from pipelines.config import Recipe, read_recipe
+from pipelines.flow import total
 from pipelines.languages import Pair
 from pipelines.progress import Progress
-from pipelines.stages import STAGES
-from pipelines.store import Manifest, Store, verify
+from pipelines.stages import STAGES, side_by_side
+from pipelines.store import Manifest, Store, verify, write_atomically
 
-USAGE = """python -m pipelines RECIPE --store DIR [--pair PAIR ...]   make the recipe's corpus, up to the training mix
+USAGE = """python -m pipelines RECIPE --store DIR [--pair PAIR ...] [--until ASSET]
+                                                                make the recipe's corpus, up to the training mix
        python -m pipelines refresh RECIPE --store DIR           first look for newer releases of unpinned corpora
+       python -m pipelines prune RECIPE --store DIR             remove downloads that the lock no longer names
+       python -m pipelines ledger STORE [--html FILE]           what every step dropped, and rows to look at
        python -m pipelines verify STORE                         compare every file of a store with its SHA-256"""
 
+ASSETS = [stage.asset for stage in STAGES]
 EPILOG = """RECIPE is a YAML file, or the name of a built-in recipe such as sample.yaml. What is there and unchanged is
 not made again. OPUS_URL names the OPUS server, https://opus.nlpl.eu/opusapi/ unless set."""
 
@@ -23,30 +30,43 @@ not made again. OPUS_URL names the OPUS server, https://opus.nlpl.eu/opusapi/ un
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. A mistake of the user ends in a sentence, not in a traceback."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    command = words.pop(0) if words and words[0] in ("refresh", "verify") else "make"
+    command = words.pop(0) if words and words[0] in ("refresh", "prune", "verify", "ledger") else "make"
     parser = argparse.ArgumentParser(
         prog="python -m pipelines", usage=USAGE, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    if command == "verify":
-        parser.add_argument("store", metavar="STORE", type=Path, help="a folder that this program filled")
+    if command in ("verify", "ledger"):
+        parser.add_argument("store", metavar="STORE", help="a folder that this program filled, or its address")
+        if command == "ledger":
+            parser.add_argument("--html", metavar="FILE", type=Path, help="write a page with plots and samples as well")
     else:
         parser.add_argument("recipe", metavar="RECIPE", help="a YAML file or the name of a built-in recipe")
-        parser.add_argument("--store", metavar="DIR", type=Path, required=True, help="where everything is kept")
+        parser.add_argument(
+            "--store", metavar="DIR", required=True, help="where everything is kept: a folder, or s3://bucket/prefix"
+        )
         if command == "make":
             parser.add_argument(
                 "--pair", metavar="PAIR", action="append", default=[], help="only this pair, such as en-de; repeatable"
+            )
+        if command != "prune":
+            parser.add_argument(
+                "--until", metavar="ASSET", choices=ASSETS, default=ASSETS[-1], help="the last one to make"
             )
     options = parser.parse_args(words)
     try:
         if command == "verify":
             return _verify(options.store)
-        return _make(options.recipe, options.store, getattr(options, "pair", []), command == "refresh")
+        if command == "ledger":
+            return _ledger(options.store, options.html)
+        if command == "prune":
+            return _prune(options.recipe, options.store)
+        only = getattr(options, "pair", [])
+        return _make(options.recipe, options.store, only, options.until, command == "refresh")
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
 
-def _make(path: str, folder: Path, only: Sequence[str], refresh: bool) -> int:
+def _make(path: str, folder: str, only: Sequence[str], until: str, refresh: bool) -> int:
     recipe = read_recipe(path)
     pairs = _chosen(recipe, only)
     for note in recipe.notes():
@@ -58,19 +78,36 @@ def _make(path: str, folder: Path, only: Sequence[str], refresh: bool) -> int:
             progress.start("looking for newer releases")
             moved = collect.refresh(recipe, store, tell=progress.tell)
             progress.finish(f"news for {', '.join(map(str, moved))}" if moved else "nothing new")
-        for stage in STAGES:
+        for stage in STAGES[: ASSETS.index(until) + 1]:
             if only and stage.asset == "training_mix":
                 continue
-            for pair in pairs if stage.per_pair else [None]:
-                before = store.manifest(stage.asset, pair)
-                progress.start(f"{stage.asset} {pair or ''}".strip())
-                manifest = stage.make(recipe, store, pair, progress.tell)
-                rows = f"{_rows(manifest):,} rows"
-                progress.finish(f"{rows}, unchanged" if before == manifest else rows)
-                made.setdefault(stage.asset, {})[str(pair) if pair else "all"] = manifest
+            asset = stage.asset
+            before = {pair: store.manifest(asset, pair) for pair in (pairs if stage.per_pair else [None])}
+            progress.start(asset)
+            if stage.per_pair:
+                found = side_by_side(pairs, partial(stage.make, recipe, store), progress.tell)
+            else:
+                found = [stage.make(recipe, store, None, progress.tell)]
+            same = sum(manifest == before[pair] for pair, manifest in zip(before, found, strict=True))
+            rows = f"{sum(map(_rows, found)):,} rows" + (f" in {len(found)} pairs" if stage.per_pair else "")
+            changes = "unchanged" if same == len(found) else f"{same} pairs unchanged" if same else ""
+            progress.finish(", ".join(filter(None, [rows, changes])))
+            made[asset] = {str(pair) if pair else "all": manifest for pair, manifest in zip(before, found, strict=True)}
     print(table(made))
-    if only:
+    if only and until == ASSETS[-1]:
         print(f"The training mix needs all {len(recipe.corpus.pairs)} pairs: run without --pair to make it.")
+    return 0
+
+
+def _ledger(place: str, html: Path | None) -> int:
+    store = Store(place)
+    found = audit.ledgers(store)
+    if not found:
+        raise ValueError(f"store {place}: no bitext in it. Allowed: what 'python -m pipelines' filled. Check the path.")
+    print(audit.table(total(list(found.values()))))
+    if html:
+        write_atomically(html, audit.page(store))
+        print(f"Plots and samples: {html.absolute()}")
     return 0
 
 
@@ -102,10 +139,22 @@ def table(made: dict[str, dict[str, Manifest]]) -> str:
     if mix := made.get("training_mix", {}).get("all"):
         parts = ", ".join(f"{rows:,} {part}" for part, rows in mix.rows.items())
         out.append(f"training_mix: {parts}, of a budget of {mix.numbers['budget']:,}")
+        out.append(words(mix.numbers))
     return "\n".join(out)
 
 
-def _verify(folder: Path) -> int:
+def _prune(path: str, folder: str) -> int:
+    recipe = read_recipe(path)
+    store = Store.open(folder, recipe.name)
+    with store.writer():
+        gone = collect.prune(recipe, store)
+    for name in gone:
+        print(name)
+    print(f"{len(gone):,} downloads removed")
+    return 0
+
+
+def _verify(folder: str) -> int:
     files, damaged = verify(Store(folder))
     for fault in damaged:
         print(fault)

@@ -38,7 +38,7 @@ OPUS = {
     "por_Latn": ("pt", "pt_BR", "pt_br"), "spa_Latn": ("es", "es_MX"), "fra_Latn": ("fr", "fr_CA"),
     "nob_Latn": ("nb", "no"), "tgl_Latn": ("tl", "fil"), "kmr_Latn": ("kmr", "ku"),
     "tir_Ethi": ("ti", "ti_ER", "ti_ET"), "srp_Cyrl": ("sr",), "srp_Latn": ("sr_Latn", "sr_latn"),
-    "eng_Latn": ("en", "en_GB"),
+    "eng_Latn": ("en", "en_GB"), "fuv_Latn": ("ff", "fuv"), "prs_Arab": ("prs",),
 }  # fmt: skip
 
 # Labels of identifiers that are wider or older than our code: fastText lid.176 and HeLI (heliport). The two-letter ones

@@ -59,13 +59,18 @@ def test_the_drop_ledger_and_samples_are_tables(corpus: tuple[Path, dg.ExecuteIn
     (item, *_) = result.asset_materializations_for_node("clean_bitext")
     ledger = item.metadata["ledger"]
     assert isinstance(ledger, dg.TableMetadataValue)
-    assert [column.name for column in ledger.schema.columns] == ["step", "corpus", "into", "dropped", "kept"]
+    assert [column.name for column in ledger.schema.columns] == ["step", "corpus", "into", "dropped", "kept", "changed"]
     into, dropped, kept = (
         sum(int(str(row.data[name])) for row in ledger.records) for name in ("into", "dropped", "kept")
     )
     assert into - dropped == kept
     assert dropped > 0
     assert isinstance(item.metadata["samples_dropped"], dg.TableMetadataValue)
+    assert "data:image/svg+xml;base64," in str(item.metadata["plot_ledger"].value)
+    shown = item.metadata["samples_by_step"]
+    assert isinstance(shown, dg.TableMetadataValue)
+    assert "kept" in {row.data["step"] for row in shown.records}
+    assert len(shown.records) > 10
 
 
 def test_a_second_run_says_unchanged_and_rewrites_nothing(corpus: tuple[Path, dg.ExecuteInProcessResult]) -> None:
@@ -150,7 +155,7 @@ def test_corpus_text_reaches_dagster_only_in_tables() -> None:
         asset="clean_bitext", pair=str(PAIRS[0]), fingerprint="x", rows={"data": 1},
         samples={"kept": [{"src": HOSTILE, "tgt": HOSTILE}]}, corpora={HOSTILE: {"licence": HOSTILE}},
     )  # fmt: skip
-    for name, value in metadata.of(manifest, Path("/x"), False).items():
+    for name, value in metadata.of(manifest, "/x", False).items():
         assert not isinstance(value, dg.MarkdownMetadataValue), name
         if isinstance(value, dg.TableMetadataValue):
             assert HOSTILE in value.records[0].data.values()

@@ -20,7 +20,7 @@ CORPUS = {"raw_bitext", "clean_bitext", "deduped_bitext", "decontaminated_bitext
 
 
 def graph(recipe: Path = TINY) -> Any:
-    return define(Place(recipe, Path("/nowhere"))).resolve_asset_graph()
+    return define(Place(recipe, "/nowhere")).resolve_asset_graph()
 
 
 def test_every_asset_is_described_grouped_and_versioned() -> None:
@@ -68,9 +68,7 @@ def test_a_changed_filter_changes_the_version_of_clean_bitext_alone(tmp_path: Pa
 
 
 def test_checks_state_their_severity() -> None:
-    checks = [
-        key for assets_def in define(Place(TINY, Path("/x"))).asset_checks or [] for key in assets_def.check_specs
-    ]
+    checks = [key for assets_def in define(Place(TINY, "/x")).asset_checks or [] for key in assets_def.check_specs]
     assert {spec.name for spec in checks} == {
         "schema_kept", "sides_not_empty", "duplicates_zero", "no_evaluation_overlap", "budget_kept",
         "every_pair_present", "base_is_a_model", "training_loss_fell", "recall_rose", "pivot_kept",
@@ -79,7 +77,7 @@ def test_checks_state_their_severity() -> None:
 
 
 def test_refresh_ends_at_the_training_mix() -> None:
-    job = define(Place(TINY, Path("/nowhere"))).resolve_job_def("refresh_corpus")
+    job = define(Place(TINY, "/nowhere")).resolve_job_def("refresh_corpus")
     assert {key.to_user_string() for key in job.asset_layer.selected_asset_keys} == CORPUS | {
         "eval_text",
         "training_mix",
@@ -135,25 +133,30 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_new_home_means_the_sample(home: Path) -> None:
     assert resources.home() == home
-    assert place() == Place(find("sample.yaml").resolve(), ROOT / "store")
+    assert place() == Place(find("sample.yaml").resolve(), str(ROOT / "store"))
 
 
 def test_the_last_used_place_is_the_default(home: Path) -> None:
-    used = Place(TINY, home / "run1")
+    used = Place(TINY, str(home / "run1"))
     remember(used)
     assert place() == used
-    assert place(store=str(home / "run2")) == Place(TINY, home / "run2")
+    assert place(store=str(home / "run2")) == Place(TINY, str(home / "run2"))
 
 
 def test_another_recipe_does_not_get_the_last_store(home: Path) -> None:
-    remember(Place(TINY, home / "run1"))
-    assert place("opus8.yaml").store == ROOT / "store"
+    remember(Place(TINY, str(home / "run1")))
+    assert place("opus8.yaml").store == str(ROOT / "store")
 
 
 def test_environment_names_recipe_and_store(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RECIPE", str(TINY))
     monkeypatch.setenv("STORE", "somewhere")
-    assert place() == Place(TINY, Path("somewhere").absolute())
+    assert place() == Place(TINY, str(Path("somewhere").absolute()))
+
+
+def test_a_store_at_an_address_stays_as_it_is_written(home: Path) -> None:
+    remember(place(str(TINY), "s3://bucket/run1"))
+    assert place() == Place(TINY, "s3://bucket/run1")
 
 
 def test_a_damaged_memory_is_forgotten(home: Path) -> None:

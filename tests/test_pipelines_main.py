@@ -9,6 +9,7 @@ import pytest
 from pipelines.__main__ import main
 from pipelines.stages import STAGES
 from pipelines.store import PER_PAIR, Store
+from tests.mirror import Mirror
 
 RECIPE = """
 extends: sample.yaml
@@ -37,13 +38,13 @@ def test_a_recipe_is_made_and_ends_in_a_table(recipe: Path, tmp_path: Path, caps
     assert (raw, clean, deduped, decontaminated) == ("400", "380", "360", "360")
     assert int(instructions.replace(",", "")) > 1_000
     assert rows["eng_Latn-swh_Latn"].split()[:3] == ["100", "95", "90"]
-    assert re.search(r"training_mix: \d+ bitext, \d+ instructions, 19 dev, of a budget of 500", shown.out)
+    assert re.search(r"training_mix: \d+ bitext, \d+ instructions, 18 dev, of a budget of 500", shown.out)
     assert "training_mix: 500 rows (" in shown.err
     made = Store(folder).require("training_mix")
     assert made.rows["bitext"] + made.rows["instructions"] == 500
 
     assert main([str(recipe), "--store", str(folder)]) == 0
-    assert capsys.readouterr().err.count("rows, unchanged (") == 12
+    assert capsys.readouterr().err.count(", unchanged (") == len(STAGES)
     assert main(["verify", str(folder)]) == 0
     assert "0 damaged or missing" in capsys.readouterr().out
 
@@ -97,6 +98,27 @@ def test_refresh_finds_nothing_new_offline_and_then_makes_the_corpus(
     assert Store(tmp_path / "store").manifest("training_mix")
 
 
+def test_prune_removes_what_the_lock_no_longer_names(
+    opus_server: Mirror, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opus_server.add("Docs/v1", "de-en", b"alt\n", b"old\n")
+    (tmp_path / "docs.yaml").write_text("corpus: {pairs: [de-en], sources: [{opus: {corpora: [Docs]}}]}\n")
+    arguments = [str(tmp_path / "docs.yaml"), "--store", str(tmp_path / "store")]
+    until = ["--until", "raw_bitext"]
+    assert main([*arguments, *until]) == 0
+    opus_server.add("Docs/v1", "de-en", b"alt\n", b"old\n", latest=False)
+    opus_server.add("Docs/v2", "de-en", b"neu\n", b"new\n")
+    assert main(["refresh", *arguments, *until]) == 0
+    assert "news for deu_Latn-eng_Latn" in capsys.readouterr().err
+    for count in (1, 0):
+        assert main(["prune", *arguments]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[-1] == f"{count} downloads removed"
+        assert all("/Docs/v1/" in line for line in lines[:-1])
+    (kept,) = (tmp_path / "store" / "sources" / "downloads").rglob("*.zip")
+    assert kept.parent.name == "v2"
+
+
 def test_verify_fails_on_a_damaged_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = Store.open(tmp_path, "x")
     with store.writing("base_model") as out:
@@ -109,12 +131,15 @@ def test_verify_fails_on_a_damaged_store(tmp_path: Path, capsys: pytest.CaptureF
     )
 
 
-def test_help_names_all_three_commands(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["--help"])
     assert end.value.code == 0
     shown = capsys.readouterr().out
-    assert all(words in shown for words in ("RECIPE --store DIR [--pair", "refresh RECIPE", "verify STORE", "OPUS_URL"))
+    assert all(
+        words in shown
+        for words in ("RECIPE --store DIR [--pair", "refresh RECIPE", "prune RECIPE", "verify STORE", "OPUS_URL")
+    )
 
 
 def test_stages_cover_every_asset_that_is_text() -> None:
