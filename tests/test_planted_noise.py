@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import clean, dedup
+from pipelines import clean, dedup, grammar
 from pipelines.config import Recipe
 from pipelines.languages import Pair
+from pipelines.normalise import normalised
 from pipelines.sources.sample import Noise, Sample
 from pipelines.store import Store
 
-KINDS = [kind for kind in Noise.model_fields if kind != "duplicate"]
+KINDS = [kind for kind in Noise.model_fields if kind not in grammar.REPEATS]
+RECALL = dict.fromkeys(KINDS, 0.95) | {"misaligned": 0.9}  # sentences of the grammar share many words
 PAIRS = [Pair.parse(pair) for pair in ("en-de", "en-ru", "en-sw", "en-hi", "en-zh", "ru-zh", "es-fr")]
 
 
@@ -24,7 +26,7 @@ def made(pairs: list[Pair]) -> Recipe:
             "corpus": {
                 "pairs": pairs,
                 "sources": [{"sample": {"rows": 8_000, "noise": noise}}],
-                "filters": ["char_length", "length_ratio", "script", "identical", "markup", "lid"],
+                "filters": ["char_length", "length_ratio", "script", "identical", "markup", "lid", "translation_score"],
             },
         }
     )
@@ -32,7 +34,7 @@ def made(pairs: list[Pair]) -> Recipe:
 
 @cache
 def verdicts(folder: Path, pair: Pair) -> tuple[Counter[str], Counter[str]]:
-    """Rows planted and rows dropped by label, `duplicate` after dedup, all else by the filters."""
+    """Rows planted and rows dropped by label: by the filters, repeats by dedup."""
     pytest.importorskip("heliport", reason="the extra isogloss[heliport] is not installed")
     recipe, store = made([pair]), Store.open(folder, "noisy")
     [sample] = recipe.corpus.sources
@@ -42,15 +44,15 @@ def verdicts(folder: Path, pair: Pair) -> tuple[Counter[str], Counter[str]]:
         for batch, kinds in sample.labelled(pair):
             out.write(batch)
             planted.update(kinds)
-            rows = zip(batch["src"].to_pylist(), batch["tgt"].to_pylist(), strict=True)
+            rows = zip(*(normalised(batch[side]).to_pylist() for side in ("src", "tgt")), strict=True)
             labels |= {row: kind for row, kind in zip(rows, kinds, strict=True) if kind != "duplicate"}
         out.commit(str(pair), {})
     clean.run(recipe, store, pair)
     dedup.run(recipe, store, pair)
     gone = store.table("clean_bitext", pair, "rejected").to_pylist()
-    repeated = store.table("deduped_bitext", pair, "rejected").num_rows
+    repeated = store.table("deduped_bitext", pair, "rejected").to_pylist()
     dropped = Counter(labels[row["src"], row["tgt"]] for row in gone)
-    return planted, dropped + Counter({"duplicate": repeated})
+    return planted, dropped + Counter(row["reason"] for row in repeated)
 
 
 @pytest.fixture(scope="module")
@@ -63,17 +65,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_planted_noise_is_dropped(folder: Path, pair: Pair, kind: str) -> None:
     planted, dropped = verdicts(folder, pair)
     assert planted[kind] > 0
-    assert dropped[kind] >= 0.95 * planted[kind]
+    assert dropped[kind] >= RECALL[kind] * planted[kind]
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=str)
 def test_clean_rows_stay(folder: Path, pair: Pair) -> None:
     planted, dropped = verdicts(folder, pair)
-    assert planted["clean"] > 0.8 * planted.total()
+    assert planted["clean"] > 0.7 * planted.total()
     assert dropped["clean"] <= 0.01 * planted["clean"]
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=str)
-def test_planted_duplicates_are_dropped(folder: Path, pair: Pair) -> None:
+@pytest.mark.parametrize("kind", grammar.REPEATS)
+def test_planted_repeats_are_dropped(folder: Path, pair: Pair, kind: str) -> None:
     planted, dropped = verdicts(folder, pair)
-    assert 0.95 * planted["duplicate"] <= dropped["duplicate"] <= planted["duplicate"] + 0.01 * planted["clean"]
+    assert planted[kind] > 0
+    assert 0.95 * planted[kind] <= dropped[kind] <= planted[kind] + 0.01 * planted["clean"]

@@ -1,9 +1,8 @@
 """Texts -> their words as numbers, all texts of a batch at once; no word lists, no models, any script.
 
 A word is a run of letters and marks, a run of digits, or one punctuation mark or symbol, whatever its case. Scripts
-without spaces have no words to see: there every Han or kana character counts as a word (in Chinese and Japanese
-single characters tell translations from others better than bigrams or trigrams do: at 1 % of true rows lost, 98 %
-against 91 % and 78 % of misaligned Chinese rows found), in Thai, Lao, Khmer, Burmese and Tibetan every two.
+without spaces have no words to see: there every Han or kana character counts as a word, in Thai, Lao, Khmer, Burmese
+and Tibetan every two. (Every two Han characters tell misaligned Chinese rows no better: AUC 0.998 with either.)
 """
 
 import unicodedata
@@ -15,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 BITS = 22  # two words that share one of 4M numbers count as one: 1 % of a vocabulary of 40,000
-STEM = 5  # letters; finds 98 % of misaligned Turkish rows in place of 92 %, of Tamil 95 % in place of 89 %
+STEM = 5  # letters; finds 87 % of misaligned Turkish rows in place of 80 %, of Tamil 84 % in place of 81 %
 LETTER, DIGIT, SYLLABLE, CHARACTER, MARK = 1, 2, 3, 4, 5
 ALPHABET = 0x20000  # code points from here on are rare Han characters and count as one
 SYLLABIC = r"[\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]"

@@ -11,6 +11,7 @@ two ids never share a sentence in any language; a test checks it over the whole 
 
 import importlib
 import random
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -483,7 +484,10 @@ def text(identifier: int, code: str) -> str:
 
 # --- noise --------------------------------------------------------------------------------------------------------
 
-NOISES = ("untranslated", "wrong_language", "swapped", "duplicate", "length", "markup")
+NOISES = ("untranslated", "wrong_language", "swapped", "duplicate", "length", "markup", "misaligned", "near_duplicate")
+REPEATS = ("duplicate", "near_duplicate")  # noises that repeat a clean row before them
+NEAR = 0.8  # Jaccard similarity of each side of a near duplicate to the same side of what it repeats, at the least
+LENGTH_SLACK = 0.1  # of a misaligned target beside the true one, in either direction
 _MARKUP = (
     '<a href="https://example.org/page?id={}&amp;ref=home">',
     "</a>",
@@ -523,12 +527,69 @@ def _with_wrong_length(segment: str, more: Sequence[str], rng: random.Random) ->
     return segment[: rng.choice((2, 3))] if rng.random() < 0.5 else " ".join((segment, *more))
 
 
-def _noisy(identifier: int, label: str, src_code: str, tgt_code: str, rng: random.Random) -> Row:
+def similarity(a: str, b: str, code: str) -> float:
+    """Jaccard similarity in [0, 1] of the shingles of two texts of one language, the lower for two ways to count them.
+
+    Shingles are of 5 characters, of 3 in a script without spaces; of all of the text in small letters, and of its
+    letters and digits only.
+    """
+    size = 3 if code == "zho_Hans" else 5
+    found = []
+    for texts in ((a.lower(), b.lower()), (_letters(a), _letters(b))):
+        first, second = ({one[at : at + size] for at in range(max(1, len(one) - size + 1))} for one in texts)
+        found.append(len(first & second) / len(first | second))
+    return min(found)
+
+
+def _letters(text: str) -> str:
+    return "".join(character for character in text.lower() if unicodedata.category(character)[0] in "LMN")
+
+
+def _with_typo(segment: str, code: str, rng: random.Random) -> str:
+    """One letter is doubled or lost, where that keeps the segment NEAR; else the segment as it is."""
+    places = [at for at, character in enumerate(segment) if character.isalpha()]
+    for at in rng.sample(places, len(places)):
+        edited = segment[:at] + segment[at] * rng.choice((0, 2)) + segment[at + 1 :]
+        if _letters(edited) != _letters(segment) and similarity(segment, edited, code) >= NEAR:
+            return edited
+    return segment
+
+
+def _nearly(src: str, tgt: str, src_code: str, tgt_code: str, rng: random.Random) -> Row:
+    """A typo in one side or in both, as far as they are long enough for one."""
+    sides = rng.choice(("src", "tgt", "both"))
+    edited = _with_typo(src, src_code, rng), _with_typo(tgt, tgt_code, rng)
+    assert edited != (src, tgt), "one side of each pair is long enough"
+    keep_src = sides == "tgt" and edited[1] != tgt
+    keep_tgt = sides == "src" and edited[0] != src
+    return Row(src if keep_src else edited[0], tgt if keep_tgt else edited[1], "near_duplicate")
+
+
+def _elsewhere(identifier: int, identifiers: Sequence[int], code: str, rng: random.Random) -> str:
+    """The sentence of another id that is as long, to LENGTH_SLACK; the most alike in length of 200 where none is."""
+    length, closest = len(text(identifier, code)), ""
+    for _ in range(200):
+        other = rng.choice(identifiers)
+        found = text(other, code)
+        if other != identifier and (not closest or abs(len(found) - length) < abs(len(closest) - length)):
+            closest = found
+        if closest and abs(len(closest) - length) <= LENGTH_SLACK * length:
+            break
+    return closest
+
+
+def _noisy(
+    identifier: int, label: str, src_code: str, tgt_code: str, identifiers: Sequence[int], rng: random.Random
+) -> Row:
     src, tgt = text(identifier, src_code), text(identifier, tgt_code)
     if label == "untranslated":
         return Row(src, src, label)
     if label == "swapped":
         return Row(tgt, src, label)
+    if label == "misaligned":
+        return Row(src, _elsewhere(identifier, identifiers, tgt_code, rng), label)
+    if label == "near_duplicate":
+        return _nearly(src, tgt, src_code, tgt_code, rng)
     side = rng.randrange(2)
     if label == "wrong_language":
         third = rng.choice([code for code in LANGUAGES if code not in (src_code, tgt_code)])
@@ -553,7 +614,8 @@ def bitext(
 ) -> Iterator[Row]:
     """One row for each id, in an order that `seed` shuffles; `counts` rows carry each noise and the rest are clean.
 
-    A "duplicate" repeats a clean row that comes before it, so keeping first occurrences removes the labelled one.
+    A "duplicate" repeats a clean row that comes before it, so keeping first occurrences removes the labelled one; a
+    "near_duplicate" does so with a typo. No two repeat the same row.
     """
     rng = random.Random(f"{src_code}-{tgt_code}-{seed}")
     order = list(identifiers)
@@ -562,12 +624,12 @@ def bitext(
     labels += ["clean"] * (len(order) - len(labels))
     rng.shuffle(labels)
     clean = [at for at, label in enumerate(labels) if label == "clean"]
-    duplicates = [at for at, label in enumerate(labels) if label == "duplicate"]
-    for at, copied in zip(duplicates, rng.sample(clean, len(duplicates)), strict=True):
+    repeats = [at for kind in REPEATS for at, label in enumerate(labels) if label == kind]
+    for at, copied in zip(repeats, rng.sample(clean, len(repeats)), strict=True):
         order[at] = order[copied]
-        labels[max(at, copied)], labels[min(at, copied)] = "duplicate", "clean"
+        labels[max(at, copied)], labels[min(at, copied)] = labels[at], "clean"
     for identifier, label in zip(order, labels, strict=True):
-        yield _noisy(identifier, label, src_code, tgt_code, rng)
+        yield _noisy(identifier, label, src_code, tgt_code, identifiers, rng)
 
 
 # --- instructions -------------------------------------------------------------------------------------------------

@@ -38,14 +38,20 @@ class Noise(Strict):
     """One side is cut to two or three characters, or four other sentences follow it."""
     markup: float = Field(default=0.0, ge=0, le=1)
     """Tags and placeholders make up half of one side or of both, or more."""
+    misaligned: float = Field(default=0.0, ge=0, le=1)
+    """The target is that of another row, of similar length."""
+    near_duplicate: float = Field(default=0.0, ge=0, le=1)
+    """The row repeats one before it but for a typo in one side or in both, each at least 0.8 similar: grammar.NEAR."""
 
     @model_validator(mode="after")
     def _leaves_rows_to_repeat(self) -> "Noise":
         shares = [share for _, share in self]
-        if sum(shares) + self.duplicate > 1:
+        repeats = self.duplicate + self.near_duplicate
+        if sum(shares) + repeats > 1:
             raise ValueError(
-                f"noise: found shares of {sum(shares):g} in all, of which duplicate is {self.duplicate:g}. "
-                "Allowed: at most 1 in all, duplicates counted twice, as each repeats a clean row. Lower the shares."
+                f"noise: found shares of {sum(shares):g} in all, of which duplicates and near duplicates are "
+                f"{repeats:g}. Allowed: at most 1 in all, these counted twice, as each repeats a clean row. Lower the "
+                f"shares."
             )
         return self
 
@@ -93,7 +99,7 @@ class Sample(Source):
                     )
             rows = len(self.ids(pair))
             counts = self.noise.counts(rows)
-            if sum(counts.values()) + counts["duplicate"] > rows:
+            if sum(counts.values()) + sum(counts[kind] for kind in grammar.REPEATS) > rows:
                 raise ValueError(
                     f"source 'sample', pair {pair}: found {sum(counts.values())} noisy rows in {rows}. "
                     "Allowed: as many as leave a clean row for each duplicate. Raise `rows` or lower `noise`."
@@ -123,7 +129,7 @@ class Sample(Source):
         about = {"version": "v1", "licence": self.licence, "url": "", "citation": self.citation}
         return {self.corpus: about}
 
-    def instructions(self, lang: str) -> Iterator[tuple[int | str, str, str, str]]:
+    def instructions(self, lang: str, home: Path) -> Iterator[tuple[int | str, str, str, str]]:
         """Questions on a short text, denials, changes of time and sums; no held-out sentence occurs in them."""
         for exercise in grammar.exercises(lang):
             yield exercise.id, exercise.instruction, exercise.input, exercise.output
