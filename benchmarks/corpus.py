@@ -36,7 +36,7 @@ CORPUS = {
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.corpus", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.corpus", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("mirror", type=Path)
     parser.add_argument("--work", type=Path, default=WORK)
     parser.add_argument("--out", type=Path, help="folder for corpus.md and corpus.json")

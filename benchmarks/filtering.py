@@ -39,7 +39,9 @@ SCRIPTS = {"Latn": "Latin", "Hans": "Han", "Cyrl": "Cyrillic", "Arab": "Arabic",
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.filtering", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.filtering", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("mirror", type=Path)
     parser.add_argument("--pairs", nargs="+", default=["en-de", "en-es", "en-zh"])
     parser.add_argument("--work", type=Path, default=WORK)

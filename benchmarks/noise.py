@@ -39,7 +39,7 @@ Rows = list[tuple[str, str]]
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.noise", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.noise", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("recipe", nargs="?", default="sample.yaml")
     parser.add_argument("--mirror", type=Path)
     parser.add_argument("--out", type=Path, help="folder for noise.md and noise.json")

@@ -5,6 +5,7 @@ filter is added or left out, without scoring again what the others have scored.
 """
 
 import shutil
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from pipelines.schema import BITEXT, check
 from pipelines.store import Manifest, Store, fingerprint, sha256
 
 NORMALISE = "normalise"
+LEARNING = threading.Lock()  # of pairs made side by side one learns at a time: it is what takes most memory
 CHANGED = "changed"
 """Column of a scored batch: whether normalising changed either side."""
 
@@ -66,8 +68,9 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
                 continue
             tell(0, 0, f"{item.name} learns")
             folder.mkdir(parents=True)
-            item.fit((_normalised(batch)[0] for batch in _raw(store, pair)), folder)
-            fitted[item.name] = item.reopen(folder)
+            with LEARNING:
+                item.fit((_normalised(batch)[0] for batch in _raw(store, pair)), folder)
+                fitted[item.name] = item.reopen(folder)
         work = Scorer([item for item in chain if item not in known], fitted)
         if recipe.corpus.engine == "local":
             work.open()  # once, not in each thread

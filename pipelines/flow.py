@@ -8,7 +8,7 @@ from pipelines.store import LedgerRow
 
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2", "#9c6b4e", "#97bbf5")
 OTHERS = "#9498a0"
-LEFT, COLUMN, STREAM, BRANCH, TOP = 210.0, 108, 220, 70, 46  # pixels
+LEFT, COLUMN, STREAM, BRANCH, TOP = 210.0, 124, 220, 70, 46  # pixels
 
 
 class _Band(NamedTuple):

@@ -65,7 +65,7 @@ def made(where: str) -> Recipe:
             "corpus": {
                 "pairs": [PAIR],
                 "sources": [{"sample": {"rows": 9_000, "noise": {"markup": 0.05, "length": 0.05}}}],
-                "filters": ["char_length", "length_ratio", "script", "markup"],
+                "filters": ["char_length", "length_ratio", "script", "markup", "translation_score"],
                 "engine": where,
             },
         }
