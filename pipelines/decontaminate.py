@@ -1,55 +1,135 @@
-"""Stage: deduped_bitext -> decontaminated_bitext. Rows that hold a text of the recipe's evals are set aside."""
+"""Stage: deduped_bitext -> decontaminated_bitext. Rows that hold a text of the evals or lists are set aside."""
 
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.config import Recipe
+from pipelines.config import Decontaminate, Recipe
 from pipelines.languages import Pair
-from pipelines.ledger import REJECTED, Ledger, Samples, empty, rebatch, rejected
+from pipelines.ledger import KEPT, REJECTED, Ledger, Samples, empty, rebatch, rejected
 from pipelines.matching import match_key
+from pipelines.near import HeldOut
+from pipelines.paths import content_hash, open_binary
 from pipelines.progress import Tell, silent
 from pipelines.store import Manifest, Store, fingerprint
 
-STEP = "evaluation_overlap"
+EVALUATION, LIST = "evaluation", "list"
+MODULES = ("pipelines.near", "pipelines.matching")
+"""Source that decides what `Forbidden` finds."""
 
 
 def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manifest:
-    """Drop a row where either side has the match key of an eval text in that side's language."""
+    """Drop a row where either side is, or nearly is, an eval text in that side's language or a text of the lists."""
     upstream, held_out = store.require("deduped_bitext", pair), store.require("eval_text")
     inputs = {"deduped_bitext": upstream.fingerprint, "eval_text": held_out.content()}
-    print_ = fingerprint(__name__, {}, inputs, modules=("pipelines.ledger", "pipelines.matching"))
+    settings = recipe.corpus.decontaminate
+    print_ = fingerprint(
+        __name__, pins(settings), inputs, modules=("pipelines.ledger", *MODULES), libraries=("pyarrow", "numpy")
+    )
     if done := store.unchanged("decontaminated_bitext", pair, print_):
         return done
-    forbidden = {side: _keys(store.table("eval_text"), lang) for side, lang in zip(("src", "tgt"), pair, strict=True)}
+    forbidden = [Forbidden(settings, store, lang) for lang in pair]
+    steps = forbidden[0].steps
     total, seen, kept = upstream.rows["data"], 0, 0
-    ledger, samples = Ledger([STEP]), Samples()
+    ledger, samples = Ledger(steps), Samples()
     with store.writing("decontaminated_bitext", pair) as out:
         out.write(empty(REJECTED), "rejected")
         for batch in rebatch(store.batches("deduped_bitext", pair)):
-            src, tgt = (pc.is_in(match_key(batch[side]), value_set=keys) for side, keys in forbidden.items())
-            overlap = pc.or_(src, tgt)
-            rows, dropped = batch.filter(pc.invert(overlap)), rejected(batch.filter(overlap), STEP)
-            ledger.count(STEP, batch, dropped)
-            samples.see("kept", rows)
-            samples.see(STEP, dropped)
+            src, tgt = (side.held(batch[name]) for side, name in zip(forbidden, ("src", "tgt"), strict=True))
+            rows, held = batch, np.fmax(src, tgt)
+            for place, step in enumerate(steps):
+                gone = ~np.isnan(held[place])
+                similar = pa.array(held[place, gone]) if step.endswith("near") else None
+                dropped = rejected(rows.filter(pa.array(gone)), step, similar)
+                ledger.count(step, rows, dropped)
+                samples.see(step, dropped)
+                out.write(dropped, "rejected")
+                rows, held = rows.filter(pa.array(~gone)), held[:, ~gone]
+            samples.see(KEPT, rows)
             out.write(rows)
-            out.write(dropped, "rejected")
             seen, kept = seen + batch.num_rows, kept + rows.num_rows
             tell(seen, total, f"{kept:,} of {seen:,} rows kept")
         if not kept and not recipe.corpus.allow_empty:
             raise ValueError(ledger.none_left(f"decontaminated_bitext of {pair}", total))
+        out.write(samples.batch(), "samples")
         return out.commit(
             print_,
             recipe.resolved(),
             inputs=inputs,
             ledger=ledger.rows(),
-            numbers={"rows_in": total, "rows_out": kept, "eval_texts": sum(map(len, forbidden.values()))},
-            samples={"kept": samples.of("kept"), "dropped": samples.of(STEP)},
+            numbers={"rows_in": total, "rows_out": kept, **_sizes(forbidden)},
+            samples={"kept": samples.of(KEPT), "dropped": samples.of(*steps)},
             corpora=upstream.corpora,
         )
 
 
-def _keys(texts: pa.Table, lang: str) -> pa.Array:
-    """Distinct match keys of the held-out texts in one language; a text of punctuation alone forbids nothing."""
-    keys = pc.unique(match_key(texts.filter(pc.equal(texts["lang"], lang))["text"]))
+class Forbidden:
+    """What training must not hold in one language: the evals' texts in it, and the lists' in any."""
+
+    def __init__(self, settings: Decontaminate, store: Store, lang: str):
+        held_out = store.table("eval_text")
+        texts = {EVALUATION: held_out.filter(pc.equal(held_out["lang"], lang))["text"]}
+        if settings.lists:
+            texts[LIST] = pa.chunked_array([_lines(file) for file in settings.files()], pa.string())
+        self.keys = {name: _keys(found) for name, found in texts.items()}
+        self._near: dict[str, HeldOut] = {}
+        if settings.near is not None:
+            self._near = {
+                name: _index(tuple(sorted(set(found.to_pylist()))), lang, settings.near)
+                for name, found in texts.items()
+            }
+
+    @property
+    def steps(self) -> list[str]:
+        """The ways in which a text can be forbidden, as the ledger calls them, in order."""
+        kinds = ["overlap", "near"] if self._near else ["overlap"]
+        return [f"{name}_{kind}" for name in self.keys for kind in kinds]
+
+    def held(self, texts: pa.Array) -> np.ndarray:
+        """float64 [steps, N]: how much of a forbidden text each text holds, 1 where it is one; NaN where none."""
+        keys = match_key(texts)
+        out = []
+        for name, forbidden in self.keys.items():
+            same = pc.is_in(keys, value_set=forbidden).to_numpy(zero_copy_only=False)
+            out.append(np.where(same, 1.0, np.nan))
+            if self._near:
+                scores = self._near[name].scores(texts)
+                out.append(np.where(scores > 0, scores, np.nan))
+        return np.stack(out)
+
+
+def pins(settings: Decontaminate) -> dict[str, object]:
+    """What decides the outcome beside the evals' texts, as JSON: the settings, and the lists by their content."""
+    return {"near": settings.near, "lists": [content_hash(file) for file in settings.files()]}
+
+
+@lru_cache(maxsize=4)
+def _index(texts: tuple[str, ...], lang: str, near: float) -> HeldOut:
+    """Kept, as the pivot's texts are the same in every pair."""
+    return HeldOut(pa.array(texts, pa.string()), lang, near)
+
+
+def _keys(texts: pa.ChunkedArray) -> pa.Array:
+    """Distinct match keys; a text of punctuation alone forbids nothing."""
+    keys = pc.unique(match_key(texts))
     return keys.filter(pc.not_equal(keys, ""))
+
+
+def _lines(file: str) -> pa.Array:
+    with open_binary(file) as stream:
+        try:
+            return pa.array(stream.read().decode("utf-8-sig").splitlines(), pa.string())
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"corpus.decontaminate.lists: {file} is not UTF-8: {error.reason} at byte {error.start:,}. Allowed: "
+                f"UTF-8 text, one text a line. Convert it."
+            ) from None
+
+
+def _sizes(forbidden: Sequence[Forbidden]) -> dict[str, int]:
+    """How many distinct texts were looked for."""
+    lists = {"list_texts": len(forbidden[0].keys[LIST])} if LIST in forbidden[0].keys else {}
+    return {"eval_texts": sum(len(side.keys[EVALUATION]) for side in forbidden), **lists}

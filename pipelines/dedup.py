@@ -1,76 +1,103 @@
-"""Stage: clean_bitext -> deduped_bitext. Of pairs that say the same on both sides, the one that came first stays."""
+"""Stage: clean_bitext -> deduped_bitext. Of rows that say the same, or nearly the same, the best one stays."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.config import Recipe
 from pipelines.languages import Pair
-from pipelines.ledger import BATCH_ROWS, REJECTED, Ledger, Samples, empty, rebatch, rejected
+from pipelines.ledger import KEPT, REJECTED, Ledger, Samples, empty, rebatch, rejected
 from pipelines.matching import match_key
+from pipelines.near import near_duplicates, parallel, size
 from pipelines.progress import Tell, silent
 from pipelines.store import Manifest, Store, fingerprint
 
-STEP = "duplicate"
+STEP, NEAR = "duplicate", "near_duplicate"
 MEMORY = "1GB"  # a row takes 24 bytes, so ten million rows need no disk
-KEYS = pa.schema([("row", pa.int64()), ("src", pa.string()), ("tgt", pa.string())])
+SIDES = {"pair": ("src", "tgt"), "src": ("src",), "tgt": ("tgt",)}
+KEYS = pa.schema([("rank", pa.int64()), ("src", pa.string()), ("tgt", pa.string())])
+# The length of src keeps ("ab", "c") apart from ("a", "bc"). At a billion rows the chance that any two different keys
+# share 128 bits is 1e-21.
+HASHES = {
+    "pair": "md5_number(length(src) || ':' || src || tgt) AS of_pair",
+    "src": "md5_number(src) AS of_src",
+    "tgt": "md5_number(tgt) AS of_tgt",
+}
 
 
 def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manifest:
-    """Keep the first row of every distinct pair of match keys, in the order of arrival.
+    """Keep the best row of those that share a match key, then of those that nearly do; the order of arrival stays.
 
-    Two passes: DuckDB finds the first row of every 128-bit hash, out of core where it must; then the rows are read
-    again and parted. At a billion rows the chance that any two different pairs share a hash is 1e-21.
+    The best is the one with the highest score in the recipe's quality column; among equals, or without that column,
+    the first. Each part of `corpus.dedup.on` is one step on what the step before kept, first all exact ones.
     """
     upstream = store.require("clean_bitext", pair)
+    settings = recipe.corpus.dedup
+    quality = recipe.corpus.quality_column
     print_ = fingerprint(
         __name__,
-        {},
+        {**settings.model_dump(mode="json"), "quality": quality},
         {"clean_bitext": upstream.fingerprint},
-        modules=("pipelines.ledger", "pipelines.matching"),
-        libraries=("pyarrow", "duckdb"),
+        modules=("pipelines.ledger", "pipelines.matching", "pipelines.near"),
+        libraries=("pyarrow", "duckdb", "numpy", "rensa"),
     )
     if done := store.unchanged("deduped_bitext", pair, print_):
         return done
+    near = [] if settings.near is None else [(on, settings.near) for on in settings.on]
+    steps = [*(_step(STEP, on) for on in settings.on), *(_step(NEAR, on) for on, _ in near)]
     total, seen, kept = upstream.rows["data"], 0, 0
-    ledger, samples = Ledger([STEP]), Samples()
+    ledger, samples = Ledger(steps), Samples()
     with store.writing("deduped_bitext", pair) as out:
         out.write(empty(REJECTED), "rejected")
-        keys = pa.RecordBatchReader.from_batches(KEYS, _keys(store, pair))
+        rank = _ranks(store, pair, quality, total)
+        went = np.zeros(total, dtype=np.uint8)  # by which step, counted from 1; 0 stays
+        score = np.full(total, np.nan)
         with connection(out.path / "duckdb") as duck:
-            first = _first_rows(duck, keys)
-            tell(0, total, "first rows found")
-            waiting = next(first, None)
-            for batch in rebatch(store.batches("clean_bitext", pair)):
-                mask = np.zeros(batch.num_rows, dtype=bool)
-                while waiting is not None:
-                    here = waiting[waiting < seen + batch.num_rows]
-                    mask[here - seen] = True
-                    waiting = waiting[len(here) :]
-                    if len(waiting):
-                        break
-                    waiting = next(first, None)
-                rows, dropped = batch.filter(pa.array(mask)), rejected(batch.filter(pa.array(~mask)), STEP)
-                ledger.count(STEP, batch, dropped)
-                samples.see("kept", rows)
-                samples.see(STEP, dropped)
-                out.write(rows)
+            tell(0, total, "looking for equal rows")
+            for number, left in enumerate(_exact(duck, store, pair, settings.on, rank), start=1):
+                stays = np.zeros(total, dtype=bool)
+                stays[left] = True
+                went[~stays & (went == 0)] = number
+            for number, (on, threshold) in enumerate(near, start=1 + len(settings.on)):
+                tell(0, total, "looking for nearly equal rows")
+                rows = np.flatnonzero(went == 0)
+                columns = partial(_remaining, store, pair, SIDES[on], went == 0)
+                sizes = [size(lang) for side, lang in zip(SIDES["pair"], pair, strict=True) if side in SIDES[on]]
+                order = None if rank is None else np.argsort(np.argsort(rank[rows]))
+                found = near_duplicates(columns, sizes, threshold, duck, out.path / "near", order)
+                gone = ~np.isnan(found)
+                went[rows[gone]], score[rows[gone]] = number, found[gone]
+        for batch in rebatch(store.batches("clean_bitext", pair)):
+            here = slice(seen, seen + batch.num_rows)
+            rows, own, similar = batch, went[here], score[here]
+            for number, step in enumerate(steps, start=1):
+                gone = own == number
+                scores = pa.array(similar[gone]) if step.startswith(NEAR) else None
+                dropped = rejected(rows.filter(pa.array(gone)), step, scores)
+                ledger.count(step, rows, dropped)
+                samples.see(step, dropped)
                 out.write(dropped, "rejected")
-                seen, kept = seen + batch.num_rows, kept + rows.num_rows
-                tell(seen, total, f"{kept:,} of {seen:,} rows kept")
+                rows, own, similar = rows.filter(pa.array(~gone)), own[~gone], similar[~gone]
+            samples.see(KEPT, rows)
+            out.write(rows)
+            seen, kept = seen + batch.num_rows, kept + rows.num_rows
+            tell(seen, total, f"{kept:,} of {seen:,} rows kept")
         if not kept and not recipe.corpus.allow_empty:
             raise ValueError(ledger.none_left(f"deduped_bitext of {pair}", total))
+        out.write(samples.batch(), "samples")
         return out.commit(
             print_,
             recipe.resolved(),
             inputs={"clean_bitext": upstream.fingerprint},
             ledger=ledger.rows(),
             numbers={"rows_in": total, "rows_out": kept},
-            samples={"kept": samples.of("kept"), "dropped": samples.of(STEP)},
+            samples={"kept": samples.of(KEPT), "dropped": samples.of(*steps)},
             corpora=upstream.corpora,
         )
 
@@ -86,20 +113,55 @@ def connection(spill: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         yield duck
 
 
-def _keys(store: Store, pair: Pair) -> Iterator[pa.RecordBatch]:
+def _step(name: str, on: str) -> str:
+    return name if on == "pair" else f"{name}_{on}"
+
+
+def _ranks(store: Store, pair: Pair, quality: str | None, total: int) -> np.ndarray | None:
+    """int64 [N]: the place of each row from the best to the worst; None where that is the order of arrival."""
+    if quality is None:
+        return None
+    parts = [pc.fill_null(batch[quality], float("-inf")) for batch in store.batches("clean_bitext", pair)]
+    scores = np.concatenate([np.zeros(0), *(part.to_numpy(zero_copy_only=False) for part in parts)])
+    rank = np.empty(total, dtype=np.int64)
+    rank[np.argsort(-scores, kind="stable")] = np.arange(total)
+    return rank
+
+
+def _exact(
+    duck: duckdb.DuckDBPyConnection, store: Store, pair: Pair, on: list, rank: np.ndarray | None
+) -> Iterator[np.ndarray]:
+    """The rows left after each part of `on`, int64 in no order: of every distinct key the one of lowest rank."""
+    order = None if rank is None else np.argsort(rank)
+    keys = pa.RecordBatchReader.from_batches(KEYS, _keys(store, pair, rank))
+    duck.register("keys", keys).execute(
+        f"CREATE TEMP TABLE hashes AS SELECT rank, {', '.join(HASHES[o] for o in on)} FROM keys"
+    )
+    for place, part in enumerate(on):
+        rest = "".join(f", arg_min(of_{later}, rank) AS of_{later}" for later in on[place + 1 :])
+        duck.execute(f"CREATE TEMP TABLE fewer AS SELECT min(rank) AS rank{rest} FROM hashes GROUP BY of_{part}")
+        duck.execute("DROP TABLE hashes")
+        duck.execute("ALTER TABLE fewer RENAME TO hashes")
+        left = duck.sql("SELECT rank FROM hashes").fetchnumpy()["rank"]
+        yield left if order is None else order[left]
+    duck.execute("DROP TABLE hashes")
+
+
+def _keys(store: Store, pair: Pair, rank: np.ndarray | None) -> Iterator[pa.RecordBatch]:
+    start = 0
+    batches = parallel(
+        lambda batch: [match_key(batch[side]) for side in ("src", "tgt")], store.batches("clean_bitext", pair)
+    )
+    for src, tgt in batches:
+        rows = np.arange(start, start + len(src))
+        yield pa.record_batch([pa.array(rows if rank is None else rank[rows]), src, tgt], schema=KEYS)
+        start += len(src)
+
+
+def _remaining(store: Store, pair: Pair, sides: tuple[str, ...], stays: np.ndarray) -> Iterator[list[pa.Array]]:
+    """The columns `sides` of the rows that are `stays`."""
     start = 0
     for batch in store.batches("clean_bitext", pair):
-        rows = pa.array(np.arange(start, start + batch.num_rows))
-        yield pa.record_batch([rows, match_key(batch["src"]), match_key(batch["tgt"])], schema=KEYS)
+        rows = batch.select(sides).filter(pa.array(stays[start : start + batch.num_rows]))
+        yield rows.columns
         start += batch.num_rows
-
-
-def _first_rows(duck: duckdb.DuckDBPyConnection, keys: pa.RecordBatchReader) -> Iterator[np.ndarray]:
-    """Ascending row numbers, int64, of the first row of every distinct key pair."""
-    # The length of src keeps ("ab", "c") apart from ("a", "bc").
-    query = """
-        SELECT min(row) AS row FROM keys
-        GROUP BY md5_number(length(src) || ':' || src || tgt) ORDER BY row
-    """
-    for batch in duck.register("keys", keys).sql(query).to_arrow_reader(BATCH_ROWS):
-        yield batch["row"].to_numpy()

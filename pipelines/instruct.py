@@ -8,44 +8,55 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.config import Recipe
+from pipelines.decontaminate import MODULES, Forbidden, pins
 from pipelines.instructions import RENDERED, InstructionType
 from pipelines.languages import Pair
 from pipelines.ledger import empty, rebatch
+from pipelines.licences import require
 from pipelines.progress import Tell, silent
 from pipelines.schema import INSTRUCTION, check
-from pipelines.segments import NONE, generator, keys
+from pipelines.segments import generator, keys
 from pipelines.store import LedgerRow, Manifest, Store, fingerprint
 
-STEP = "evaluation_overlap"
 SAMPLES = 10
 STORED = INSTRUCTION.append(pa.field("keys", pa.list_(pa.uint64()), nullable=False))
 """INSTRUCTION and the keys of the segments a row was made of: by them the mix keeps dev text out of training."""
 
 
 def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manifest:
-    """Render every row once per instruction type, and drop what was made of a text of the recipe's evals.
+    """Render every row once per instruction type, and drop what was made of a text training must not hold.
 
-    The bitext no longer holds such texts, data of the types' own may.
+    The bitext no longer holds such texts, data of the types' own may. In which of the pair's languages a segment is
+    does not matter here.
     """
     upstream, held_out = store.require("decontaminated_bitext", pair), store.require("eval_text")
     inputs = {"decontaminated_bitext": upstream.fingerprint, "eval_text": held_out.content()}
     types: list[InstructionType] = recipe.corpus.instructions
+    for item in types:
+        require(item.provenance(pair, store.sources), recipe.corpus.licences, f"instruction type '{item.name}', {pair}")
     settings = {"seed": recipe.seed, "pins": [item.pin(pair, store.sources) for item in types]}
+    settings["decontaminate"] = pins(recipe.corpus.decontaminate)
     print_ = fingerprint(
         __name__,
         settings,
         inputs,
         plugins=types,
-        modules=("pipelines.instructions", "pipelines.segments", "pipelines.matching", "pipelines.ledger"),
+        modules=(
+            "pipelines.instructions",
+            "pipelines.segments",
+            "pipelines.ledger",
+            "pipelines.decontaminate",
+            *MODULES,
+        ),
         libraries=("pyarrow", "numpy"),
     )
     if done := store.unchanged("instructions", pair, print_):
         return done
-    texts = store.table("eval_text")
-    texts = texts.filter(pc.is_in(texts["lang"], pa.array(list(pair))))
-    forbidden = np.setdiff1d(keys(texts["text"]), [NONE])
+    forbidden = [Forbidden(recipe.corpus.decontaminate, store, lang) for lang in pair]
+    steps = forbidden[0].steps
     rows_in = upstream.rows["data"]
-    into, dropped, templates = Counter[str](), Counter[str](), Counter[str]()
+    into, dropped, templates = Counter[tuple[str, str]](), Counter[tuple[str, str]](), Counter[str]()
+    kept = 0
     samples: list[dict[str, str]] = []
     corpora = dict(upstream.corpora)
     with store.writing("instructions", pair) as out:
@@ -53,25 +64,28 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
         for item in types:
             for batch in rebatch(_rendered(item, recipe, store, pair, tell, rows_in)):
                 check(batch, RENDERED, f"instruction type '{item.name}'")
-                found = keys(pc.list_flatten(batch["segments"]))
-                parents = pc.list_parent_indices(batch["segments"]).to_numpy()
-                overlaps = np.bincount(parents[np.isin(found, forbidden)], minlength=batch.num_rows) > 0
-                stored = _stored(batch, found).filter(pa.array(~overlaps))
-                into[item.name] += batch.num_rows
-                dropped[item.name] += int(overlaps.sum())
+                segments = pc.list_flatten(batch["segments"])
+                gone = np.zeros(batch.num_rows, dtype=bool)
+                for step, rows in zip(steps, _overlapping(batch, segments, forbidden), strict=True):
+                    into[step, item.name] += int((~gone).sum())
+                    dropped[step, item.name] += int((rows & ~gone).sum())
+                    gone |= rows
+                stored = _stored(batch, keys(segments)).filter(pa.array(~gone))
+                kept += stored.num_rows
                 templates.update(stored["template"].to_pylist())
                 samples += _samples(stored, SAMPLES - sum(row["type"] == item.name for row in samples), item.name)
                 out.write(stored)
             corpora |= item.provenance(pair, store.sources)
-        kept = sum(into.values()) - sum(dropped.values())
         if types and not kept and not recipe.corpus.allow_empty:
             raise ValueError(
                 f"instructions of {pair}: found none in {rows_in:,} rows of bitext. Allowed: at least one row. Change "
                 f"corpus.instructions, or set corpus.allow_empty: true."
             )
         ledger = [
-            LedgerRow(step=STEP, corpus=name, into=n, dropped=dropped[name], kept=n - dropped[name])
-            for name, n in into.items()
+            LedgerRow(step=step, corpus=item.name, into=n, dropped=lost, kept=n - lost)
+            for step in steps
+            for item in types
+            for n, lost in [(into[step, item.name], dropped[step, item.name])]
         ]
         return out.commit(
             print_,
@@ -99,6 +113,15 @@ def _rendered(
         seen += batch.num_rows
         tell(seen, total, item.name)
     yield from item.extra(pair, rng, store.sources)
+
+
+def _overlapping(batch: pa.RecordBatch, segments: pa.Array, forbidden: list[Forbidden]) -> np.ndarray:
+    """bool [steps, N]: whether a row was made of a segment that is forbidden in either language of the pair."""
+    each = segments.dictionary_encode()  # most segments were made into several rows
+    src, tgt = (side.held(each.dictionary) for side in forbidden)
+    held = ~np.isnan(np.fmax(src, tgt))[:, each.indices.to_numpy()]
+    parents = pc.list_parent_indices(batch["segments"]).to_numpy()
+    return np.stack([np.bincount(parents[hit], minlength=batch.num_rows) > 0 for hit in held])
 
 
 def _stored(batch: pa.RecordBatch, found: np.ndarray) -> pa.RecordBatch:

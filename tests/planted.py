@@ -26,7 +26,7 @@ class Planted(Source):
     def provenance(self, pair: Pair, home: Path) -> dict[str, dict[str, Any]]:
         return {CORPUS: {"version": "v1", "licence": "CC0-1.0", "url": "", "citation": "tests"}}
 
-    def instructions(self, lang: str) -> Iterator[tuple[int | str, str, str, str]]:
+    def instructions(self, lang: str, home: Path) -> Iterator[tuple[int | str, str, str, str]]:
         for number in range(self.rows):
             yield (
                 number,

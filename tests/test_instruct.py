@@ -33,7 +33,7 @@ def test_every_row_is_rendered_once_per_type_and_own_data_is_added(tmp_path: Pat
 
 def test_what_holds_evaluation_text_is_dropped_and_counted(tmp_path: Path) -> None:
     held_out = {"eng_Latn": ["ENG_Latn given 4"], "deu_Latn": ["deu_latn, given 4"], "fra_Latn": ["eng_Latn given 2"]}
-    store, manifest = instructed(tmp_path, held_out)
+    store, manifest = instructed(tmp_path, held_out, decontaminate={"near": None})
     ledger = {row.corpus: (row.step, row.into, row.dropped, row.kept) for row in manifest.ledger}
     assert ledger["answer_across"] == ("evaluation_overlap", 8, 1, 7)
     assert ledger["translate"] == ("evaluation_overlap", 6, 0, 6)
@@ -42,6 +42,16 @@ def test_what_holds_evaluation_text_is_dropped_and_counted(tmp_path: Path) -> No
     )
     assert "given 4" not in said
     assert "given 2" in said
+
+
+def test_what_nearly_is_a_held_out_or_listed_text_is_dropped_and_counted(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("deu_Latn question 5?\neng_Latn question 5?")
+    held_out = {lang: [f"{lang} given 4", f"x {lang} question 6"] for lang in PAIR}
+    settings = {"near": 0.85, "lists": [str(tmp_path / "list.txt")]}
+    _, manifest = instructed(tmp_path / "store", held_out, decontaminate=settings)
+    assert [(row.step, row.into, row.dropped) for row in manifest.ledger if row.corpus == "answer_across"] == [
+        ("evaluation_overlap", 8, 1), ("evaluation_near", 7, 1), ("list_overlap", 6, 1), ("list_near", 5, 0)
+    ]  # fmt: skip
 
 
 def test_the_same_seed_gives_the_same_shards_and_another_does_not(tmp_path: Path) -> None:
