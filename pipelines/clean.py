@@ -64,12 +64,14 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
         for item in (item for item in chain if item.fits):
             folder = out.path / "fit" / item.name
             if item in known:
+                assert before
+                notes += [note for note in before.numbers["notes"] if note.startswith(f"{item.name}: ")]
                 shutil.copytree(store.fetched("clean_bitext", pair, f"fit/{item.name}") / "fit" / item.name, folder)
                 continue
             tell(0, 0, f"{item.name} learns")
             folder.mkdir(parents=True)
             with LEARNING:
-                item.fit((_normalised(batch)[0] for batch in _raw(store, pair)), folder)
+                notes += item.fit((_normalised(batch)[0] for batch in _raw(store, pair)), folder)
                 fitted[item.name] = item.reopen(folder)
         work = Scorer([item for item in chain if item not in known], fitted)
         if recipe.corpus.engine == "local":

@@ -124,7 +124,8 @@ def _ranks(store: Store, pair: Pair, quality: str | None, total: int) -> np.ndar
     parts = [pc.fill_null(batch[quality], float("-inf")) for batch in store.batches("clean_bitext", pair)]
     scores = np.concatenate([np.zeros(0), *(part.to_numpy(zero_copy_only=False) for part in parts)])
     rank = np.empty(total, dtype=np.int64)
-    rank[np.argsort(-scores, kind="stable")] = np.arange(total)
+    # Neural scores hang on the batch in their last digits: equal rows have to tie.
+    rank[np.argsort(-np.round(scores, 4), kind="stable")] = np.arange(total)
     return rank
 
 

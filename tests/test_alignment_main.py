@@ -20,7 +20,8 @@ BARE = """
 import sys
 from importlib.machinery import PathFinder
 
-ABSENT = {"dagster", "dagster_pipes", "duckdb", "datasets", "requests", "urllib3", "rapidfuzz", "fasttext", "heliport"}
+ABSENT = {"dagster", "dagster_pipes", "duckdb", "datasets", "requests", "urllib3", "rapidfuzz", "fasttext", "heliport",
+          "rensa", "polib", "defusedxml", "ray", "boto3"}
 
 class Bare(PathFinder):
     @classmethod

@@ -227,9 +227,10 @@ class Rare(Filter):
     min: float | None = 2
     fits = True
 
-    def fit(self, batches: Any, folder: Path) -> None:
+    def fit(self, batches: Any, folder: Path) -> list[str]:
         counts = Counter(text.split()[0] for batch in batches for text in batch["src"].to_pylist())
         (folder / "words.json").write_text(json.dumps(counts, sort_keys=True))
+        return [f"{self.name}: {len(counts)} words"]
 
     def reopen(self, folder: Path) -> Any:
         return json.loads((folder / "words.json").read_text())
@@ -243,8 +244,10 @@ def test_a_filter_may_learn_from_the_rows_first(tmp_path: Path) -> None:
     scores = {row["src"]: row["score_test_clean"] for row in store.table("clean_bitext", DE).to_pylist()}
     assert scores == {"Das ist ein Haus.": 2, "Das ist ein langer Satz über nichts als Häuser.": 2}
     assert "fit/test_clean/words.json" in first.files
+    assert first.numbers["notes"] == ["test_clean: 6 words"]
     moved = clean.run(recipe([str(DE)], filters=[Rare(min=1)]), store, DE)
     assert moved.rows["data"] == 7
+    assert moved.numbers["notes"] == first.numbers["notes"]
     assert moved.files["fit/test_clean/words.json"] == first.files["fit/test_clean/words.json"]
 
 

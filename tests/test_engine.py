@@ -1,3 +1,4 @@
+import importlib
 import os
 import threading
 from collections.abc import Iterator
@@ -86,6 +87,7 @@ def test_ray_makes_the_same_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         prints.append(manifest.fingerprint)
         assert manifest.rows["data"] > 5_000
         assert len(list(store.batches("clean_bitext", PAIR, "scores"))) >= 3
+    importlib.import_module("ray").shutdown()
     assert files[0] == files[1]
     assert prints[0] == prints[1]
 

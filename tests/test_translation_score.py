@@ -145,7 +145,9 @@ def test_texts_of_which_nothing_is_known_score_zero_and_the_same_number_on_both_
 def test_few_rows_teach_nothing_and_all_stay(tmp_path: Path) -> None:
     [(batch, _)] = Sample(rows=999).labelled(PAIRS[0])
     item = TranslationScore()
-    item.fit(iter([batch]), tmp_path)
+    assert item.fit(iter([batch]), tmp_path) == [
+        "translation_score: fewer than 1,000 rows to learn from, so every row of this pair scores 0."
+    ]
     scores = item.score(batch, item.reopen(tmp_path))
     assert scores.to_pylist() == [0.0] * 999
     assert item.keep(scores).to_pylist() == [True] * 999

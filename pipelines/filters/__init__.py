@@ -98,8 +98,12 @@ class Filter(Plugin):
         """
         return []
 
-    def fit(self, batches: Iterator[pa.RecordBatch], folder: Path) -> None:
-        """Learn from the normalised BITEXT rows of one pair and store it in `folder`; the same rows, the same bytes."""
+    def fit(self, batches: Iterator[pa.RecordBatch], folder: Path) -> list[str]:
+        """Learn from the normalised BITEXT rows of one pair and store it in `folder`; the same rows, the same bytes.
+
+        Returns sentences for the user, e.g. of a pair that has too few rows to learn from; each begins with the name.
+        """
+        return []
 
     def open(self) -> Any:
         """What `score` needs and is slow to load, made once per process; it is handed to every `score`."""

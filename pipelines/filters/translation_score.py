@@ -49,9 +49,13 @@ class TranslationScore(Filter):
     libraries = ("numpy",)
     modules = ("pipelines.filters._words",)
 
-    def fit(self, batches: Iterator[pa.RecordBatch], folder: Path) -> None:
-        for name, learned in learn(*sample(batches))._asdict().items():
-            np.save(folder / f"{name}.npy", learned)
+    def fit(self, batches: Iterator[pa.RecordBatch], folder: Path) -> list[str]:
+        learned = learn(*sample(batches))
+        for name, array in learned._asdict().items():
+            np.save(folder / f"{name}.npy", array)
+        if len(learned.links):
+            return []
+        return [f"{self.name}: fewer than {ENOUGH:,} rows to learn from, so every row of this pair scores 0."]
 
     def open(self) -> Any:
         raise ValueError(
@@ -153,8 +157,11 @@ def _add(sums: np.ndarray, places: np.ndarray, values: np.ndarray) -> None:
 
 def _mean(gains: np.ndarray, one: Side, alone: np.ndarray, same: np.ndarray) -> np.ndarray:
     missing = alone[one.known].astype(np.float64)
-    evidence = np.append(0.0, np.cumsum(np.log(missing + (1 - missing) * gains)))
-    return (np.diff(evidence[one.starts]) + SAME * same) / (np.diff(one.starts) + same + FEW)
+    lengths = np.diff(one.starts)
+    rows = np.repeat(np.arange(len(lengths)), lengths)
+    # word by word within a row: equal texts score equal to the last bit, wherever in a batch they stand
+    evidence = np.bincount(rows, np.log(missing + (1 - missing) * gains), minlength=len(lengths))
+    return (evidence + SAME * same) / (lengths + same + FEW)
 
 
 def sample(batches: Iterator[pa.RecordBatch]) -> tuple[pa.Array, pa.Array]:
