@@ -36,8 +36,8 @@ STAGES = (
 )
 """Each stage reads only what stages before it made."""
 
-AT_ONCE = min(4, CORES)
-"""Pairs made side by side. Each has its own DuckDB; more would take memory rather than save time."""
+AT_ONCE = min(4, CORES + 1)
+"""Pairs made side by side: one more than cores, as each waits now and then; each takes memory for a DuckDB."""
 
 
 def side_by_side(pairs: Sequence[Pair], make: Callable[[Pair, Tell], Manifest], tell: Tell = silent) -> list[Manifest]:
