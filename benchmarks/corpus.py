@@ -4,8 +4,8 @@ python -m benchmarks.corpus MIRROR [--work DIR] [--out DIR] [--rows N]
 
 MIRROR is a folder in the layout of an OPUS server, with opusapi.json. It is served on loopback by a process of its own,
 and every Moses package of it is downloaded, filtered with the filters of sample.yaml, deduplicated (exact and near),
-decontaminated, turned into instructions and mixed. Doubled, every line stands twice, the second time with a number at its end: so the rows are
-distinct, and what must be held per row or per pair shows.
+decontaminated, turned into instructions and mixed. Doubled, every line stands twice, the second time with a number at
+its end: so the rows are distinct, and what must be held per row or per pair shows.
 """
 
 import argparse
