@@ -137,7 +137,8 @@ def ours(folder: Path, pairs: list[Pair], lid: bool) -> Measured:
         for pair in pairs
     ]  # fmt: skip
     recipe = folder / "isogloss.yaml"
-    corpus = {"pairs": [list(pair) for pair in pairs], "sources": sources, "filters": filters}
+    both = {"sources": sources, "filters": filters, "dedup": {"near": None}}  # OpusFilter removes equal rows only
+    corpus = {"pairs": [list(pair) for pair in pairs], **both}
     recipe.write_text(yaml.safe_dump({"corpus": corpus}))
     shutil.rmtree(folder / "store", ignore_errors=True)
     store = str(folder / "store")
