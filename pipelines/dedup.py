@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.config import Recipe
+from pipelines.engine import parallel
 from pipelines.languages import Pair
 from pipelines.ledger import KEPT, REJECTED, Ledger, Samples, empty, rebatch, rejected
 from pipelines.matching import match_key
-from pipelines.near import near_duplicates, parallel, size
+from pipelines.near import near_duplicates, size
 from pipelines.progress import Tell, silent
 from pipelines.store import Manifest, Store, fingerprint
 

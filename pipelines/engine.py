@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, partial
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
 
+T = TypeVar("T")
+R = TypeVar("R")
 Engine = Literal["local", "ray"]
 Work = Callable[[pa.RecordBatch], pa.RecordBatch]
 """Gives one row for each row. On Ray it is pickled."""
@@ -26,7 +28,7 @@ WINDOW = 64  # batches that one Ray dataset holds: what bounds the object store
 
 def mapped(work: Work, batches: Iterable[pa.RecordBatch], engine: Engine = "local") -> Iterator[pa.RecordBatch]:
     """`work` of each batch, in order; as the results are taken, further batches are begun."""
-    return _on_ray(work, iter(batches)) if engine == "ray" else _on_threads(work, iter(batches))
+    return _on_ray(work, iter(batches)) if engine == "ray" else parallel(work, batches)
 
 
 @cache
@@ -35,11 +37,12 @@ def pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(CORES, thread_name_prefix="batch")
 
 
-def _on_threads(work: Work, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    begun: deque[Future[pa.RecordBatch]] = deque()
+def parallel(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """`work` of every item, in order and on all cores; few items at a time are in memory."""
+    begun: deque[Future[R]] = deque()
     try:
-        for batch in batches:
-            begun.append(pool().submit(work, batch))
+        for item in items:
+            begun.append(pool().submit(work, item))
             if len(begun) >= AHEAD * CORES:
                 yield begun.popleft().result()
         while begun:

@@ -6,20 +6,18 @@ small enough for memory (`HeldOut`): an exact join, so nothing is missed.
 """
 
 import shutil
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.engine import AHEAD, CORES, pool
+from pipelines.engine import parallel
 from pipelines.languages import spaceless
 from pipelines.matching import match_key
 
@@ -40,8 +38,6 @@ NEIGHBOURS = 8
 SLICE_ROWS = 1_000  # worked on at a time: their shingles fit the caches
 EDGES, PAIRS, POSTINGS = 16_384, 262_144, 4_000_000  # looked at a time: they bound memory
 TABLE_BITS = 22
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 class Shingles(NamedTuple):
@@ -304,21 +300,6 @@ class HeldOut:
         similar = np.where(long, both / of_held, similar)
         np.maximum.at(score, rows, np.where(similar >= self._threshold - 1e-12, similar, 0))
         return score
-
-
-def parallel(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """`work` of every item, in order and on all cores; few items at a time are in memory."""
-    begun: deque[Future[R]] = deque()
-    try:
-        for item in items:
-            begun.append(pool().submit(work, item))
-            if len(begun) >= AHEAD * CORES:
-                yield begun.popleft().result()
-        while begun:
-            yield begun.popleft().result()
-    finally:
-        for future in begun:
-            future.cancel()
 
 
 def _sketched(columns: Sequence[pa.Array], sizes: Sequence[int]) -> tuple[Shingles, np.ndarray]:
