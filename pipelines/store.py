@@ -520,7 +520,10 @@ def _recover(folder: Path) -> None:
 
 
 class Meter:
-    """Seconds and peak resident memory of this process since construction."""
+    """Seconds and peak resident memory of this process since construction.
+
+    Of pairs made side by side each one's seconds and memory are also the others'; a pair that begins resets the peak.
+    """
 
     def __init__(self) -> None:
         self._began = time.monotonic()

@@ -43,7 +43,7 @@ class TranslationScore(Filter):
 
     min: float | None = -0.5
     """Drops 0.1 to 1.1 % of true and 73 to 98 % of misaligned rows of news, tales and manuals in nine pairs, whether
-    learned from or not."""
+    learned from or not, when 60,000 rows were learned from; with ROWS, 91 to 94 % of German's and Chinese's."""
     fits: ClassVar[bool] = True
     judges_quality: ClassVar[bool] = True
     libraries = ("numpy",)
