@@ -19,7 +19,7 @@ from pipelines.config import Recipe
 from pipelines.engine import mapped
 from pipelines.filters import RANGE, Filter, ends
 from pipelines.languages import Pair
-from pipelines.ledger import KEPT, REJECTED, Ledger, Samples, empty, rebatch, rejected
+from pipelines.ledger import KEPT, Sieve, empty, rebatch
 from pipelines.normalise import normalised
 from pipelines.progress import Tell, silent
 from pipelines.schema import BITEXT, check
@@ -41,12 +41,12 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
     chain: list[Filter] = recipe.corpus.filters
     base = {"filter base": sha256(Path(filters.__file__))}  # not the package's hash, which holds filters not used
     inputs = {"raw_bitext": upstream.fingerprint}
-    own = ("pipelines.ledger", "pipelines.normalise")
+    own = ("pipelines.characters", "pipelines.ledger", "pipelines.normalise")
     print_ = fingerprint(__name__, base, inputs, plugins=chain, modules=own)
     if done := store.unchanged("clean_bitext", pair, print_):
         return done
     scored = {
-        f"score/{item.name}": fingerprint(own[1], base, inputs, plugins=[item.unbounded()], modules=own)
+        f"score/{item.name}": fingerprint("pipelines.normalise", base, inputs, plugins=[item.unbounded()], modules=own)
         for item in chain
     }
     notes = [sentence for item in chain for sentence in item.notes([pair])]
@@ -56,10 +56,9 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
         item for item in chain
         if before and before.inputs.get(f"score/{item.name}") == scored[f"score/{item.name}"]
     ]  # fmt: skip
-    ledger, samples = Ledger([NORMALISE, *names]), Samples()
     total, seen, kept = upstream.rows["data"], 0, 0
     with store.writing("clean_bitext", pair) as out:
-        out.write(empty(REJECTED), "rejected")
+        sieve = Sieve(names, out, [NORMALISE])
         fitted = {}
         for item in (item for item in chain if item.fits):
             folder = out.path / "fit" / item.name
@@ -85,35 +84,33 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
                 out.write(empty(schema))
             if chain:
                 out.write(pa.record_batch(list(scores.values()), names=names), "scores")
-            changed = rows.filter(batch[CHANGED])
-            ledger.count(NORMALISE, rows, changed.slice(0, 0), changed)
-            samples.see(NORMALISE, changed)
-            here = np.ones(rows.num_rows, bool)
-            for item in chain:
+            sieve.changed(NORMALISE, rows, batch[CHANGED])
+            went, decisive = np.zeros(rows.num_rows, np.uint8), pa.nulls(rows.num_rows, pa.float64())
+            for number, item in enumerate(chain, start=1):
                 verdict = item.keep(scores[item.name], pair, rows["corpus"]).to_numpy(zero_copy_only=False)
-                gone = pa.array(here & ~verdict)
-                dropped = rejected(rows.filter(gone), item.name, _decisive(item, pair, rows, scores[item.name], gone))
-                ledger.count(item.name, rows.select(["corpus"]).filter(pa.array(here)), dropped)
-                samples.see(item.name, dropped)
-                out.write(dropped, "rejected")
-                here &= verdict
+                gone = (went == 0) & ~verdict
+                if gone.any():
+                    went[gone] = number
+                    mask = pa.array(gone)
+                    decisive = pc.replace_with_mask(
+                        decisive, mask, _decisive(item, pair, rows, scores[item.name], mask)
+                    )
             for name in names:
                 rows = rows.append_column(f"score_{name}", scores[name])
-            rows = rows.filter(pa.array(here))
-            samples.see(KEPT, rows)
+            rows = sieve.sift(rows, went, decisive)
             out.write(rows)
             seen, kept = seen + batch.num_rows, kept + rows.num_rows
             tell(seen, total, f"{kept:,} of {seen:,} rows kept")
         if not kept and not recipe.corpus.allow_empty:
-            raise ValueError(ledger.none_left(f"clean_bitext of {pair}", total))
-        out.write(samples.batch(), "samples")
+            raise ValueError(sieve.none_left(f"clean_bitext of {pair}", total))
+        out.write(sieve.samples.batch(), "samples")
         return out.commit(
             print_,
             recipe.resolved(),
             inputs={**inputs, **scored},
-            ledger=ledger.rows(),
+            ledger=sieve.rows(),
             numbers={"rows_in": total, "rows_out": kept, "notes": notes},
-            samples={"kept": samples.of(KEPT), "dropped": samples.of(*names)},
+            samples={"kept": sieve.samples.of(KEPT), "dropped": sieve.samples.of(*names)},
             corpora=upstream.corpora,
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -195,6 +196,13 @@ def _count(column: pa.Array) -> dict[str, int]:
     return {item["values"]: item["counts"] for item in pc.value_counts(column).to_pylist()}
 
 
+def _bytes(texts: pa.Array) -> bytes:
+    """The UTF-8 of all texts, one after another."""
+    _, offsets, data = texts.buffers()
+    spans = np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    return data[int(spans[0]) : int(spans[-1])].to_pybytes() if data and len(texts) else b""
+
+
 class _Seen:
     """Counts of what was written: rows per corpus in order of appearance, and flaws that filters may act on."""
 
@@ -213,7 +221,7 @@ class _Seen:
         self.corpora.update(_count(batch["corpus"]))
         for side in ("src", "tgt"):
             self.flaws["empty_segments"] += pc.sum(pc.equal(batch[side], "")).as_py() or 0
-            self.flaws["replacement_characters"] += pc.sum(pc.count_substring(batch[side], "\ufffd")).as_py() or 0
+            self.flaws["replacement_characters"] += _bytes(batch[side]).count("\ufffd".encode())
 
     def came(self, counts: Counter[str], known: dict[str, dict[str, Any]]) -> None:
         """Note the rows that one source gave of each corpus, and how many it read to draw them from."""

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from pipelines.config import Decontaminate, Recipe
 from pipelines.languages import Pair
-from pipelines.ledger import KEPT, REJECTED, Ledger, Samples, empty, rebatch, rejected
+from pipelines.ledger import KEPT, Sieve, rebatch
 from pipelines.matching import match_key
 from pipelines.near import HeldOut
 from pipelines.paths import content_hash, open_binary
@@ -17,7 +17,7 @@ from pipelines.progress import Tell, silent
 from pipelines.store import Manifest, Store, fingerprint
 
 EVALUATION, LIST = "evaluation", "list"
-MODULES = ("pipelines.near", "pipelines.matching")
+MODULES = ("pipelines.near", "pipelines.characters", "pipelines.matching")
 """Source that decides what `Forbidden` finds."""
 
 
@@ -34,34 +34,30 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
     forbidden = [Forbidden(settings, store, lang) for lang in pair]
     steps = forbidden[0].steps
     total, seen, kept = upstream.rows["data"], 0, 0
-    ledger, samples = Ledger(steps), Samples()
     with store.writing("decontaminated_bitext", pair) as out:
-        out.write(empty(REJECTED), "rejected")
+        sieve = Sieve(steps, out)
         for batch in rebatch(store.batches("deduped_bitext", pair)):
             src, tgt = (side.held(batch[name]) for side, name in zip(forbidden, ("src", "tgt"), strict=True))
-            rows, held = batch, np.fmax(src, tgt)
-            for place, step in enumerate(steps):
-                gone = ~np.isnan(held[place])
-                similar = pa.array(held[place, gone]) if step.endswith("near") else None
-                dropped = rejected(rows.filter(pa.array(gone)), step, similar)
-                ledger.count(step, rows, dropped)
-                samples.see(step, dropped)
-                out.write(dropped, "rejected")
-                rows, held = rows.filter(pa.array(~gone)), held[:, ~gone]
-            samples.see(KEPT, rows)
+            held = np.fmax(src, tgt)
+            went, score = np.zeros(batch.num_rows, np.uint8), np.full(batch.num_rows, np.nan)
+            for number, step in reversed(list(enumerate(steps, start=1))):  # of several the first counts
+                gone = ~np.isnan(held[number - 1])
+                went[gone] = number
+                score[gone] = held[number - 1, gone] if step.endswith("near") else np.nan
+            rows = sieve.sift(batch, went, pa.array(score, from_pandas=True))
             out.write(rows)
             seen, kept = seen + batch.num_rows, kept + rows.num_rows
             tell(seen, total, f"{kept:,} of {seen:,} rows kept")
         if not kept and not recipe.corpus.allow_empty:
-            raise ValueError(ledger.none_left(f"decontaminated_bitext of {pair}", total))
-        out.write(samples.batch(), "samples")
+            raise ValueError(sieve.none_left(f"decontaminated_bitext of {pair}", total))
+        out.write(sieve.samples.batch(), "samples")
         return out.commit(
             print_,
             recipe.resolved(),
             inputs=inputs,
-            ledger=ledger.rows(),
+            ledger=sieve.rows(),
             numbers={"rows_in": total, "rows_out": kept, **_sizes(forbidden)},
-            samples={"kept": samples.of(KEPT), "dropped": samples.of(*steps)},
+            samples={"kept": sieve.samples.of(KEPT), "dropped": sieve.samples.of(*steps)},
             corpora=upstream.corpora,
         )
 

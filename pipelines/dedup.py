@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pipelines.config import Recipe
 from pipelines.engine import parallel
 from pipelines.languages import Pair
-from pipelines.ledger import KEPT, REJECTED, Ledger, Samples, empty, rebatch, rejected
+from pipelines.ledger import KEPT, Sieve, rebatch
 from pipelines.matching import match_key
 from pipelines.near import near_duplicates, size
 from pipelines.progress import Tell, silent
@@ -23,13 +23,6 @@ STEP, NEAR = "duplicate", "near_duplicate"
 MEMORY = "1GB"  # a row takes 24 bytes, so ten million rows need no disk
 SIDES = {"pair": ("src", "tgt"), "src": ("src",), "tgt": ("tgt",)}
 KEYS = pa.schema([("rank", pa.int64()), ("src", pa.string()), ("tgt", pa.string())])
-# The length of src keeps ("ab", "c") apart from ("a", "bc"). At a billion rows the chance that any two different keys
-# share 128 bits is 1e-21.
-HASHES = {
-    "pair": "md5_number(length(src) || ':' || src || tgt) AS of_pair",
-    "src": "md5_number(src) AS of_src",
-    "tgt": "md5_number(tgt) AS of_tgt",
-}
 
 
 def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manifest:
@@ -45,7 +38,7 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
         __name__,
         {**settings.model_dump(mode="json"), "quality": quality},
         {"clean_bitext": upstream.fingerprint},
-        modules=("pipelines.ledger", "pipelines.matching", "pipelines.near"),
+        modules=("pipelines.ledger", "pipelines.characters", "pipelines.matching", "pipelines.near"),
         libraries=("pyarrow", "duckdb", "numpy", "rensa"),
     )
     if done := store.unchanged("deduped_bitext", pair, print_):
@@ -53,9 +46,8 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
     near = [] if settings.near is None else [(on, settings.near) for on in settings.on]
     steps = [*(_step(STEP, on) for on in settings.on), *(_step(NEAR, on) for on, _ in near)]
     total, seen, kept = upstream.rows["data"], 0, 0
-    ledger, samples = Ledger(steps), Samples()
     with store.writing("deduped_bitext", pair) as out:
-        out.write(empty(REJECTED), "rejected")
+        sieve = Sieve(steps, out)
         rank = _ranks(store, pair, quality, total)
         went = np.zeros(total, dtype=np.uint8)  # by which step, counted from 1; 0 stays
         score = np.full(total, np.nan)
@@ -76,29 +68,20 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
                 went[rows[gone]], score[rows[gone]] = number, found[gone]
         for batch in rebatch(store.batches("clean_bitext", pair)):
             here = slice(seen, seen + batch.num_rows)
-            rows, own, similar = batch, went[here], score[here]
-            for number, step in enumerate(steps, start=1):
-                gone = own == number
-                scores = pa.array(similar[gone]) if step.startswith(NEAR) else None
-                dropped = rejected(rows.filter(pa.array(gone)), step, scores)
-                ledger.count(step, rows, dropped)
-                samples.see(step, dropped)
-                out.write(dropped, "rejected")
-                rows, own, similar = rows.filter(pa.array(~gone)), own[~gone], similar[~gone]
-            samples.see(KEPT, rows)
+            rows = sieve.sift(batch, went[here], pa.array(score[here], from_pandas=True))
             out.write(rows)
             seen, kept = seen + batch.num_rows, kept + rows.num_rows
             tell(seen, total, f"{kept:,} of {seen:,} rows kept")
         if not kept and not recipe.corpus.allow_empty:
-            raise ValueError(ledger.none_left(f"deduped_bitext of {pair}", total))
-        out.write(samples.batch(), "samples")
+            raise ValueError(sieve.none_left(f"deduped_bitext of {pair}", total))
+        out.write(sieve.samples.batch(), "samples")
         return out.commit(
             print_,
             recipe.resolved(),
             inputs={"clean_bitext": upstream.fingerprint},
-            ledger=ledger.rows(),
+            ledger=sieve.rows(),
             numbers={"rows_in": total, "rows_out": kept},
-            samples={"kept": samples.of(KEPT), "dropped": samples.of(*steps)},
+            samples={"kept": sieve.samples.of(KEPT), "dropped": sieve.samples.of(*steps)},
             corpora=upstream.corpora,
         )
 
@@ -136,14 +119,17 @@ def _exact(
     """The rows left after each part of `on`, int64 in no order: of every distinct key the one of lowest rank."""
     order = None if rank is None else np.argsort(rank)
     keys = pa.RecordBatchReader.from_batches(KEYS, _keys(store, pair, rank))
+    # Of ten million texts the chance that any two that differ share 64 bits is 3e-6; pairs have 128.
     duck.register("keys", keys).execute(
-        f"CREATE TEMP TABLE hashes AS SELECT rank, {', '.join(HASHES[o] for o in on)} FROM keys"
+        "CREATE TEMP TABLE hashes AS SELECT rank, hash(src) AS src, hash(tgt) AS tgt FROM keys"
     )
-    for place, part in enumerate(on):
-        rest = "".join(f", arg_min(of_{later}, rank) AS of_{later}" for later in on[place + 1 :])
-        duck.execute(f"CREATE TEMP TABLE fewer AS SELECT min(rank) AS rank{rest} FROM hashes GROUP BY of_{part}")
-        duck.execute("DROP TABLE hashes")
-        duck.execute("ALTER TABLE fewer RENAME TO hashes")
+    for part in on:
+        of = SIDES[part]
+        others = "".join(f", arg_min({side}, rank) AS {side}" for side in SIDES["pair"] if side not in of)
+        duck.execute(
+            f"CREATE OR REPLACE TEMP TABLE hashes AS SELECT min(rank) AS rank, {', '.join(of)}{others} FROM hashes "
+            f"GROUP BY {', '.join(of)}"
+        )
         left = duck.sql("SELECT rank FROM hashes").fetchnumpy()["rank"]
         yield left if order is None else order[left]
     duck.execute("DROP TABLE hashes")

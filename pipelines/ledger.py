@@ -1,6 +1,6 @@
 """What a stage that changes or drops rows says of them: a ledger per step and corpus, and a few rows to look at."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.schema import BITEXT
-from pipelines.store import LedgerRow
+from pipelines.store import LedgerRow, Writer
 
 BATCH_ROWS = 20_000
 SAMPLE_ROWS = 10
@@ -42,62 +42,6 @@ def rebatch(batches: Iterable[pa.RecordBatch], rows: int = BATCH_ROWS) -> Iterat
 def empty(schema: pa.Schema) -> pa.RecordBatch:
     """A batch without rows: written first, so that a part which nothing falls into still has its schema."""
     return pa.record_batch([pa.array([], field.type) for field in schema], schema=schema)
-
-
-def rejected(rows: pa.RecordBatch, reason: str, scores: pa.Array | None = None) -> pa.RecordBatch:
-    """`rows` as REJECTED; `scores` has one number a row, None stands for null everywhere."""
-    columns = [rows[name] for name in BITEXT.names]
-    reasons = pa.repeat(pa.scalar(reason, pa.string()), rows.num_rows)
-    return pa.record_batch(
-        [*columns, reasons, pa.nulls(rows.num_rows, pa.float64()) if scores is None else scores], schema=REJECTED
-    )
-
-
-class Ledger:
-    """Counts rows in, changed and dropped per step and corpus, in the order they are first met."""
-
-    def __init__(self, steps: Iterable[str]):
-        self._steps = list(steps)
-        self._corpora: dict[str, None] = {}
-        self._into: dict[tuple[str, str], int] = {}
-        self._dropped: dict[tuple[str, str], int] = {}
-        self._changed: dict[tuple[str, str], int] = {}
-
-    def count(
-        self, step: str, rows: pa.RecordBatch, dropped: pa.RecordBatch, changed: pa.RecordBatch | None = None
-    ) -> None:
-        """Note that `rows` reached `step`, that `dropped`, some of them, went no further and that it `changed` some."""
-        for batch, counts in ((rows, self._into), (dropped, self._dropped), (changed, self._changed)):
-            if batch is None or not batch.num_rows:
-                continue
-            for item in pc.value_counts(batch["corpus"]).to_pylist():
-                self._corpora.setdefault(item["values"])
-                key = (step, item["values"])
-                counts[key] = counts.get(key, 0) + item["counts"]
-
-    def rows(self) -> list[LedgerRow]:
-        """One LedgerRow per step, in order, and corpus."""
-        out = []
-        for step in self._steps:
-            for corpus in self._corpora:
-                into, dropped, changed = (
-                    counts.get((step, corpus), 0) for counts in (self._into, self._dropped, self._changed)
-                )
-                out.append(
-                    LedgerRow(
-                        step=step, corpus=corpus, into=into, dropped=dropped, kept=into - dropped, changed=changed
-                    )
-                )
-        return out
-
-    def none_left(self, dataset: str, total: int) -> str:
-        """The sentence for a dataset in which nothing of `total` rows is left."""
-        worst = max(self.rows(), key=lambda row: row.dropped, default=None)
-        most = f"; {worst.step} dropped {worst.dropped:,} of {worst.corpus}" if worst and worst.dropped else ""
-        return (
-            f"{dataset}: none of {total:,} rows is left{most}. Allowed: at least one row. Change the recipe's sources "
-            f"or filters, or set corpus.allow_empty: true."
-        )
 
 
 SAMPLE = pa.schema(
@@ -162,3 +106,74 @@ class Samples:
 
 def _short(value: Any) -> Any:
     return value[:SAMPLE_CHARACTERS] + "…" if isinstance(value, str) and len(value) > SAMPLE_CHARACTERS else value
+
+
+class Sieve:
+    """What the steps of a stage do to its rows: it counts, samples and writes those that go, and gives those that stay.
+
+    The rejected are written to the part `rejected` of `out`, in their order; `before` are steps that drop nothing.
+    """
+
+    def __init__(self, steps: Sequence[str], out: Writer, before: Sequence[str] = ()):
+        self.samples = Samples()
+        self._steps, self._out = list(steps), out
+        self._counts: dict[tuple[str, str], LedgerRow] = {}
+        self._order = [*before, *steps]
+        out.write(empty(REJECTED), "rejected")
+
+    def sift(self, rows: pa.RecordBatch, went: np.ndarray, scores: pa.Array | None = None) -> pa.RecordBatch:
+        """The rows that stay.
+
+        went: int [N], the number of the step by which each row goes, from 1; 0 stays.
+        scores: float64 [N], by what score each went; null, as None everywhere, where there is none.
+        """
+        for corpus, (stay, *gone) in _by_corpus(rows, went, len(self._steps) + 1):
+            into = stay + sum(gone)
+            for step, lost in zip(self._steps, gone, strict=True):
+                self._count(step, corpus, into, lost)
+                into -= lost
+        if went.any():
+            here = pa.array(went > 0)
+            steps = went[went > 0]
+            reasons = pa.array(self._steps, pa.string()).take(pa.array(steps - 1))
+            some = rows.select(BITEXT.names).filter(here).columns
+            score = pa.nulls(len(steps), pa.float64()) if scores is None else scores.filter(here)
+            dropped = pa.record_batch([*some, reasons, score], schema=REJECTED)
+            for number in np.unique(steps):
+                self.samples.see(self._steps[number - 1], dropped.filter(pa.array(steps == number)))
+            self._out.write(dropped, "rejected")
+            rows = rows.filter(pa.array(went == 0))
+        self.samples.see(KEPT, rows)
+        return rows
+
+    def changed(self, step: str, rows: pa.RecordBatch, which: pa.Array) -> None:
+        """Note that `step` changed the rows that are true in `which` and dropped none."""
+        for corpus, (same, changed) in _by_corpus(rows, np.asarray(which), 2):
+            self._count(step, corpus, same + changed, changed=changed)
+        self.samples.see(step, rows.filter(which))
+
+    def rows(self) -> list[LedgerRow]:
+        """One LedgerRow per step, in order, and corpus, as they were first met."""
+        return sorted(self._counts.values(), key=lambda row: self._order.index(row.step))
+
+    def none_left(self, dataset: str, total: int) -> str:
+        """The sentence for a dataset in which nothing of `total` rows is left."""
+        worst = max(self.rows(), key=lambda row: row.dropped, default=None)
+        most = f"; {worst.step} dropped {worst.dropped:,} of {worst.corpus}" if worst and worst.dropped else ""
+        return (
+            f"{dataset}: none of {total:,} rows is left{most}. Allowed: at least one row. Change the recipe's sources "
+            f"or filters, or set corpus.allow_empty: true."
+        )
+
+    def _count(self, step: str, corpus: str, into: int, dropped: int = 0, changed: int = 0) -> None:
+        row = self._counts.setdefault((step, corpus), LedgerRow(step=step, corpus=corpus, into=0, dropped=0, kept=0))
+        row.into, row.dropped, row.changed = row.into + into, row.dropped + dropped, row.changed + changed
+        row.kept = row.into - row.dropped
+
+
+def _by_corpus(rows: pa.RecordBatch, numbers: np.ndarray, width: int) -> Iterator[tuple[str, list[int]]]:
+    """For each corpus how many of its rows have each number below `width`."""
+    corpora = rows["corpus"].dictionary_encode()
+    names = corpora.dictionary.to_pylist()
+    cells = np.bincount(np.asarray(corpora.indices) * width + numbers, minlength=len(names) * width)
+    yield from zip(names, cells.reshape(-1, width).tolist(), strict=True)

@@ -86,6 +86,7 @@ def run(recipe: Recipe, store: Store, tell: Tell = silent) -> Manifest:
         modules=(
             "pipelines.budget",
             "pipelines.segments",
+            "pipelines.characters",
             "pipelines.matching",
             "pipelines.ledger",
             "pipelines.dedup",

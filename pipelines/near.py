@@ -7,7 +7,6 @@ small enough for memory (`HeldOut`): an exact join, so nothing is missed.
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -17,9 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.characters import mapped
 from pipelines.engine import parallel
 from pipelines.languages import spaceless
-from pipelines.matching import match_key
+from pipelines.matching import POINT, folds
 
 SIZE, DENSE_SIZE = 5, 3
 """Characters of a shingle; the few where a script has no spaces, as a word takes one to three characters there."""
@@ -64,7 +64,7 @@ def shingles(columns: Sequence[pa.Array], sizes: Sequence[int]) -> Shingles:
     texts = columns[0]
     if width > 1:
         texts = pa.concat_arrays(columns).take(pa.array(np.arange(width * rows).reshape(width, rows).T.ravel()))
-    points = _folded()[_code_points(texts)]
+    points = mapped(_code_points(texts), folds()) & POINT
     counting = np.flatnonzero(points)
     points = points[counting].astype(np.uint64)
     ends = np.searchsorted(counting, np.cumsum(pc.utf8_length(texts).to_numpy(), dtype=np.int64))
@@ -396,21 +396,6 @@ def _code_points(texts: pa.Array) -> np.ndarray:
         return np.zeros(0, dtype=np.uint32)
     bounds = np.frombuffer(offsets, dtype=np.int32)[[texts.offset, texts.offset + len(texts)]]
     return np.frombuffer(str(data[bounds[0] : bounds[1]], "utf-8").encode("utf-32-le"), dtype=np.uint32)
-
-
-CASELESS = (range(0x3400, 0xA000), range(0xAC00, 0xD7A4), range(0x12000, 0x1BC00))
-"""Han, Hangul, and scripts of the past: letters without case, which stand for themselves."""
-
-
-@cache
-def _folded() -> np.ndarray:
-    """uint32 [0x110000]: what stands for each code point in shingles: the (first) one of its match key; 0 for none."""
-    table = np.arange(0x110000, dtype=np.uint32)
-    table[0xD800:0xE000] = 0  # surrogates
-    table[0xE0000:] = 0  # tags and private use
-    points = np.setdiff1d(np.flatnonzero(table[:0x20000]), np.concatenate(CASELESS))
-    table[points] = [ord(key[0]) if key else 0 for key in match_key(pa.array(map(chr, points))).to_pylist()]
-    return table
 
 
 def distinct(found: Shingles) -> Shingles:

@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -221,6 +222,7 @@ class Store:
             file.write(str(os.getpid()))
             file.flush()
             self._share_lock()  # as it is now that nobody else writes
+            threading.Thread(target=commit, daemon=True).start()  # git takes a while, and its answer is kept
             yield
 
     @contextmanager

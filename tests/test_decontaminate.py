@@ -97,12 +97,12 @@ def test_near_copies_and_longer_texts_that_hold_one_are_set_aside(tmp_path: Path
     manifest = decontaminate.run(recipe([str(pair)]), store, pair)
     dropped = store.table("decontaminated_bitext", pair, "rejected").to_pylist()
     assert [(row["reason"], row["src" if pair.src == lang else "tgt"]) for row in dropped] == [
-        ("evaluation_overlap", text),
         ("evaluation_near", own[0]),
         ("evaluation_near", own[1]),
+        ("evaluation_overlap", text),
     ]
-    assert dropped[0]["score"] is None
-    assert 0.9 < dropped[1]["score"] < 1 == dropped[2]["score"]
+    assert 0.9 < dropped[0]["score"] < 1 == dropped[1]["score"]
+    assert dropped[2]["score"] is None
     assert [(row.step, row.into, row.dropped) for row in manifest.ledger] == [
         ("evaluation_overlap", 5, 1), ("evaluation_near", 4, 2)
     ]  # fmt: skip

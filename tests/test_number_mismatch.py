@@ -1,6 +1,6 @@
 import pytest
 
-from pipelines.filters._characters import read
+from pipelines.characters import read
 from pipelines.filters.number_mismatch import NumberMismatch, numbers
 from pipelines.schema import bitext_batch
 

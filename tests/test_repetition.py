@@ -1,6 +1,6 @@
 import pytest
 
-from pipelines.filters._characters import PORTION
+from pipelines.characters import PORTION
 from pipelines.filters.repetition import Repetition
 from pipelines.schema import bitext_batch
 

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from pipelines.filters._characters import PORTION
+from pipelines.characters import PORTION
 from pipelines.filters.similarity import Similarity
 from pipelines.schema import bitext_batch
 

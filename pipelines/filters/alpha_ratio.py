@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.characters import LETTER, SPACE, read
 from pipelines.filters import Filter
-from pipelines.filters._characters import LETTER, SPACE, kinds, read
 
 
 class AlphaRatio(Filter):
@@ -17,7 +17,7 @@ class AlphaRatio(Filter):
     min: float | None = 0.4
     """Drops at most 0.2 % of any language of NTREX-128, TICO-19, WMT's news and Tatoeba, but 3 % of Python's
     documentation. 0.5 drops medical sentences full of percentages."""
-    modules = ("pipelines.filters._characters",)
+    modules = ("pipelines.characters",)
 
     def score(self, batch: pa.RecordBatch, loaded: None = None) -> pa.Array:
         return pc.min_element_wise(share(batch["src"]), share(batch["tgt"]))
@@ -26,5 +26,4 @@ class AlphaRatio(Filter):
 def share(texts: pa.Array) -> pa.Array:
     """Share of letters and marks among the characters that are no space, float64 in [0, 1]."""
     text = read(texts)
-    kind = kinds()[text.points]
-    return pa.array(text.count(kind == LETTER) / np.maximum(text.count(kind != SPACE), 1))
+    return pa.array(text.count(text.kind & LETTER > 0) / np.maximum(text.count(text.kind & SPACE == 0), 1))

@@ -75,6 +75,7 @@ class Lid(Filter):
 
     libraries = ("heliport", "fasttext-predict")
     modules = (
+        "pipelines.characters",
         "pipelines.languages",
         "pipelines.filters.script",
         "pipelines.filters.markup",

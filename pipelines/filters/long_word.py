@@ -2,11 +2,10 @@
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from pipelines.characters import SPACE, read
 from pipelines.filters import Filter, languages
-from pipelines.filters._characters import SPACE, kinds, read
-from pipelines.filters.markup import bare
+from pipelines.filters.markup import of_bare
 from pipelines.languages import spaceless
 
 
@@ -19,18 +18,20 @@ class LongWord(Filter):
 
     max: float | None = 40
     """Drops nothing of NTREX-128 but 2 % of its Arabic, where spaces are lost; 1 % of GNOME's help, lists of keys."""
-    modules = ("pipelines.filters._characters", "pipelines.filters.markup", "pipelines.languages")
+    modules = ("pipelines.characters", "pipelines.filters.markup", "pipelines.languages")
 
     def score(self, batch: pa.RecordBatch, loaded: None = None) -> pa.Array:
         sides = zip(("src", "tgt"), languages(batch), strict=True)
-        return pc.max_element_wise(*(longest(batch[side], lang) for side, lang in sides))
+        return pa.array(np.maximum(*(longest(batch[side], lang) for side, lang in sides)).astype(np.float64))
 
 
-def longest(texts: pa.Array, lang: str) -> pa.Array:
-    """Characters of the longest word of each text, float64; 0 without spaces between words."""
-    if spaceless(lang):
-        return pa.repeat(pa.scalar(0.0), len(texts))
-    text = read(bare(texts))
-    breaks = np.flatnonzero(kinds()[text.points] & SPACE)  # each text's line feed is one of them
+def longest(texts: pa.Array, lang: str) -> np.ndarray:
+    """int64 [N]: characters of the longest word of each text; 0 without spaces between words."""
+    return np.zeros(len(texts), np.int64) if spaceless(lang) else of_bare(_longest, texts)
+
+
+def _longest(texts: pa.Array) -> np.ndarray:
+    text = read(texts)
+    breaks = np.flatnonzero(text.kind & SPACE > 0)  # each text's line feed is one of them
     lengths = np.diff(breaks, prepend=-1) - 1
-    return pa.array(np.maximum.reduceat(lengths, np.searchsorted(breaks, text.first)).astype(np.float64))
+    return np.maximum.reduceat(lengths, np.searchsorted(breaks, text.first))

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from pipelines.characters import DIGIT, Characters, digits, read
 from pipelines.filters import Filter
-from pipelines.filters._characters import Characters, digits, read
 
 # Marks between the groups of three digits of a long number, all scripts; NFC text has no other spaces.
 GROUPING = [ord(mark) for mark in ".,'’ ٬٫،，．"]
@@ -24,7 +24,7 @@ class NumberMismatch(Filter):
     min: float | None = 0.25
     """Drops at most 1 % of any language of NTREX-128 (inches that became centimetres) and WMT's news, and the shifted
     parts of TICO-19's Somali (7 %); 14 % of misaligned TICO-19, 4 % of misaligned news, which has fewer numbers."""
-    modules = ("pipelines.filters._characters",)
+    modules = ("pipelines.characters",)
 
     def score(self, batch: pa.RecordBatch, loaded: None = None) -> pa.Array:
         src, tgt = numbers(read(batch["src"])), numbers(read(batch["tgt"]))
@@ -49,22 +49,22 @@ class Numbers(NamedTuple):
 
 def numbers(text: Characters) -> Numbers:
     """The numbers of each text, as NumberMismatch reads them; a line feed ends each text, so none spans two."""
-    digit = digits()[text.points]
-    edges = np.flatnonzero(np.diff(digit >= 0, prepend=False))
-    begin, end = edges[::2], edges[1::2]
-    length = end - begin
+    places = np.flatnonzero(text.kind & DIGIT > 0)
+    if not len(places):
+        return Numbers(np.array([], np.int64), np.array([], np.uint64))
+    runs = np.flatnonzero(np.diff(places, prepend=-2) != 1)
+    length = np.diff(runs, append=len(places))
+    begin = places[runs]
+    end = begin + length
     # A run of digits goes on with the next one over a grouping mark and three digits; 1 to 3 stand before it.
     joined = (begin[1:] - end[:-1] == 1) & np.isin(text.points[end[:-1]], GROUPING)
     joined &= (length[1:] == 3) & (length[:-1] <= 3)
     new = np.append(True, ~joined)[: len(begin)]
-    places = np.flatnonzero(digit >= 0)
     number = np.repeat(np.cumsum(new) - 1, length)  # which number each digit belongs to
-    if not len(places):
-        return Numbers(np.array([], np.int64), np.array([], np.uint64))
     last = np.cumsum(np.bincount(number)) - 1
     power = POWERS[np.minimum(last[number] - np.arange(len(places)), len(POWERS) - 1)]
     starts = np.flatnonzero(np.diff(number, prepend=-1))
-    row, value = text.row(begin[new]), np.add.reduceat(digit[places].astype(np.uint64) * power, starts)
+    row, value = text.row(begin[new]), np.add.reduceat(digits()[text.points[places]].astype(np.uint64) * power, starts)
     return Numbers(row[value > 0], value[value > 0])
 
 

@@ -5,8 +5,8 @@ from functools import cache
 import numpy as np
 import pyarrow as pa
 
+from pipelines.characters import CLOSE, DIGIT, OPEN, SPACE, read
 from pipelines.filters import Filter, languages
-from pipelines.filters._characters import CLOSE, OPEN, SPACE, digits, kinds, read
 from pipelines.languages import script
 
 STOP, QUESTION, EXCLAMATION, COLON, SEMICOLON, BRACKET = range(1, 7)
@@ -36,7 +36,7 @@ class PunctuationMismatch(Filter):
     min: float | None = 0.3
     """Drops at most 0.9 % of any language of NTREX-128 and 0.5 % of TICO-19. 0.34, which also drops a question that
     became a statement, would drop 10 % of misaligned news, but 4 % to 5 % of Armenian, Burmese and Kinyarwanda."""
-    modules = ("pipelines.filters._characters", "pipelines.languages")
+    modules = ("pipelines.characters", "pipelines.languages")
 
     def score(self, batch: pa.RecordBatch, loaded: None = None) -> pa.Array:
         scripts = [script(lang) for lang in languages(batch)]
@@ -50,9 +50,9 @@ def marks(texts: pa.Array, own: str) -> np.ndarray:
     """int64 [6, N]: whether (1) or not (0) each text in the script `own` has each kind of mark, from STOP on."""
     text = read(texts)
     kind = _table(own)[text.points]
-    digit = digits()[text.points] >= 0
+    digit = text.kind & DIGIT > 0
     kind[1:-1][(kind[1:-1] == COLON) & digit[:-2] & digit[2:]] = 0
-    after = kinds()[text.points] & (SPACE | OPEN | CLOSE) > 0
+    after = text.kind & (SPACE | OPEN | CLOSE) > 0
     places = np.where(after, -1, np.arange(len(kind)))
     end = np.maximum.reduceat(places, text.first) if len(text.first) else text.first
     stops = (kind[end] == STOP) & (end >= 0)

@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.characters import Characters, grams, per_row, portions, read
 from pipelines.filters import Filter
-from pipelines.filters._characters import Characters, grams, per_row, portions, read
 
 PERIODS = range(1, 13)  # characters; the mean word has 5, and 99 % of words have fewer than 13
 N = 16  # characters of a repeat that need not follow at once
@@ -23,7 +23,7 @@ class Repetition(Filter):
 
     max: float | None = 0.3
     """Drops at most 0.3 % of any language of NTREX-128, TICO-19, WMT's news and Tatoeba."""
-    modules = ("pipelines.filters._characters",)
+    modules = ("pipelines.characters",)
 
     def score(self, batch: pa.RecordBatch, loaded: None = None) -> pa.Array:
         return pa.array(np.maximum(repeated(batch["src"]), repeated(batch["tgt"])))

@@ -1,12 +1,16 @@
 """Drops rows with a side that is not in the script of its language."""
 
+from functools import cache
+
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines import languages as codes
+from pipelines.characters import HAN, each, mapped, points, read
 from pipelines.filters import Filter, languages
 from pipelines.filters.length_ratio import density
-from pipelines.filters.markup import bare
+from pipelines.filters.markup import of_bare
 
 # Unicode's scripts, as RE2 names them, of each ISO 15924 code in use.
 UNICODE = {
@@ -22,6 +26,9 @@ UNICODE = {
 }  # fmt: skip
 NEUTRAL = r"\p{Common}\p{Inherited}"  # letters of no script, such as the Japanese ー
 
+BITS = 32
+OTHER = 1 << BITS
+
 
 class Script(Filter):
     """Share of a side's letters, markup and code aside, that are in the script of its language, in [0, 1].
@@ -34,7 +41,7 @@ class Script(Filter):
 
     min: float | None = 0.4
     """Low enough for a sentence with a long foreign name; 0.5 drops another 1 % of the documentation corpora."""
-    modules = ("pipelines.filters.markup", "pipelines.filters.length_ratio")
+    modules = ("pipelines.characters", "pipelines.filters.markup", "pipelines.filters.length_ratio")
 
     def check(self, pairs: list[codes.Pair]) -> None:
         for lang in sorted({lang for pair in pairs for lang in pair}):
@@ -46,14 +53,30 @@ class Script(Filter):
 
     def score(self, batch: pa.RecordBatch, loaded: None = None) -> pa.Array:
         src, tgt = (share(batch[side], lang) for side, lang in zip(("src", "tgt"), languages(batch), strict=True))
-        return pc.min_element_wise(src, tgt)
+        return pa.array(np.minimum(src, tgt))
 
 
-def share(texts: pa.Array, lang: str) -> pa.Array:
-    """Share of the letters of `texts` that are in the script of `lang`, as Script has it, float64."""
-    own = "".join(rf"\p{{{name}}}" for name in UNICODE.get(codes.script(lang), ()))
-    letters = pc.replace_substring_regex(bare(texts), rf"[{NEUTRAL}\P{{L}}]+", "")
-    foreign = pc.utf8_length(pc.replace_substring_regex(letters, f"[{own}]+", "") if own else letters)
-    others = pc.cast(foreign, pa.float64())
-    owned = pc.divide(pc.cast(pc.subtract(pc.utf8_length(letters), foreign), pa.float64()), density(lang))
-    return pc.divide(owned, pc.max_element_wise(pc.add(owned, others), 1.0))
+def share(texts: pa.Array, lang: str) -> np.ndarray:
+    """float64 [N]: the share of the letters of `texts` that are in the script of `lang`, as Script has it."""
+    letters, weight = _letters(UNICODE.get(codes.script(lang), ())), density(lang)
+
+    def measure(texts: pa.Array) -> np.ndarray:
+        text = read(texts)
+        counts = np.add.reduceat(mapped(text.points, letters), text.first)
+        owned = (counts & OTHER - 1) / weight
+        return owned / np.maximum(owned + (counts >> BITS), 1)
+
+    return of_bare(measure, texts)
+
+
+@cache
+def _letters(script: tuple[str, ...]) -> np.ndarray:
+    """int64 [0x110000]: 1 for a letter of the script, OTHER for one of another script, so that one sum counts both."""
+    table = np.zeros(0x110000, np.int64)
+    of_any, of_own = (
+        np.asarray(pc.match_substring_regex(each(), pattern))
+        for pattern in (rf"[^{NEUTRAL}\P{{L}}]", "|".join(rf"\p{{{name}}}" for name in script) or "^$")
+    )
+    table[points()[of_any]] = np.where(of_own[of_any], 1, OTHER)
+    table[HAN] = 1 if "Han" in script else OTHER
+    return table

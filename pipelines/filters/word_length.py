@@ -3,8 +3,8 @@
 import numpy as np
 import pyarrow as pa
 
+from pipelines.characters import SPACE, read
 from pipelines.filters import Filter, languages, range_of
-from pipelines.filters._characters import SPACE, kinds, read
 from pipelines.languages import script, spaceless
 
 # Characters that stand for one English word where words do not stand apart: medians over the 965 sentences of
@@ -25,7 +25,7 @@ class WordLength(Filter):
     min: float | None = 1
     max: float | None = 150
     """Drops at most 0.1 % of any language of NTREX-128, TICO-19, WMT's news and Tatoeba."""
-    modules = ("pipelines.filters._characters", "pipelines.languages")
+    modules = ("pipelines.characters", "pipelines.languages")
 
     def score(self, batch: pa.RecordBatch, loaded: None = None) -> pa.Array:
         sides = zip(("src", "tgt"), languages(batch), strict=True)
@@ -35,7 +35,7 @@ class WordLength(Filter):
 def words(texts: pa.Array, lang: str) -> pa.Array:
     """Words of each text, as WordLength counts them, float64."""
     text = read(texts)
-    black = kinds()[text.points] & SPACE == 0
+    black = text.kind & SPACE == 0
     if spaceless(lang):
         count = text.count(black) / WORD[script(lang)]
         return pa.array(np.where(count > 0, np.maximum(count, 1), 0))
