@@ -71,11 +71,13 @@ def train(
     )
     set_seed(plan.seed)
     model.lm.to(accelerator.device).train()
-    optimiser = _adamw(model, plan.optimiser)
+    held = {o.name: o.open(model) for o in plan.objectives}  # of the base model: a checkpoint is loaded after this
+    trained = [item.to(accelerator.device) for item in held.values() if _is_trained(item)]
+    optimiser = _adamw([model.lm, *trained], plan.optimiser)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate(plan.optimiser, step, plan.steps))
     lm, optimiser, schedule = accelerator.prepare(model.lm, optimiser, schedule)
     outcome = Outcome(0, *({o.name: 0 for o in plan.objectives} for _ in range(3)))
-    accelerator.register_for_checkpointing(outcome)
+    accelerator.register_for_checkpointing(outcome, *trained)
     if last := _last(checkpoints):
         accelerator.load_state(str(last))
     rows = {
@@ -91,7 +93,7 @@ def train(
         for objective in plan.objectives:
             batch = objective.collate(rows[objective.name].at(step), model, plan.max_length)
             with accelerator.autocast():
-                loss, metrics = objective.loss(model, batch)
+                loss, metrics = objective.loss(model, batch, held[objective.name])
             accelerator.backward(objective.weight * loss)
             losses[objective.name] = loss.item()
             more |= {f"{objective.name}/{name}": value for name, value in metrics.items()}
@@ -100,7 +102,8 @@ def train(
             outcome.rows[objective.name] += objective.rows
             outcome.tokens[objective.name] += seen
             outcome.cut[objective.name] += int(batch["cut"])
-        norm = float(accelerator.clip_grad_norm_(lm.parameters(), plan.optimiser.max_grad_norm) or 0.0)
+        weights = [p for part in (lm, *trained) for p in part.parameters()]
+        norm = float(accelerator.clip_grad_norm_(weights, plan.optimiser.max_grad_norm) or 0.0)
         if not math.isfinite(norm) or not all(map(math.isfinite, losses.values())):
             raise ValueError(
                 f"step {step}: loss {losses} with gradient norm {norm}. Allowed: finite numbers. Lower "
@@ -135,8 +138,12 @@ def rate(optimiser: Optimiser, step: int, steps: int) -> float:
             return 1.0
 
 
-def _adamw(model: Model, settings: Optimiser) -> torch.optim.Optimizer:
-    parameters = [p for p in model.lm.parameters() if p.requires_grad]
+def _is_trained(held: Any) -> bool:
+    return isinstance(held, torch.nn.Module) and any(p.requires_grad for p in held.parameters())
+
+
+def _adamw(modules: Sequence[torch.nn.Module], settings: Optimiser) -> torch.optim.Optimizer:
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},

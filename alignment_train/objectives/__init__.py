@@ -38,6 +38,14 @@ class Objective(Plugin):
     def collate(self, rows: list[dict[str, Any]], model: "Model", max_length: int) -> dict[str, "Tensor"]:
         """Rows of the mix to tensors, and `cut`, the number of texts cut at `max_length` tokens."""
 
+    def open(self, model: "Model") -> Any:
+        """What `loss` needs beside the batch, made of the base model before the first step; it is handed to every loss.
+
+        A module's parameters that require gradients are trained, checkpointed and left behind at the end; all else,
+        such as a frozen copy of the model, is made again when a killed run resumes.
+        """
+        return None
+
     @abstractmethod
-    def loss(self, model: "Model", batch: dict[str, "Tensor"]) -> tuple["Tensor", dict[str, float]]:
-        """The mean loss of a batch in nats, and figures worth logging beside it."""
+    def loss(self, model: "Model", batch: dict[str, "Tensor"], held: Any = None) -> tuple["Tensor", dict[str, float]]:
+        """The mean loss of a batch in nats, and figures worth logging beside it; `held` is what `open` made."""

@@ -51,7 +51,7 @@ class Contrastive(Objective):
         same = (one[:, None] == one[None]) | (two[:, None] == two[None])  # [B, B]
         return {**batch, "same": same, "cut": torch.tensor(cut)}
 
-    def loss(self, model: "Model", batch: dict[str, "Tensor"]) -> tuple["Tensor", dict[str, float]]:
+    def loss(self, model: "Model", batch: dict[str, "Tensor"], held: Any = None) -> tuple["Tensor", dict[str, float]]:
         from alignment_train.config import layer_index
         from alignment_train.losses import info_nce, pool
 

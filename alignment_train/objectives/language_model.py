@@ -25,5 +25,5 @@ class LanguageModel(Objective):
     def collate(self, rows: list[dict[str, Any]], model: "Model", max_length: int) -> dict[str, "Tensor"]:
         return texts([row["text"] for row in rows], model, max_length)
 
-    def loss(self, model: "Model", batch: dict[str, "Tensor"]) -> tuple["Tensor", dict[str, float]]:
+    def loss(self, model: "Model", batch: dict[str, "Tensor"], held: Any = None) -> tuple["Tensor", dict[str, float]]:
         return model.language_model_loss(batch), {}
