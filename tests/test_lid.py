@@ -92,6 +92,17 @@ def test_a_language_that_nobody_knows_is_judged_by_what_it_is_not(identifiers: l
     assert scores(item, "hau_Latn", texts) == pytest.approx([1, 0, 0, 0, 0, 0], abs=0.02)
 
 
+def test_what_both_identifiers_know_is_in_no_language_that_neither_knows(both: Lid) -> None:
+    known = {
+        "deu_Latn": "Die Kinder gehen am frühen Morgen gemeinsam zur Schule und singen dabei.",
+        "fra_Latn": "Les enfants vont à l'école ensemble tôt le matin en chantant des chansons.",
+    }
+    texts = [HAUSA, *known.values(), "Menü", f"{HAUSA} {HAUSA}"]
+    assert scores(both, "hau_Latn", texts) == [1, 0, 0, 1, 1]  # of a short text it is not asked
+    assert scores(both, "xho_Latn", texts[1:3]) == [0, 0]
+    assert [score > 0.5 for lang, text in known.items() for score in scores(both, lang, [text])] == [1, 1]
+
+
 SHORT = [  # language beside English, text, kept with the short-text policy, kept without
     ("deu_Latn", "Menü", True, False),
     ("deu_Latn", "Abbrechen", True, True),
