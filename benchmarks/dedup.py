@@ -1,6 +1,6 @@
 """Near-duplicate removal at two sizes, and beside text-dedup's and datatrove's MinHash on the same rows and cores.
 
-python -m benchmarks.dedup [--rows 1000000 10000000] [--rivals 1000000] [--work DIR] [--out DIR]
+python -m benchmarks.dedup [--rows 1000000 10000000] [--rivals 1000000] [--against text-dedup datatrove] [--out DIR]
 
 A row is three sentences of the sample's grammar on each side, so chosen that no two rows share two in the same places;
 none is doubled. One row in 25 is a copy of an earlier one with 1 to 14 characters replaced; whether it is a near
@@ -73,6 +73,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.dedup", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 10_000_000])
     parser.add_argument("--rivals", type=int, default=1_000_000, help="rows for the rivals; 0 leaves them out")
+    parser.add_argument("--against", nargs="+", choices=list(RIVALS), default=list(RIVALS))
     parser.add_argument("--work", type=Path, default=WORK)
     parser.add_argument("--out", type=Path, help="folder for dedup.md and dedup.json")
     options = parser.parse_args(arguments)
@@ -86,7 +87,7 @@ def main(arguments: list[str]) -> int:
         lines.append(ours(store, rows, planted))
         print(json.dumps(lines[-1]), file=sys.stderr, flush=True)
         if rows == options.rivals:
-            for run in (text_dedup, datatrove):
+            for run in (RIVALS[name] for name in options.against):
                 lines.append(rival(run, store, folder / "rivals", rows, planted, options.work.absolute()))
                 print(json.dumps(lines[-1]), file=sys.stderr, flush=True)
         shutil.rmtree(store.root)
@@ -222,6 +223,9 @@ def datatrove(folder: Path, work: Path) -> tuple[str, Measured, pa.ChunkedArray]
     kept = sorted((folder / "datatrove" / "kept").glob("*.parquet"))
     found = [pc.struct_field(pq.read_table(path)["metadata"].combine_chunks(), "label") for path in kept]
     return "datatrove 0.10.1", taken, pa.chunked_array(found)
+
+
+RIVALS = {"text-dedup": text_dedup, "datatrove": datatrove}
 
 
 def _line(name: str, rows: int, taken: Measured, planted: dict[str, int], dropped: dict[str, int]) -> dict:
