@@ -77,6 +77,12 @@ class TrainConfig(Strict):
         Field(min_length=1),
     ]
     steps: int = Field(300, gt=0)
+    schedule: Literal["joint", "alternate_step", "alternate_microbatch"] = "joint"
+    """Which objectives a micro-batch serves: all of them, or one, the turn passing on, in the order of `objectives`,
+    after each step or after each micro-batch (as mid-align's released code does, arXiv 2502.14830)."""
+    accumulation: int = Field(1, gt=0)
+    """Micro-batches a step. Its gradient is their mean, each of them counted alike, and not each token: with
+    alternate_microbatch each of n objectives thus has 1/n of the weight that it has in a joint step."""
     max_length: int = Field(256, ge=8)
     """Tokens after which a text is cut; how many were is counted and shown."""
     optimiser: Optimiser = Optimiser.model_validate({})
@@ -90,6 +96,7 @@ class TrainConfig(Strict):
         names = [objective.name for objective in self.objectives]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"objectives: found {', '.join(repeated)} twice. Allowed: each once. Remove one.")
+        self._check_turns()
         for i, objective in enumerate(self.objectives):
             try:
                 objective.check(self.base.seed.layers if self.base.seed else None)
@@ -101,6 +108,31 @@ class TrainConfig(Strict):
                 f"Lower max_length or raise context."
             )
         return self
+
+    def _check_turns(self) -> None:
+        count = len(self.objectives)
+        if self.schedule == "joint":
+            return
+        if count == 1:
+            raise ValueError(
+                f"schedule: found {self.schedule} with one objective. Allowed: joint, or two objectives or more. Take "
+                f"joint, or add an objective."
+            )
+        if self.schedule == "alternate_step" and self.steps < count:
+            raise ValueError(
+                f"steps: found {self.steps}. Allowed: at least {count}, a turn for each objective, where schedule is "
+                f"alternate_step. Raise steps."
+            )
+        if self.schedule == "alternate_microbatch" and self.accumulation % count:
+            raise ValueError(
+                f"accumulation: found {self.accumulation}. Allowed: a multiple of {count}, the number of objectives, "
+                f"where schedule is alternate_microbatch. Take {-(-self.accumulation // count) * count}."
+            )
+
+    @property
+    def turns(self) -> list[str]:
+        """Who takes turns where objectives alternate; of the control too, which leaves those that align empty."""
+        return [objective.name for objective in self.objectives]
 
     @property
     def layer(self) -> int | str:
@@ -116,7 +148,8 @@ class TrainConfig(Strict):
         """Everything but `base`, defaults written out, as JSON: what decides the weights beside the data."""
         out = self.model_dump(mode="json", exclude={"base", "checkpoint_every"})
         chosen = self.objectives if objectives is None else objectives
-        return {**out, "objectives": [objective.settings() for objective in chosen]}
+        turns = {} if self.schedule == "joint" else {"turns": self.turns}
+        return {**out, **turns, "objectives": [objective.settings() for objective in chosen]}
 
     @classmethod
     def of(cls, recipe: Recipe) -> "TrainConfig":

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from pipelines.progress import Tell, clock
@@ -25,6 +26,7 @@ class Reporter:
         self._stepping = self._began
         self._first = 0
         self._before = 0.0
+        self._losses: dict[str, float] = {}  # the latest of each objective
 
     def rewind(self, step: int) -> None:
         """Forget what was logged at or after `step`: a resumed run logs it again."""
@@ -36,15 +38,27 @@ class Reporter:
         self._first, self._stepping = step, time.monotonic()
         self._before = json.loads(kept[-1])["seconds"] if kept else 0.0
 
-    def step(self, step: int, steps: int, losses: dict[str, float], tokens: int, more: dict[str, float]) -> None:
-        """losses: nats by objective; tokens: real ones of this step; more: further figures to log."""
+    def step(
+        self,
+        step: int,
+        steps: int,
+        losses: dict[str, float],
+        tokens: int,
+        more: dict[str, float],
+        rows: dict[str, int],
+    ) -> None:
+        """losses: nats by objective, of those whose turn it was; tokens: real ones of this step; more: further figures
+        to log; rows: consumed by objective up to now.
+        """
         self._tokens += tokens
+        self._losses |= losses
         spent = max(time.monotonic() - self._stepping, 1e-6)
         eta = spent / (step + 1 - self._first) * (steps - step - 1)
         line = {
             "step": step,
             "loss": {name: round(value, 6) for name, value in losses.items()},
             **{name: float(f"{value:.6g}") for name, value in more.items()},
+            "rows": rows,
             "tokens": tokens,
             "tokens_per_second": round(self._tokens / spent),
             "seconds": round(self.seconds(), 2),
@@ -52,8 +66,9 @@ class Reporter:
         }
         with self.log.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        values = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
-        note = f"step {step + 1}/{steps} · {values} · {self._tokens / spent:,.0f} tokens/s"
+        values = " ".join(f"{name} {value:.3f}" for name, value in self._losses.items())
+        speed = f"{self._tokens / spent:,.0f} tokens/s"
+        note = " · ".join(filter(None, (f"step {step + 1}/{steps}", values, speed)))
         self.tell(step + 1, steps, note)
         if self.dagster and (time.monotonic() - self._spoke > DAGSTER_INTERVAL or step + 1 == steps):
             self._spoke = time.monotonic()
@@ -64,15 +79,16 @@ class Reporter:
         return self._before + time.monotonic() - self._began
 
     def ends(self, share: float = 0.1) -> tuple[dict[str, float], dict[str, float]]:
-        """Mean loss by objective over the first and over the last tenth of the steps."""
+        """Mean loss by objective over the first and over the last tenth of the steps that it took part in."""
         if not self.log.exists():
             return {}, {}
-        losses = [json.loads(line)["loss"] for line in self.log.read_text().splitlines()]
-        size = max(1, round(share * len(losses)))
-        first, last = (
-            {name: round(sum(row[name] for row in rows) / len(rows), 6) for name in rows[0]} if rows else {}
-            for rows in (losses[:size], losses[-size:])
-        )
+        found: dict[str, list[float]] = {}
+        for line in self.log.read_text().splitlines():
+            for name, value in json.loads(line)["loss"].items():
+                found.setdefault(name, []).append(value)
+        sizes = {name: max(1, round(share * len(values))) for name, values in found.items()}
+        first = {name: round(fmean(values[: sizes[name]]), 6) for name, values in found.items()}
+        last = {name: round(fmean(values[-sizes[name] :]), 6) for name, values in found.items()}
         return first, last
 
 

@@ -134,6 +134,9 @@ class Trainer:
             precision=self.precision,
             seed=self.recipe.seed,
             checkpoint_every=self.config.checkpoint_every,
+            schedule=self.config.schedule,
+            accumulation=self.config.accumulation,
+            turns=self.config.turns,
         )
         parts = self._parts({objective.reads for objective in objectives})
         model = load(self.store.fetched("base_model"))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import torch
@@ -36,6 +36,12 @@ class Plan:
     precision: str
     seed: int
     checkpoint_every: int
+    schedule: Literal["joint", "alternate_step", "alternate_microbatch"] = "joint"
+    accumulation: int = 1
+    """Micro-batches a step, whose gradient is their mean; one that is empty counts as 0."""
+    turns: Sequence[str] = ()
+    """Names of those who take turns where they alternate, in order; without it, the objectives. The turn of a name that
+    is no objective here stays empty: so the control has all others when the aligned model has them."""
 
 
 @dataclass
@@ -71,38 +77,41 @@ def train(
     )
     set_seed(plan.seed)
     model.lm.to(accelerator.device).train()
-    held = {o.name: o.open(model) for o in plan.objectives}  # of the base model: a checkpoint is loaded after this
-    trained = [item.to(accelerator.device) for item in held.values() if _is_trained(item)]
-    optimiser = _adamw([model.lm, *trained], plan.optimiser)
+    tables = {o.name: _usable(o, parts[o.reads]) for o in plan.objectives}
+    held = {o.name: o.open(model, tables[o.name]) for o in plan.objectives}  # of the base: a checkpoint is loaded later
+    modules = [item.to(accelerator.device) for item in held.values() if isinstance(item, torch.nn.Module)]
+    optimiser = _adamw([model.lm, *modules], plan.optimiser)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate(plan.optimiser, step, plan.steps))
     lm, optimiser, schedule = accelerator.prepare(model.lm, optimiser, schedule)
     outcome = Outcome(0, *({o.name: 0 for o in plan.objectives} for _ in range(3)))
-    accelerator.register_for_checkpointing(outcome, *trained)
+    accelerator.register_for_checkpointing(outcome, *modules)
     if last := _last(checkpoints):
         accelerator.load_state(str(last))
     rows = {
-        o.name: Rows(parts[o.reads], o.rows, _seed(plan.seed, o.name), partial(o.measure, model=model))
+        o.name: Rows(tables[o.name], o.rows, _seed(plan.seed, o.name), partial(o.measure, model=model))
         for o in plan.objectives
     }
     reporter.rewind(outcome.steps)
 
     for step in range(outcome.steps, plan.steps):
-        losses: dict[str, float] = {}
-        more: dict[str, float] = {}
+        found: dict[str, list[float]] = {}  # of each turn of an objective
+        figures: dict[str, list[float]] = {}
         tokens = 0
-        for objective in plan.objectives:
-            batch = objective.collate(rows[objective.name].at(step), model, plan.max_length)
+        for objective, turn in turns(plan, step):
+            batch = objective.collate(rows[objective.name].at(turn), model, plan.max_length)
             with accelerator.autocast():
                 loss, metrics = objective.loss(model, batch, held[objective.name])
-            accelerator.backward(objective.weight * loss)
-            losses[objective.name] = loss.item()
-            more |= {f"{objective.name}/{name}": value for name, value in metrics.items()}
+            accelerator.backward(objective.weight / plan.accumulation * loss)
+            found.setdefault(objective.name, []).append(loss.item())
+            for name, value in metrics.items():
+                figures.setdefault(f"{objective.name}/{name}", []).append(value)
             seen = int(batch["attention_mask"].sum())
             tokens += seen
             outcome.rows[objective.name] += objective.rows
             outcome.tokens[objective.name] += seen
             outcome.cut[objective.name] += int(batch["cut"])
-        weights = [p for part in (lm, *trained) for p in part.parameters()]
+        losses, more = _means(found), _means(figures)
+        weights = [p for part in (lm, *modules) for p in part.parameters()]
         norm = float(accelerator.clip_grad_norm_(weights, plan.optimiser.max_grad_norm) or 0.0)
         if not math.isfinite(norm) or not all(map(math.isfinite, losses.values())):
             raise ValueError(
@@ -114,11 +123,38 @@ def train(
         schedule.step()
         optimiser.zero_grad()
         outcome.steps = step + 1
-        reporter.step(step, plan.steps, losses, tokens, more)
+        reporter.step(step, plan.steps, losses, tokens, more, outcome.rows)
         if outcome.steps % plan.checkpoint_every == 0 and outcome.steps < plan.steps:
             _save(accelerator, checkpoints, outcome.steps)
     model.lm.eval()
     return outcome
+
+
+def turns(plan: Plan, step: int) -> list[tuple[Objective, int]]:
+    """What a step runs, in order: an objective, and the number of its turn, from 0.
+
+    A turn counts one objective's own micro-batches alone, so that it skips no row, whoever takes turns with it.
+    """
+    named = {objective.name: objective for objective in plan.objectives}
+    order = plan.turns or list(named)
+    out: list[tuple[Objective, int]] = []
+    for place in range(plan.accumulation):
+        number = step * plan.accumulation + place
+        match plan.schedule:
+            case "joint":
+                out += [(objective, number) for objective in plan.objectives]
+                continue
+            case "alternate_step":
+                now, turn = step % len(order), step // len(order) * plan.accumulation + place
+            case "alternate_microbatch":
+                now, turn = number % len(order), number // len(order)
+        if order[now] in named:
+            out.append((named[order[now]], turn))
+    return out
+
+
+def _means(found: dict[str, list[float]]) -> dict[str, float]:
+    return {name: sum(values) / len(values) for name, values in found.items()}
 
 
 def rate(optimiser: Optimiser, step: int, steps: int) -> float:
@@ -138,8 +174,17 @@ def rate(optimiser: Optimiser, step: int, steps: int) -> float:
             return 1.0
 
 
-def _is_trained(held: Any) -> bool:
-    return isinstance(held, torch.nn.Module) and any(p.requires_grad for p in held.parameters())
+def _usable(objective: Objective, part: pa.Table) -> pa.Table:
+    """The rows that an objective draws from; ValueError where they are less than a micro-batch."""
+    mask = objective.wanted(part)
+    table = part if mask is None else part.filter(mask)
+    if table.num_rows < objective.rows:
+        raise ValueError(
+            f"train.objectives.{objective.name}: found {table.num_rows} rows that it can use, of {part.num_rows} rows "
+            f"of {objective.reads}. Allowed: at least one batch of {objective.rows}. Lower its `rows`, or give it more "
+            f"data."
+        )
+    return table
 
 
 def _adamw(modules: Sequence[torch.nn.Module], settings: Optimiser) -> torch.optim.Optimizer:

@@ -68,10 +68,24 @@ def test_every_loss_falls_and_every_weight_moves(tmp_path):
     assert outcome.cut == {"contrastive": 0, "instruction": 0, "language_model": 0}
 
 
-@pytest.mark.parametrize("dies_at", [2, 4, 9])
-def test_a_killed_run_resumes_to_the_very_weights_of_an_unbroken_one(tmp_path, monkeypatch, dies_at: int):
+@pytest.mark.parametrize(
+    ("schedule", "accumulation", "dies_at"),
+    [
+        ("joint", 1, 2),
+        ("joint", 1, 4),
+        ("joint", 1, 9),
+        ("joint", 2, 6),
+        ("alternate_step", 2, 4),
+        ("alternate_step", 1, 9),
+        ("alternate_microbatch", 3, 6),
+    ],
+)
+def test_a_killed_run_resumes_to_the_very_weights_of_an_unbroken_one(
+    tmp_path, monkeypatch, schedule: str, accumulation: int, dies_at: int
+):
     dropout = {"attention_dropout": 0.1}
-    whole, told, _ = run(tmp_path / "whole", plan(), **dropout)
+    what = plan(schedule=schedule, accumulation=accumulation)
+    whole, told, _ = run(tmp_path / "whole", what, **dropout)
     with monkeypatch.context() as patch:
         step = Reporter.step
 
@@ -82,14 +96,14 @@ def test_a_killed_run_resumes_to_the_very_weights_of_an_unbroken_one(tmp_path, m
 
         patch.setattr(Reporter, "step", die)
         with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "broken", plan(), **dropout)
-    resumed, again, _ = run(tmp_path / "broken", plan(), **dropout)
+            run(tmp_path / "broken", what, **dropout)
+    resumed, again, _ = run(tmp_path / "broken", what, **dropout)
 
     assert all(torch.equal(value, weights(resumed)[name]) for name, value in weights(whole).items())
     assert again == told
     logs = [[json.loads(line) for line in (tmp_path / kind / "log.jsonl").open()] for kind in ("whole", "broken")]
     assert [row["step"] for row in logs[1]] == list(range(12))
-    assert [row["loss"] for row in logs[1]] == [row["loss"] for row in logs[0]]
+    assert [(row["loss"], row["rows"]) for row in logs[1]] == [(row["loss"], row["rows"]) for row in logs[0]]
 
 
 def test_the_control_sees_the_same_rows_and_tokens_without_contrast(tmp_path):

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import pyarrow as pa
 from pydantic import Field
 
 from pipelines.registry import Plugin
@@ -17,7 +18,7 @@ Reads = Literal["bitext", "instructions", "segments"]
 
 
 class Objective(Plugin):
-    """Base of objectives. Each step sees `rows` rows; the step's loss is the sum of weight x loss over objectives."""
+    """Base of objectives. A micro-batch of an objective is `rows` rows; its loss counts `weight` times in a step's."""
 
     weight: float = Field(1.0, ge=0)
     rows: int = Field(32, gt=0)
@@ -38,11 +39,19 @@ class Objective(Plugin):
     def collate(self, rows: list[dict[str, Any]], model: "Model", max_length: int) -> dict[str, "Tensor"]:
         """Rows of the mix to tensors, and `cut`, the number of texts cut at `max_length` tokens."""
 
-    def open(self, model: "Model") -> Any:
+    def wanted(self, table: pa.Table) -> pa.Array | pa.ChunkedArray | None:
+        """True for the rows of the part it reads that it can use, bool [rows of `table`]; None where it can use all.
+
+        The others are never drawn: they take no place in a batch.
+        """
+        return None
+
+    def open(self, model: "Model", table: pa.Table) -> Any:
         """What `loss` needs beside the batch, made of the base model before the first step; it is handed to every loss.
 
-        A module's parameters that require gradients are trained, checkpointed and left behind at the end; all else,
-        such as a frozen copy of the model, is made again when a killed run resumes.
+        table: the rows that it will see, after `wanted`. Of a module, parameters that require gradients are trained,
+        and all that its `state_dict` has is checkpointed, so it may change in `loss`; it is left behind at the end. All
+        else, such as a frozen copy of the base in a `Model`, is made again when a killed run resumes.
         """
         return None
 
