@@ -88,7 +88,7 @@ def _plan(recipe: Recipe, config: TrainConfig, notes: list[str]) -> str:
         "budget": [f"{corpus.budget.rows:,} rows"],
         "base": [config.base.model or "seed"],
         "objectives": [objective.settings() for objective in config.objectives],
-        "steps": [f"{config.steps:,}"],
+        "steps": [f"{config.steps:,}, {config.schedule}, {config.accumulation} micro-batches each"],
         "evals": [item.name for item in recipe.eval],
         "note": notes,
     }

@@ -40,3 +40,10 @@ def test_pooling_sees_real_tokens_alone_on_either_side_of_the_padding():
 
 def test_token_loss_of_even_logits_is_the_logarithm_of_the_vocabulary():
     assert token_loss(torch.zeros(4, 9), torch.tensor([0, 3, 8, 1])).item() == pytest.approx(math.log(9))
+
+
+def test_info_nce_is_as_exact_under_autocast():
+    src, tgt = torch.randn(2, 16, 32, generator=torch.Generator().manual_seed(0)).unbind()
+    whole = info_nce(src, tgt, 0.05)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert info_nce(src, tgt, 0.05).item() == whole.item()

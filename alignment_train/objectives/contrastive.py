@@ -52,10 +52,15 @@ class Contrastive(Objective):
         return {**batch, "same": same, "cut": torch.tensor(cut)}
 
     def loss(self, model: "Model", batch: dict[str, "Tensor"], held: Any = None) -> tuple["Tensor", dict[str, float]]:
-        from alignment_train.config import layer_index
-        from alignment_train.losses import info_nce, pool
+        from alignment_train.losses import info_nce
 
-        layer = layer_index(self.layer, len(model.blocks))
-        hidden = model.hidden(batch["input_ids"], batch["attention_mask"], layer)
-        src, tgt = pool(hidden, batch["attention_mask"], self.pooling).chunk(2)
+        src, tgt = self.states(model, batch).chunk(2)
         return info_nce(src, tgt, self.temperature, self.direction, batch["same"]), {}
+
+    def states(self, model: "Model", batch: dict[str, "Tensor"]) -> "Tensor":
+        """[2B, H]: the pooled states of all sources, then of all targets."""
+        from alignment_train.config import layer_index
+        from alignment_train.losses import pool
+
+        hidden = model.hidden(batch["input_ids"], batch["attention_mask"], layer_index(self.layer, len(model.blocks)))
+        return pool(hidden, batch["attention_mask"], self.pooling)
