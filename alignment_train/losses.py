@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 
 def info_nce(
@@ -22,7 +23,8 @@ def info_nce(
     Source: van den Oord et al. 2018 (arXiv 1807.03748), eq. 4; `src_to_tgt` ranks targets only, as AFP
     (arXiv 2311.08089) and mid-align (arXiv 2502.14830) do, `both` is the mean of the two directions.
     """
-    logits = F.normalize(src.float(), dim=-1) @ F.normalize(tgt.float(), dim=-1).T / temperature  # [B, B]
+    with torch.autocast(src.device.type, enabled=False):  # in bfloat16 a logit of 20 is off by up to 0.06
+        logits = F.normalize(src.float(), dim=-1) @ F.normalize(tgt.float(), dim=-1).T / temperature  # [B, B]
     gold = torch.arange(len(logits), device=logits.device)
     if same is not None:
         eye = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
@@ -46,3 +48,84 @@ def pool(hidden: Tensor, mask: Tensor, pooling: Literal["mean", "last"]) -> Tens
         return (hidden * weights).sum(1) / weights.sum(1)
     last = mask.shape[1] - 1 - mask.flip(1).argmax(1)  # [N]
     return hidden[torch.arange(len(hidden), device=hidden.device), last]
+
+
+def language_means(
+    states: Tensor, language: Tensor, means: Tensor, counts: Tensor, memory: int
+) -> tuple[Tensor, Tensor]:
+    """The mean state of each language after one more batch [L, H], and the rows it rests on [L].
+
+    states: [N, H]; language: [N], from 0 to L - 1; means [L, H] and counts [L] (0: never seen) are what came back for
+    the batch before. A mean over at most `memory` rows and the batch's n: an exponential moving average that keeps
+    memory / (memory + n) of the old mean, so that a language with few rows in a batch is not averaged over few rows.
+    The batch's part carries gradient. A language seen first begins with one row at the mean of the whole batch:
+    otherwise a single row, less its own mean, would be 0 and have no direction.
+    """
+    states = states.float()
+    sums = torch.zeros_like(means).index_add(0, language, states)
+    fresh = torch.bincount(language, minlength=len(means)).to(counts)
+    old = torch.where(counts[:, None] > 0, means, states.detach().mean(0))
+    weight = counts.clamp(min=1)
+    new = (weight[:, None] * old + sums) / (weight + fresh)[:, None]
+    return torch.where(fresh[:, None] > 0, new, means), (counts + fresh).clamp(max=memory).where(fresh > 0, counts)
+
+
+def language_subspaces(means: Tensor) -> tuple[Tensor, Tensor]:
+    """The direction that all languages share, [H] of norm 1, and an orthonormal basis of what differs [H, L - 1].
+
+    means: [L, H], the mean state of each language, L <= H. The basis spans the differences of means; the direction
+    goes from the origin to the nearest point of the plane that the means lie in, at right angles to the basis. LSAR's
+    two decompositions with a pseudo-inverse between them (arXiv 2401.05792, algorithm 1) give the same at rank L - 1.
+    """
+    means = means.double()
+    centre = means.mean(0)
+    specific = torch.linalg.svd(means - centre, full_matrices=False).Vh[: len(means) - 1].T
+    shared = centre - specific @ (specific.T @ centre)
+    return F.normalize(shared, dim=0).float(), specific.float()
+
+
+def kl_divergence(teacher: Tensor, student: Tensor, temperature: float = 1.0, chunk: int = 256) -> Tensor:
+    """Mean over P positions of KL(teacher || student) in nats, logits [P, V] each divided by `temperature`.
+
+    No gradient reaches `teacher`; no position gives 0. The float32 log-probabilities of `chunk` positions are held at a
+    time and computed again in the backward pass: of size [P, V] there are the logits and their gradient alone.
+    Source: Hinton et al. 2015 (arXiv 1503.02531), section 2, less the entropy of the teacher; it is not times T^2 here.
+    """
+
+    def total(taught: Tensor, learnt: Tensor) -> Tensor:
+        taught, learnt = (F.log_softmax(logits.float() / temperature, dim=-1) for logits in (taught, learnt))
+        return F.kl_div(learnt, taught, reduction="sum", log_target=True)
+
+    parts = [
+        checkpoint(total, taught, learnt, use_reentrant=False, preserve_rng_state=False)
+        for taught, learnt in zip(teacher.detach().split(chunk), student.split(chunk), strict=True)
+    ]
+    return torch.stack(parts).sum() / max(1, len(student))
+
+
+def same_language(src: Tensor, tgt: Tensor, language: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """Cross-entropy in nats of whether two of 2B states are of one language, over all 4 B^2 ordered pairs.
+
+    src, tgt: [B, H]; language: [2B], src first. The classifier reads a pair as one vector x [2H]; its logits for
+    different and same are down (silu(gate x) * up x); gate, up: [U, 2H]; down: [2, U].
+    Source: AlignX (arXiv 2509.24338), language matching, with the gated layer of its code.
+    """
+    states = torch.cat([src, tgt])
+
+    def pairs(weight: Tensor) -> Tensor:
+        """[2B, 2B, U], from the two halves of `weight`: the pairs themselves [2B, 2B, 2H] are never made."""
+        first, second = (F.linear(states, half) for half in weight.chunk(2, dim=1))
+        return first[:, None] + second[None]
+
+    logits = F.linear(F.silu(pairs(gate)) * pairs(up), down)  # [2B, 2B, 2]
+    return F.cross_entropy(logits.float().flatten(0, 1), (language[:, None] == language[None]).long().flatten())
+
+
+def prompt_mixture(query: Tensor, keys: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
+    """The share of each prompt [N, M], softmax(q . k / sqrt(H)), and their sum so weighted [N, length, H].
+
+    query: [N, H]; keys: [M, H]; prompts: [M, length, H].
+    Source: XLM-P (arXiv 2306.07610), which sums prompts as attention sums values.
+    """
+    share = F.softmax(query @ keys.T / keys.shape[1] ** 0.5, dim=-1)
+    return share, torch.einsum("nm,mlh->nlh", share, prompts)
