@@ -1,0 +1,92 @@
+"""Retention: on the strong language the trained model stays near the base model, while others are drawn to it."""
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BeforeValidator
+
+from alignment_train.data import token_counts
+from alignment_train.objectives import Objective, Reads
+from pipelines.languages import parse
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from alignment_train.model import Model
+
+
+class Retain(Objective):
+    """Distance to a frozen copy of the base model on the sides of pairs in `language`; other rows contribute nothing.
+
+    `kl`: the mean over all tokens t of the texts, BOS included, of sum_v p_base(v | x_<=t) ln(p_base / p_model), in
+    nats: the distillation loss of Learning without Forgetting (Li & Hoiem 2016, arXiv 1606.09282; less the entropy of
+    the base model, which has no gradient) on a vocabulary for classes, at temperature 1 (2 there).
+    `hidden`: MSE(mean_t h_model, mean_t h_base) over texts and the H numbers of a state of `layer`: the retention term
+    of Lens (arXiv 2410.04407), last layer and weight 1 there. It is no figure in nats.
+    """
+
+    by: Literal["kl", "hidden"] = "kl"
+    language: Annotated[str, BeforeValidator(parse)] = "eng_Latn"
+    layer: int | Literal["middle"] = -1
+    """Of `hidden` alone."""
+
+    reads: ClassVar[Reads] = "bitext"
+
+    def check(self, layers: int | None = None) -> None:
+        from alignment_train.config import layer_index
+
+        if layers is not None:
+            layer_index(self.layer, layers)
+
+    def wanted(self, table: pa.Table) -> pa.Array:
+        """True for the rows with a side in `language`; ValueError where there is none."""
+        found = pc.or_(pc.equal(table["src_lang"], self.language), pc.equal(table["tgt_lang"], self.language))
+        if not pc.any(found, min_count=0).as_py():
+            there = sorted({*table["src_lang"].unique().to_pylist(), *table["tgt_lang"].unique().to_pylist()})
+            raise ValueError(
+                f"{self.name}.language: found no row in {self.language} among {table.num_rows} rows of bitext. "
+                f"Allowed: {', '.join(there) or 'none, the bitext is empty'}. Name one of them, or add pairs with "
+                f"{self.language}."
+            )
+        return found.combine_chunks()
+
+    def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
+        texts = [self._texts(row) for row in rows]
+        counts = iter(token_counts([text for own in texts for text in own], model) if any(texts) else [])
+        return [max((next(counts) for _ in own), default=0) for own in texts]
+
+    def collate(self, rows: list[dict[str, Any]], model: "Model", max_length: int) -> dict[str, "Tensor"]:
+        import torch
+
+        texts = [text for row in rows for text in self._texts(row)]
+        batch, cut = model.encode(texts or [""], max_length)  # a forward pass needs a row, `positions` leaves it out
+        positions = batch["attention_mask"].bool() & bool(texts)
+        return {**batch, "positions": positions, "cut": torch.tensor(cut)}
+
+    def open(self, model: "Model", table: pa.Table) -> "Model":
+        from copy import deepcopy
+
+        from alignment_train.model import Model
+
+        return Model(deepcopy(model.lm).eval().requires_grad_(False), model.tokenizer)
+
+    def loss(self, model: "Model", batch: dict[str, "Tensor"], held: Any = None) -> tuple["Tensor", dict[str, float]]:
+        import torch
+
+        from alignment_train.config import layer_index
+        from alignment_train.losses import kl_divergence, pool
+
+        ids, mask, positions = batch["input_ids"], batch["attention_mask"], batch["positions"]
+        if self.by == "kl":
+            with torch.no_grad():
+                base = held.logits(ids, mask, positions)  # [P, V]
+            return kl_divergence(base, model.logits(ids, mask, positions)), {}
+        layer = layer_index(self.layer, len(model.blocks))
+        with torch.no_grad():
+            base = pool(held.hidden(ids, mask, layer).float(), mask, "mean")  # [N, H]
+        moved = (pool(model.hidden(ids, mask, layer).float(), mask, "mean") - base)[positions.any(1)]
+        return moved.square().sum() / max(1, moved.numel()), {}
+
+    def _texts(self, row: dict[str, Any]) -> list[str]:
+        return [row[side] for side in ("src", "tgt") if row[f"{side}_lang"] == self.language]
