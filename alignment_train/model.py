@@ -1,5 +1,8 @@
 """A causal language model of any family with what alignment asks of it: a layer's states and the loss at positions."""
 
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +63,32 @@ class Model:
         return self.body(
             input_ids=input_ids, attention_mask=mask, use_cache=False, output_hidden_states=True
         ).hidden_states
+
+    @contextmanager
+    def recording(self, layers: Collection[int]) -> Iterator[dict[int, Tensor]]:
+        """Fills what it gives with `hidden_states[layer]`, [N, T, H] each, of the last forward pass made within.
+
+        So one pass serves a loss at logits and one at states. layers: 0 to the number of blocks.
+        """
+        states: dict[int, Tensor] = {}
+
+        def block(layer: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            states[layer] = args[0] if args else kwargs["hidden_states"]
+
+        def top(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            states[len(self.blocks)] = output[0]
+
+        hooks = [
+            self.blocks[layer].register_forward_pre_hook(partial(block, layer), with_kwargs=True)
+            for layer in set(layers) - {len(self.blocks)}
+        ]
+        if len(self.blocks) in layers:
+            hooks.append(self.body.register_forward_hook(top))
+        try:
+            yield states
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def logits(self, input_ids: Tensor, mask: Tensor, wanted: Tensor) -> Tensor:
         """[P, V]: the logits at the P positions where the bool [N, T] `wanted` is true, and nowhere else."""
