@@ -26,6 +26,9 @@ class Contrastive(Objective):
     temperature: float = Field(0.1, gt=0)
     direction: Literal["both", "src_to_tgt"] = "both"
     rows: int = Field(128, gt=1)
+    chunk: int | None = Field(None, gt=0)
+    """Texts run at once; a batch of any size then takes the memory of so many, for one forward pass more, and has the
+    gradients that it has without (GradCache, Gao et al. 2021, arXiv 2101.06983, here by recomputation)."""
 
     reads: ClassVar[Reads] = "bitext"
     aligns: ClassVar[bool] = True
@@ -59,8 +62,19 @@ class Contrastive(Objective):
 
     def states(self, model: "Model", batch: dict[str, "Tensor"]) -> "Tensor":
         """[2B, H]: the pooled states of all sources, then of all targets."""
+        from torch import cat
+        from torch.utils.checkpoint import checkpoint
+
         from alignment_train.config import layer_index
         from alignment_train.losses import pool
 
-        hidden = model.hidden(batch["input_ids"], batch["attention_mask"], layer_index(self.layer, len(model.blocks)))
-        return pool(hidden, batch["attention_mask"], self.pooling)
+        layer = layer_index(self.layer, len(model.blocks))
+
+        def run(ids: "Tensor", mask: "Tensor") -> "Tensor":
+            return pool(model.hidden(ids, mask, layer), mask, self.pooling)
+
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        if self.chunk is None or len(ids) <= self.chunk:
+            return run(ids, mask)
+        parts = zip(ids.split(self.chunk), mask.split(self.chunk), strict=True)
+        return cat([checkpoint(run, *part, use_reentrant=False) for part in parts])  # it keeps the random state too
