@@ -240,7 +240,10 @@ def test_it_is_the_one_plug_in_of_its_file_and_leaves_the_control():
     [
         ({"memory": 0}, "found 0. Input should be greater than or equal to 1"),
         ({"pivot": "klingonese"}, "language 'klingonese': not a known language. Allowed: ISO 639"),
-        ({"decay": 0.9}, "unknown key. Allowed: chunk, direction, layer, memory, pivot, pooling, rows, temperature, weight"),
+        (
+            {"decay": 0.9},
+            "unknown key. Allowed: chunk, direction, layer, memory, pivot, pooling, rows, temperature, weight",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, message: str):

