@@ -155,7 +155,7 @@ class Identifiers(NamedTuple):
             right = pc.and_not(pc.greater_equal(share(texts, lang), SURE), foreign)
             if self.fasttext and named is not None and script(lang) == "Latn":
                 # Not of scripts with few languages or dialects: each text is taken for the one that is known.
-                asked = pc.and_not(right, short)
+                asked = pc.and_(pc.and_not(right, short), pc.is_in(named, value_set=self.fasttext.others))
                 right = pc.replace_with_mask(right, asked, pc.invert(self._agreed(texts, named, asked)))
             return pc.cast(right, pa.float64())
         scores = self._probability(texts, own)
@@ -258,6 +258,8 @@ class FastText:
         # A threshold below 0 lists every label; this build of fastText has no other way to ask.
         self._languages = {label: _language(label) for _, label in self._model.predict("\n", 20_000, -1.0, "strict")}
         self.labels = frozenset(self._languages.values())
+        self.others = pa.array(sorted(frozenset().union(*map(_known_as, self.labels))), pa.string())
+        """By what other identifiers may call its languages."""
 
     def best(self, texts: pa.Array) -> list[tuple[str, float]]:
         """The likeliest language of each text and its probability."""
