@@ -32,9 +32,10 @@ in one that neither knows. So of 16 such languages of NTREX-128 at most .006 of 
 Nyanja's, to Swahili), while .5 of those in the known languages of that script are found out, and .95 or more of
 German, French, Polish or Turkish."""
 TOP = 10  # labels asked of fastText: a language may go by several, which share its probability
-CUT = 100
+CUT = 75
 """Characters that heliport reads first; it reads the whole of a text only if it does not know the language by them. Its
-cost is linear in length, and of NTREX-128's segments it recognises .9713 by 100 characters and .9729 in full."""
+cost is linear in length: with 100 the filter is at .76 of par_identify's speed on NTREX-128, with 75 at .87, and its
+recall and false positives are .9928 and .0038, or .9928 and .0039 (benchmarks/lid.py)."""
 NEAREST = 20
 """Languages that heliport ranks for a short side; one whose own is not among them scores 0. With all 220 another 5 % of
 the sides of 5 to 9 letters would pass, with three times as many of other languages and at seven times the cost."""
