@@ -119,7 +119,7 @@ def _per_pair(recipe: Recipe, stage: Stage) -> dg.AssetsDefinition:
                 before = {pair: lake.manifest(stage.asset, pair) for pair in chosen}
                 with shown(f"{stage.asset} {chosen[0] if len(chosen) == 1 else ''}".strip()) as progress:
                     run = partial(stage.module.run, recipe, lake)
-                    found = side_by_side(chosen, lambda pair, tell: run(pair, tell=tell), progress.tell)
+                    found = side_by_side(chosen, lambda pair, tell: run(pair, tell=tell), progress.tell, lake)
                     same = [manifest == before[pair] for pair, manifest in zip(chosen, found, strict=True)]
                     rows = sum(manifest.numbers.get("rows_out", 0) for manifest in found)
                     progress.finish("unchanged" if all(same) else f"{rows:,} rows")

@@ -85,7 +85,7 @@ def _make(path: str, folder: str, only: Sequence[str], until: str, refresh: bool
             before = {pair: store.manifest(asset, pair) for pair in (pairs if stage.per_pair else [None])}
             progress.start(asset)
             if stage.per_pair:
-                found = side_by_side(pairs, partial(stage.make, recipe, store), progress.tell)
+                found = side_by_side(pairs, partial(stage.make, recipe, store), progress.tell, store)
             else:
                 found = [stage.make(recipe, store, None, progress.tell)]
             same = sum(manifest == before[pair] for pair, manifest in zip(before, found, strict=True))

@@ -28,11 +28,13 @@ def match_key(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     text = Characters.of(texts)
     folded = mapped(text.points, folds())
     hard = np.flatnonzero(folded >= MARK)  # few texts have what does not go one by one
+    found = folded & POINT
+    found[text.last] = ord("\n")
+    left = np.flatnonzero(found)
     if len(hard):
-        hard = hard[(folded[hard] >= ALONE) | np.append(False, np.diff(np.cumsum(folded > 0)[hard]) == 1)]
-    folded = folded & POINT
-    folded[text.last] = ord("\n")
-    keys = _texts(folded.take(np.flatnonzero(folded > 0)), len(texts))
+        beside = np.append(False, np.diff(np.searchsorted(left, hard)) == 1)
+        hard = hard[(folded[hard] >= ALONE) | beside]
+    keys = _texts(found.take(left), len(texts))
     if len(hard):
         rows = text.holding(hard)
         keys = pc.replace_with_mask(keys, rows, _key(texts.filter(pa.array(rows))))

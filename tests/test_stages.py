@@ -1,11 +1,12 @@
 import threading
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from pipelines.languages import Pair
 from pipelines.stages import AT_ONCE, side_by_side
-from pipelines.store import Manifest
+from pipelines.store import Manifest, Store
 
 PAIRS = [Pair.parse(pair) for pair in ("en-de", "en-fr", "en-es", "en-ru", "en-zh")]
 
@@ -22,6 +23,26 @@ def test_manifests_come_in_the_order_of_the_pairs() -> None:
 
     assert side_by_side(PAIRS, make) == [str(pair) for pair in PAIRS]
     assert sorted(begun) == sorted(PAIRS)
+
+
+def test_the_pair_with_most_raw_rows_begins_first() -> None:
+    rows = dict(zip(PAIRS, (1, 2, 5, 3, 4), strict=True))
+    begun: list[Pair] = []
+
+    class Holds:
+        def manifest(self, asset: str, pair: Pair) -> Any:
+            assert asset == "raw_bitext"
+            return SimpleNamespace(rows={"data": rows[pair]}) if rows[pair] > 1 else None
+
+    def make(pair: Pair, tell: Any) -> Manifest:
+        with lock:
+            begun.append(pair)
+        return cast(Manifest, str(pair))
+
+    lock = threading.Lock()
+    assert side_by_side(PAIRS, make, store=cast(Store, Holds())) == [str(pair) for pair in PAIRS]
+    assert begun[0] == PAIRS[2]
+    assert begun[-1] == PAIRS[0]
 
 
 def test_the_progress_of_all_pairs_is_one_figure() -> None:
