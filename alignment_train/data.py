@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from alignment_train.model import Model
@@ -56,9 +58,39 @@ def segments(bitext: pa.Table) -> pa.Table:
     return pa.table({"text": pa.chunked_array([*bitext["src"].chunks, *bitext["tgt"].chunks], pa.string())})
 
 
+def rows_with(language: str, bitext: pa.Table, setting: str, once: bool = False) -> pa.Array:
+    """True for the rows of BITEXT with a side in `language`, with `once` only one; ValueError where there is none.
+
+    setting: where the recipe names the language.
+    """
+    match = pc.xor if once else pc.or_
+    found = match(pc.equal(bitext["src_lang"], language), pc.equal(bitext["tgt_lang"], language))
+    if not pc.any(found, min_count=0).as_py():
+        there = sorted({code for side in ("src_lang", "tgt_lang") for code in bitext[side].unique().to_pylist()})
+        raise ValueError(
+            f"{setting}: found no {f'pair of {language} and another language' if once else f'row in {language}'} among "
+            f"{bitext.num_rows} rows of bitext. Allowed: {', '.join(there) or 'none, the bitext is empty'}. Name one "
+            f"of them, or add pairs with {language}."
+        )
+    return found.combine_chunks()
+
+
+def language_numbers(codes: list[str], device: "torch.device") -> "Tensor":
+    """[N]: our codes, eight ASCII letters each, as the integers that their bytes are; they sort as the codes do."""
+    import torch
+
+    return torch.tensor([int.from_bytes(code.encode("ascii")) for code in codes], device=device)
+
+
 def token_counts(texts: list[str], model: "Model") -> list[int]:
     """Tokens of each text, special ones included."""
     return [len(ids) for ids in model.tokenizer(texts)["input_ids"]]
+
+
+def pair_counts(rows: list[dict[str, Any]], model: "Model") -> list[int]:
+    """Tokens of the longer side of each row of BITEXT."""
+    sides = (token_counts([row[side] for row in rows], model) for side in ("src", "tgt"))
+    return [max(pair) for pair in zip(*sides, strict=True)]
 
 
 def texts(segments: list[str], model: "Model", max_length: int) -> dict[str, "Tensor"]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,10 @@ class Model:
     @property
     def device(self) -> torch.device:
         return next(self.lm.parameters()).device
+
+    def frozen(self, head: bool = True) -> "Model":
+        """A copy as it is now, that is not trained and has no dropout; without a head it has states and no logits."""
+        return Model(deepcopy(self.lm if head else self.body).eval().requires_grad_(False), self.tokenizer)
 
     def hidden(self, input_ids: Tensor, mask: Tensor, layer: int) -> Tensor:
         """[N, T, H]: `hidden_states[layer]`, computed without the blocks above it.

@@ -1,4 +1,3 @@
-import json
 from collections import defaultdict
 from typing import Any
 
@@ -6,15 +5,13 @@ import pyarrow as pa
 import pytest
 import torch
 
-from alignment_train.config import Optimiser
+from alignment_train.data import language_numbers
 from alignment_train.losses import info_nce, language_means
-from alignment_train.objectives.centered import Centered, language_numbers
+from alignment_train.objectives.centered import Centered
 from alignment_train.objectives.contrastive import Contrastive
-from alignment_train.report import Reporter
-from alignment_train.train import Plan, train
-from pipelines.progress import silent
 from pipelines.registry import build, load
 from tests.models import bitext, tiny
+from tests.trained import assert_a_kill_changes_nothing
 
 SETTINGS = {"layer": 2, "rows": 8}
 
@@ -162,38 +159,8 @@ def test_means_are_kept_by_a_state_dict_so_that_a_resumed_run_goes_on_alike(tmp_
     assert set(held.state_dict()) == {"numbers", "means", "counts"}
 
 
-def trained(folder, table: pa.Table):
-    plan = Plan(
-        objectives=[centered()],
-        steps=6,
-        max_length=32,
-        optimiser=Optimiser.model_validate({"learning_rate": 3e-3}),
-        precision="float32",
-        seed=3,
-        checkpoint_every=2,
-    )
-    model, reporter = tiny(), Reporter("test", folder / "log.jsonl", silent)
-    train(model, plan, {"bitext": table}, folder, reporter, torch.device("cpu"))
-    return model.lm.state_dict(), [json.loads(line)["loss"] for line in (folder / "log.jsonl").open()]
-
-
-def test_a_killed_run_resumes_with_the_means_that_it_had(tmp_path, monkeypatch):
-    table = three_languages(48)
-    whole, losses = trained(tmp_path / "whole", table)
-    step = Reporter.step
-
-    def die(self, number, *rest):
-        step(self, number, *rest)
-        if number == 4:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Reporter, "step", die)
-        with pytest.raises(KeyboardInterrupt):
-            trained(tmp_path / "broken", table)
-    resumed, again = trained(tmp_path / "broken", table)
-    assert again == losses
-    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+def test_a_killed_run_resumes_with_the_means_that_it_had(tmp_path):
+    assert_a_kill_changes_nothing(tmp_path, centered(), three_languages(48))
 
 
 def test_it_trains_the_blocks_below_its_layer_and_nothing_else():

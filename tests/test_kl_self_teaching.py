@@ -259,8 +259,8 @@ def test_wanted_marks_the_rows_with_one_side_in_the_language():
 )
 def test_a_language_that_no_pair_has_is_an_error(rows: int, there: str):
     message = (
-        f"kl_self_teaching.language: found no pair of swh_Latn and another language among {rows} rows of bitext. "
-        f"Allowed: {there}. Name one"
+        f"train.objectives.kl_self_teaching.language: found no pair of swh_Latn and another language among {rows} rows "
+        f"of bitext. Allowed: {there}. Name one"
     )
     with pytest.raises(ValueError, match=message):
         teaching(language="sw").wanted(bitext(rows))

@@ -5,15 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-from alignment_train.config import Optimiser
 from alignment_train.objectives.mixed_language import MixedLanguage
-from alignment_train.report import Reporter
-from alignment_train.train import Plan, train
-from pipelines.progress import silent
 from pipelines.registry import build
 from tests.models import bitext, tiny
-
-CPU = torch.device("cpu")
+from tests.trained import assert_a_kill_changes_nothing, trained
 
 
 def rows(count: int, *langs: str) -> list[dict[str, Any]]:
@@ -116,40 +111,16 @@ def test_a_row_is_as_long_as_its_longer_side():
     assert objective().measure(some, model) == wanted
 
 
-def trained(folder, made: MixedLanguage, steps: int, stop: int | None = None):
-    """The model, what was consumed and the reporter of a run that dies after step `stop`."""
-    reporter = Reporter("test", folder / "log.jsonl", silent)
-    if stop is not None:
-        whole = reporter.step
-
-        def die(number: int, *rest: Any) -> None:
-            whole(number, *rest)
-            if number == stop:
-                raise KeyboardInterrupt
-
-        reporter.step = die  # type: ignore[method-assign]
-    model = tiny()
-    plan = Plan([made], steps, 128, Optimiser.model_validate({"learning_rate": 5e-3}), "float32", 0, 4)
-    return model, train(model, plan, {"bitext": bitext(64)}, folder, reporter, CPU), reporter
-
-
 def test_it_trains_and_the_control_goes_without_it(tmp_path):
-    _, outcome, reporter = trained(tmp_path, objective(rows=16), 30)
+    _, outcome, reporter = trained(tmp_path, objective(rows=16), bitext(64), 20, max_length=128)
     first, last = reporter.ends()
     assert last["mixed_language"] < 0.8 * first["mixed_language"], (first, last)
-    assert outcome.rows == {"mixed_language": 480}
+    assert outcome.rows == {"mixed_language": 320}
     assert objective().aligns
 
 
 def test_a_killed_run_ends_with_the_very_weights_of_an_unbroken_one(tmp_path):
-    made = objective(rows=16)
-    whole, told, _ = trained(tmp_path / "whole", made, 10)
-    with pytest.raises(KeyboardInterrupt):
-        trained(tmp_path / "broken", made, 10, stop=6)
-    resumed, again, _ = trained(tmp_path / "broken", made, 10)
-    both = zip(whole.lm.parameters(), resumed.lm.parameters(), strict=True)
-    assert all(torch.equal(one, other) for one, other in both)
-    assert again == told
+    assert_a_kill_changes_nothing(tmp_path, objective(rows=16), bitext(32))  # two steps an epoch
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,11 @@ import pyarrow as pa
 import pytest
 import torch
 
-from alignment_train.config import Optimiser
 from alignment_train.objectives.question_translation import QuestionTranslation, questions
-from alignment_train.report import Reporter
-from alignment_train.train import Plan, train
-from pipelines.progress import silent
 from pipelines.registry import build
 from pipelines.schema import BITEXT
 from tests.models import bitext, tiny
+from tests.trained import trained
 
 TO_ENGLISH = "Translate the following sentences from German to English. {} "
 TO_GERMAN = "Translate the following sentences from English to German. {} "
@@ -165,7 +162,7 @@ MIXED = pairs(
         ({"only_questions": False}, [0, 1, 2, 3, 4, 6]),
         ({"pivot": "de"}, [0, 5]),
         ({"pivot": "deu_Latn", "only_questions": False}, [0, 1, 2, 4, 5]),
-        ({"pivot": "swh_Latn"}, []),
+        ({"pivot": "ell_Grek"}, [3]),
     ],
 )
 def test_only_questions_with_the_pivot_are_wanted(settings: dict[str, Any], wanted: list[int]):
@@ -175,13 +172,13 @@ def test_only_questions_with_the_pivot_are_wanted(settings: dict[str, Any], want
         assert mask.type == pa.bool_()
         assert [i for i, chosen in enumerate(mask.to_pylist()) if chosen] == wanted
         assert table.filter(mask).num_rows == len(wanted)
-    assert len(objective.wanted(BITEXT.empty_table())) == 0
 
 
-def trained(folder, objective: QuestionTranslation, table: pa.Table):
-    plan = Plan([objective], 30, 96, Optimiser.model_validate({"learning_rate": 5e-3}), "float32", 0, 100)
-    reporter = Reporter("test", folder / "log.jsonl", silent)
-    return train(tiny(), plan, {"bitext": table}, folder, reporter, torch.device("cpu")), reporter.ends()
+@pytest.mark.parametrize("table", [MIXED, BITEXT.empty_table()], ids=["other", "empty"])
+def test_a_pivot_that_no_row_has_is_an_error(table: pa.Table):
+    message = f"train.objectives.question_translation.pivot: found no row in swh_Latn among {table.num_rows} rows of"
+    with pytest.raises(ValueError, match=message):
+        QuestionTranslation.model_validate({"pivot": "swh_Latn"}).wanted(table)
 
 
 def test_it_trains_on_the_questions_among_other_rows_and_the_control_goes_without_it(tmp_path, monkeypatch):
@@ -195,7 +192,8 @@ def test_it_trains_on_the_questions_among_other_rows_and_the_control_goes_withou
     monkeypatch.setattr(QuestionTranslation, "collate", watched)
     objective = QuestionTranslation.model_validate({"rows": 8, "direction": "both"})
     table = pa.concat_tables([bitext(50), asked(64), bitext(50)])
-    outcome, (first, last) = trained(tmp_path, objective, table)
+    _, outcome, reporter = trained(tmp_path, objective, table, 30, max_length=96)
+    first, last = reporter.ends()
     assert last["question_translation"] < 0.8 * first["question_translation"], (first, last)
     assert outcome.rows == {"question_translation": 240}
     assert seen == set(asked(64)["src"].to_pylist())  # 30 batches of 8 are more than three epochs
@@ -204,7 +202,7 @@ def test_it_trains_on_the_questions_among_other_rows_and_the_control_goes_withou
 
 def test_no_question_at_all_is_refused_with_the_cure(tmp_path):
     with pytest.raises(ValueError, match="question_translation: found 0 rows that it can use, of 50 .*at least one"):
-        trained(tmp_path, QuestionTranslation.model_validate({}), bitext(50))
+        trained(tmp_path, QuestionTranslation.model_validate({}), bitext(50), 1)
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,10 @@ def test_wanted_marks_the_rows_with_a_side_in_the_language():
     ("rows", "there"), [(5, "deu_Latn, eng_Latn"), (0, "none, the bitext is empty")], ids=["other", "empty"]
 )
 def test_a_language_that_no_row_has_is_an_error(rows: int, there: str):
-    message = f"retain.language: found no row in swh_Latn among {rows} rows of bitext. Allowed: {there}. Name one"
+    message = (
+        f"train.objectives.retain.language: found no row in swh_Latn among {rows} rows of bitext. "
+        f"Allowed: {there}. Name one"
+    )
     with pytest.raises(ValueError, match=message):
         retain(language="sw").wanted(bitext(rows))
 

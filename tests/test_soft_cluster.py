@@ -5,16 +5,14 @@ import math
 import pytest
 import torch
 
-from alignment_train.config import Optimiser, TrainConfig
+from alignment_train.config import TrainConfig
 from alignment_train.data import segments, texts
 from alignment_train.losses import prompt_mixture
 from alignment_train.model import Model
 from alignment_train.objectives.soft_cluster import SoftCluster
-from alignment_train.report import Reporter
-from alignment_train.train import Plan, train
 from pipelines.config import validate
-from pipelines.progress import silent
 from tests.models import SHAPES, bitext, sentence, tiny
+from tests.trained import trained
 
 ROWS = [{"text": sentence(number, language)} for number in (4, 5207, 318846) for language in ("eng_Latn", "deu_Latn")]
 TABLE = segments(bitext(120))
@@ -131,18 +129,15 @@ def test_a_batch_without_a_label_is_no_loss() -> None:
 
 def test_it_trains_with_its_pool_and_the_backbone_alone_has_learnt_too(tmp_path) -> None:
     model = tiny()
-    names = set(model.lm.state_dict())
     held_out = texts([sentence(n, "eng_Latn") for n in (90417, 33521, 78064)], model, 40)
     with torch.no_grad():
         untrained = model.language_model_loss(held_out).item()
-    plan = Plan([objective(rows=16)], 60, 64, Optimiser.model_validate({"learning_rate": 3e-3}), "float32", 3, 20)
-    reporter = Reporter("test", tmp_path / "log.jsonl", silent)
-    train(model, plan, {"segments": TABLE}, tmp_path, reporter, torch.device("cpu"))
+    backbone, _, reporter = trained(tmp_path, objective(rows=16), TABLE, 40)
     first, last = (ends["soft_cluster"] for ends in reporter.ends())
     assert last < 0.8 * first
     with torch.no_grad():
-        assert model.language_model_loss(held_out).item() < 0.8 * untrained
-    assert set(model.lm.state_dict()) == names
+        assert backbone.language_model_loss(held_out).item() < 0.8 * untrained
+    assert set(backbone.lm.state_dict()) == set(model.lm.state_dict())
 
 
 @pytest.mark.parametrize(

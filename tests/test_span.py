@@ -6,15 +6,13 @@ import math
 import pytest
 import torch
 
-from alignment_train.config import Optimiser, TrainConfig, layer_index
+from alignment_train.config import TrainConfig, layer_index
 from alignment_train.losses import same_language
 from alignment_train.model import Model
 from alignment_train.objectives.span import SOURCE, TARGET, Span, exercises, turned
-from alignment_train.report import Reporter
-from alignment_train.train import Plan, train
 from pipelines.config import validate
-from pipelines.progress import silent
 from tests.models import SHAPES, bitext, tiny
+from tests.trained import trained
 
 PROMPT = ("Translate", "What", "Please")  # words of the wordings that no number has
 TEMPLATE = (
@@ -281,18 +279,13 @@ def test_one_gate_by_hand() -> None:
     [({"match_weight": 0.4}, ("translation", "contrast")), ({"contrast_weight": 0, "match_weight": 2}, ("match",))],
 )
 def test_it_trains_and_the_classifier_is_left_behind(settings: dict, falling: tuple[str, ...], tmp_path) -> None:
-    model = tiny()
-    names = set(model.lm.state_dict())
-    before = {name: p.detach().clone() for name, p in model.lm.named_parameters()}
-    optimiser = Optimiser.model_validate({"learning_rate": 5e-3})
-    plan = Plan([objective(rows=16, layer=1, units=64, **settings)], 50, 128, optimiser, "float32", 3, 50)
-    reporter = Reporter("test", tmp_path / "log.jsonl", silent)
-    train(model, plan, {"bitext": bitext(120)}, tmp_path, reporter, torch.device("cpu"))
-    log = [json.loads(line) for line in (tmp_path / "log.jsonl").open()]
+    item, before = objective(rows=16, layer=1, units=64, **settings), tiny().lm.state_dict()
+    model, _, reporter = trained(tmp_path, item, bitext(120), 50, max_length=128)
+    log = [json.loads(line) for line in reporter.log.open()]
     for part in falling:
         first, last = (sum(step[f"span/{part}"] for step in some) / 5 for some in (log[:5], log[-5:]))
         assert last < 0.8 * first, (part, first, last)
-    assert set(model.lm.state_dict()) == names
+    assert set(model.lm.state_dict()) == set(before)
     assert all(not torch.equal(p, before[name]) for name, p in model.lm.named_parameters())
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 
 Reads = Literal["bitext", "instructions", "segments"]
+Layer = int | Literal["middle"]
+"""As in `hidden_states`: 0 the embeddings, `middle` half the blocks, -1 the normed last."""
 
 
 class Objective(Plugin):
@@ -29,7 +31,12 @@ class Objective(Plugin):
     """Whether this is what the control goes without."""
 
     def check(self, layers: int | None = None) -> None:
-        """Raise ValueError where the settings cannot hold for a model of `layers` blocks."""
+        """Raise ValueError where the settings cannot hold for a model of `layers` blocks: here, its `layer`."""
+        from alignment_train.config import layer_index
+
+        layer: Layer | None = getattr(self, "layer", None)
+        if layers is not None and layer is not None:
+            layer_index(layer, layers)
 
     @abstractmethod
     def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:

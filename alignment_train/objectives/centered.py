@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import pyarrow as pa
 from pydantic import BeforeValidator, Field
 
+from alignment_train.data import language_numbers
 from alignment_train.objectives.contrastive import Contrastive
 from pipelines.languages import parse
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from alignment_train.model import Model
@@ -71,10 +71,3 @@ class Centered(Contrastive):
         src, tgt = centred.chunk(2)
         loss = info_nce(src, tgt, self.temperature, self.direction, batch["same"])
         return loss, {"language_share": 1 - left.item()}
-
-
-def language_numbers(codes: list[str], device: "torch.device") -> "Tensor":
-    """[N]: our codes, eight ASCII letters each, as the integers that their bytes are; they sort as the codes do."""
-    import torch
-
-    return torch.tensor([int.from_bytes(code.encode("ascii")) for code in codes], device=device)

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from alignment_train.data import token_counts
-from alignment_train.objectives import Objective, Reads
+from alignment_train.data import pair_counts
+from alignment_train.objectives import Layer, Objective, Reads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +21,7 @@ class Contrastive(Objective):
     layer middle, mean, 0.1, src_to_tgt).
     """
 
-    layer: int | Literal["middle"] = "middle"
+    layer: Layer = "middle"
     pooling: Literal["mean", "last"] = "mean"
     temperature: float = Field(0.1, gt=0)
     direction: Literal["both", "src_to_tgt"] = "both"
@@ -33,15 +33,8 @@ class Contrastive(Objective):
     reads: ClassVar[Reads] = "bitext"
     aligns: ClassVar[bool] = True
 
-    def check(self, layers: int | None = None) -> None:
-        from alignment_train.config import layer_index
-
-        if layers is not None:
-            layer_index(self.layer, layers)
-
     def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
-        sides = (token_counts([row[side] for row in rows], model) for side in ("src", "tgt"))
-        return [max(pair) for pair in zip(*sides, strict=True)]
+        return pair_counts(rows, model)
 
     def collate(self, rows: list[dict[str, Any]], model: "Model", max_length: int) -> dict[str, "Tensor"]:
         import torch

@@ -4,10 +4,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import BeforeValidator, Field
 
-from alignment_train.data import token_counts
+from alignment_train.data import pair_counts, rows_with
 from alignment_train.objectives import Objective, Reads
 from pipelines.languages import parse, spaceless
 
@@ -43,20 +42,11 @@ class KlSelfTeaching(Objective):
     aligns: ClassVar[bool] = True
 
     def wanted(self, table: pa.Table) -> pa.Array:
-        """True for the rows with one side in `language`; ValueError where there is none."""
-        found = pc.xor(pc.equal(table["src_lang"], self.language), pc.equal(table["tgt_lang"], self.language))
-        if not pc.any(found, min_count=0).as_py():
-            there = sorted({*table["src_lang"].unique().to_pylist(), *table["tgt_lang"].unique().to_pylist()})
-            raise ValueError(
-                f"{self.name}.language: found no pair of {self.language} and another language among {table.num_rows} "
-                f"rows of bitext. Allowed: {', '.join(there) or 'none, the bitext is empty'}. Name one of them, or add "
-                f"pairs with {self.language}."
-            )
-        return found.combine_chunks()
+        """True for the rows with one side in `language`."""
+        return rows_with(self.language, table, f"train.objectives.{self.name}.language", once=True)
 
     def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
-        sides = (token_counts([row[side] for row in rows], model) for side in ("src", "tgt"))
-        return [max(pair) for pair in zip(*sides, strict=True)]
+        return pair_counts(rows, model)
 
     def collate(self, rows: list[dict[str, Any]], model: "Model", max_length: int) -> dict[str, "Tensor"]:
         """The teacher's texts, then the student's, in one batch: [2B, T], labels on the answer alone."""

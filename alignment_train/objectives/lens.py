@@ -1,16 +1,14 @@
 """Lens: languages meet along the direction they share, keep apart where they differ, and the pivot stays as it was."""
 
-import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BeforeValidator, Field
 
-from alignment_train.data import token_counts
-from alignment_train.objectives import Objective, Reads
-from alignment_train.objectives.centered import language_numbers
+from alignment_train.data import language_numbers, pair_counts, rows_with
+from alignment_train.objectives import Layer, Objective, Reads
 from pipelines.languages import parse
 
 if TYPE_CHECKING:
@@ -50,7 +48,7 @@ class Lens(Objective):
     last two blocks frozen, 200 rows). Its code calls `push` pull and `pull` push.
     """
 
-    layer: int | Literal["middle"] = -1
+    layer: Layer = -1
     pivot: Annotated[str, BeforeValidator(parse)] = "eng_Latn"
     pull: float = Field(1.0, ge=0)
     push: float = Field(1.0, ge=0)
@@ -61,21 +59,13 @@ class Lens(Objective):
 
     reads: ClassVar[Reads] = "bitext"
     aligns: ClassVar[bool] = True
-    modules: ClassVar[tuple[str, ...]] = ("alignment_train.objectives.centered",)
 
-    def check(self, layers: int | None = None) -> None:
-        from alignment_train.config import layer_index
-
-        if layers is not None:
-            layer_index(self.layer, layers)
-
-    def wanted(self, table: pa.Table) -> pa.ChunkedArray:
+    def wanted(self, table: pa.Table) -> pa.Array:
         """Whether a row of bitext has the pivot on one of its sides: others it cannot use."""
-        return pc.or_(pc.equal(table["src_lang"], self.pivot), pc.equal(table["tgt_lang"], self.pivot))
+        return rows_with(self.pivot, table, f"train.objectives.{self.name}.pivot")
 
     def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
-        sides = (token_counts([row[side] for row in rows], model) for side in ("src", "tgt"))
-        return [max(pair) for pair in zip(*sides, strict=True)]
+        return pair_counts(rows, model)
 
     def collate(self, rows: list[dict[str, Any]], model: "Model", max_length: int) -> dict[str, "Tensor"]:
         import torch
@@ -89,7 +79,6 @@ class Lens(Objective):
         import torch
 
         from alignment_train.losses import language_subspaces
-        from alignment_train.model import Model
 
         pairs = self._probes(table)
         size = model.lm.config.hidden_size
@@ -98,7 +87,7 @@ class Lens(Objective):
                 f"train.objectives.lens: found {len(pairs) + 1} languages for states of {size} numbers. Allowed: as "
                 f"many languages as numbers, or nothing is left that they share. Align fewer languages."
             )
-        base = Model(copy.deepcopy(model.body).eval().requires_grad_(False), model.tokenizer)
+        base = model.frozen(head=False)
         states = [[self._last(base, texts) for texts in sides] for sides in pairs.values()]
         pivot = torch.stack([own.mean(0) for own, _ in states]).mean(0)
         apart = torch.stack([(other - own).mean(0) for own, other in states])  # [L - 1, H]
@@ -144,12 +133,6 @@ class Lens(Objective):
     def _probes(self, table: pa.Table) -> dict[str, tuple[list[str], list[str]]]:
         """By language, ascending: texts of the pivot and their translations, evenly spread over the table's rows."""
         usable = table.filter(self.wanted(table))
-        if not usable.num_rows:
-            found = sorted({*table["src_lang"].unique().to_pylist(), *table["tgt_lang"].unique().to_pylist()})
-            raise ValueError(
-                f"train.objectives.lens.pivot: found no pair with {self.pivot} among {table.num_rows} rows. Allowed: a "
-                f"language of the pairs ({', '.join(found)}). Name the one that most pairs have."
-            )
         language = pc.if_else(pc.equal(usable["src_lang"], self.pivot), usable["tgt_lang"], usable["src_lang"])
         out = {}
         for code in sorted(language.unique().to_pylist()):

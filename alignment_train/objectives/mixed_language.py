@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from alignment_train.data import texts, token_counts
+from alignment_train.data import pair_counts, texts
 from alignment_train.objectives import Objective, Reads
 
 if TYPE_CHECKING:
@@ -36,8 +36,7 @@ class MixedLanguage(Objective):
     libraries: ClassVar[tuple[str, ...]] = ("numpy",)
 
     def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
-        sides = (token_counts([row[side] for row in rows], model) for side in ("src", "tgt"))
-        return [max(pair) for pair in zip(*sides, strict=True)]
+        return pair_counts(rows, model)
 
     def collate(self, rows: list[dict[str, Any]], model: "Model", max_length: int) -> dict[str, "Tensor"]:
         return texts(self.documents(rows), model, max_length)

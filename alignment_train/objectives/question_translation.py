@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import AfterValidator
 
-from alignment_train.data import conversations, render, token_counts
+from alignment_train.data import conversations, render, rows_with, token_counts
 from alignment_train.objectives import Objective, Reads
 from pipelines.languages import name, parse
 
@@ -51,11 +51,11 @@ class QuestionTranslation(Objective):
 
     def wanted(self, table: pa.Table) -> pa.Array:
         """bool [rows of `table`]: those it can train on."""
-        out = pc.or_(pc.equal(table["src_lang"], self.pivot), pc.equal(table["tgt_lang"], self.pivot))
+        out = rows_with(self.pivot, table, f"train.objectives.{self.name}.pivot")
         if self.only_questions:
             for side in ("src", "tgt"):
-                out = pc.and_(out, questions(table[side], table[f"{side}_lang"]))
-        return out.combine_chunks()
+                out = pc.and_(out, questions(table[side], table[f"{side}_lang"]).combine_chunks())
+        return out
 
     def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
         ahead = self.direction != "from_pivot"

@@ -3,11 +3,10 @@
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import BeforeValidator
 
-from alignment_train.data import token_counts
-from alignment_train.objectives import Objective, Reads
+from alignment_train.data import rows_with, token_counts
+from alignment_train.objectives import Layer, Objective, Reads
 from pipelines.languages import parse
 
 if TYPE_CHECKING:
@@ -28,28 +27,14 @@ class Retain(Objective):
 
     by: Literal["kl", "hidden"] = "kl"
     language: Annotated[str, BeforeValidator(parse)] = "eng_Latn"
-    layer: int | Literal["middle"] = -1
+    layer: Layer = -1
     """Of `hidden` alone."""
 
     reads: ClassVar[Reads] = "bitext"
 
-    def check(self, layers: int | None = None) -> None:
-        from alignment_train.config import layer_index
-
-        if layers is not None:
-            layer_index(self.layer, layers)
-
     def wanted(self, table: pa.Table) -> pa.Array:
-        """True for the rows with a side in `language`; ValueError where there is none."""
-        found = pc.or_(pc.equal(table["src_lang"], self.language), pc.equal(table["tgt_lang"], self.language))
-        if not pc.any(found, min_count=0).as_py():
-            there = sorted({*table["src_lang"].unique().to_pylist(), *table["tgt_lang"].unique().to_pylist()})
-            raise ValueError(
-                f"{self.name}.language: found no row in {self.language} among {table.num_rows} rows of bitext. "
-                f"Allowed: {', '.join(there) or 'none, the bitext is empty'}. Name one of them, or add pairs with "
-                f"{self.language}."
-            )
-        return found.combine_chunks()
+        """True for the rows with a side in `language`."""
+        return rows_with(self.language, table, f"train.objectives.{self.name}.language")
 
     def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
         texts = [self._texts(row) for row in rows]
@@ -65,11 +50,7 @@ class Retain(Objective):
         return {**batch, "positions": positions, "cut": torch.tensor(cut)}
 
     def open(self, model: "Model", table: pa.Table) -> "Model":
-        from copy import deepcopy
-
-        from alignment_train.model import Model
-
-        return Model(deepcopy(model.lm).eval().requires_grad_(False), model.tokenizer)
+        return model.frozen()
 
     def loss(self, model: "Model", batch: dict[str, "Tensor"], held: Any = None) -> tuple["Tensor", dict[str, float]]:
         import torch

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import pyarrow as pa
 from pydantic import Field
 
-from alignment_train.objectives import Objective, Reads
+from alignment_train.objectives import Layer, Objective, Reads
 from pipelines.instructions._wordings import ENGLISH, TRANSLATE
 from pipelines.languages import name
 from pipelines.segments import digests
@@ -34,7 +34,7 @@ class Span(Objective):
     then halves, as `src_to_tgt` does here; `both` adds the other half. It predicts the prompt too: `predict: all`.
     """
 
-    layer: int | Literal["middle"] = "middle"
+    layer: Layer = "middle"
     temperature: float = Field(0.1, gt=0)
     direction: Literal["both", "src_to_tgt"] = "src_to_tgt"
     contrast_weight: float = Field(0.3, ge=0)
@@ -48,12 +48,6 @@ class Span(Objective):
     aligns: ClassVar[bool] = True
     modules: ClassVar[tuple[str, ...]] = ("pipelines.instructions._wordings", "pipelines.languages")
     libraries: ClassVar[tuple[str, ...]] = ("langcodes", "language_data")
-
-    def check(self, layers: int | None = None) -> None:
-        from alignment_train.config import layer_index
-
-        if layers is not None:
-            layer_index(self.layer, layers)
 
     def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
         return [len(ids) for ids, _, _ in exercises([turned(row) for row in rows], model.tokenizer)]

@@ -1,0 +1,57 @@
+"""Short runs of one objective on the tiny model, whole or killed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+
+from alignment_train.config import Optimiser
+from alignment_train.model import Model
+from alignment_train.objectives import Objective
+from alignment_train.report import Reporter
+from alignment_train.train import Outcome, Plan, train
+from pipelines.progress import silent
+from tests.models import tiny
+
+
+def trained(
+    folder: Path,
+    objective: Objective,
+    table: pa.Table,
+    steps: int,
+    max_length: int = 64,
+    every: int = 100,
+    stop: int = -1,
+) -> tuple[Model, Outcome, Reporter]:
+    """The tiny model after `steps`; KeyboardInterrupt after step `stop` (from 0). Checkpoints: after `every` steps."""
+    reporter = Reporter("test", folder / "log.jsonl", silent)
+    tell = reporter.step
+
+    def step(number: int, *rest: Any) -> None:
+        tell(number, *rest)
+        if number == stop:
+            raise KeyboardInterrupt
+
+    reporter.step = step  # type: ignore[method-assign]
+    model = tiny()
+    optimiser = Optimiser.model_validate({"learning_rate": 5e-3})
+    plan = Plan([objective], steps, max_length, optimiser, "float32", seed=3, checkpoint_every=every)
+    return model, train(model, plan, {objective.reads: table}, folder, reporter, torch.device("cpu")), reporter
+
+
+def assert_a_kill_changes_nothing(folder: Path, objective: Objective, table: pa.Table) -> None:
+    """Four steps, and the same killed in the third and resumed from the second, end alike in all they leave."""
+    whole, told, reporter = trained(folder / "whole", objective, table, 4, every=2)
+    with pytest.raises(KeyboardInterrupt):
+        trained(folder / "broken", objective, table, 4, every=2, stop=2)
+    resumed, again, other = trained(folder / "broken", objective, table, 4, every=2)
+    assert again == told
+    losses, same = ([json.loads(line)["loss"] for line in run.log.open()] for run in (reporter, other))
+    assert len(losses) == 4
+    assert losses == same
+    fresh = tiny().lm.state_dict()
+    assert not all(torch.equal(value, fresh[name]) for name, value in whole.lm.state_dict().items())
+    assert all(torch.equal(value, resumed.lm.state_dict()[name]) for name, value in whole.lm.state_dict().items())
