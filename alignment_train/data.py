@@ -54,8 +54,14 @@ class Rows:
 
 
 def segments(bitext: pa.Table) -> pa.Table:
-    """Both sides of BITEXT rows one below the other, in the column `text`: a pivot is half of it."""
-    return pa.table({"text": pa.chunked_array([*bitext["src"].chunks, *bitext["tgt"].chunks], pa.string())})
+    """Both sides of BITEXT rows one below the other, `text` and `language`: a pivot is half of it."""
+    columns = {"text": ("src", "tgt"), "language": ("src_lang", "tgt_lang")}
+    return pa.table(
+        {
+            name: pa.chunked_array([*bitext[src].chunks, *bitext[tgt].chunks], pa.string())
+            for name, (src, tgt) in columns.items()
+        }
+    )
 
 
 def rows_with(language: str, bitext: pa.Table, setting: str, once: bool = False) -> pa.Array:

@@ -40,6 +40,7 @@ def test_fewer_rows_than_a_batch_are_refused():
 def test_segments_are_both_sides_of_every_pair():
     table = bitext(3)
     assert segments(table)["text"].to_pylist() == table["src"].to_pylist() + table["tgt"].to_pylist()
+    assert segments(table)["language"].to_pylist() == ["deu_Latn"] * len(table) + ["eng_Latn"] * len(table)
 
 
 def test_token_counts_are_those_of_the_tokenizer():

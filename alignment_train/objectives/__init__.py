@@ -26,7 +26,7 @@ class Objective(Plugin):
     rows: int = Field(32, gt=0)
 
     reads: ClassVar[Reads]
-    """The rows it sees: pairs, conversations, or single segments of the pairs (column `text`)."""
+    """The rows it sees: pairs, conversations, or single segments of the pairs (columns `text`, `language`)."""
     aligns: ClassVar[bool] = False
     """Whether this is what the control goes without."""
 
