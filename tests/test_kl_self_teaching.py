@@ -300,7 +300,7 @@ def test_beside_language_modelling_it_brings_the_predictions_of_unseen_pairs_tog
         model, rows = tiny(), bitext(300)
         optimiser = Optimiser.model_validate({"learning_rate": 5e-3})
         language_model = LanguageModel.model_validate({"rows": 32})
-        plan = Plan([language_model, *objectives], 60, 32, optimiser, "float32", seed=3, checkpoint_every=100)
+        plan = Plan([language_model, *objectives], 40, 32, optimiser, "float32", seed=3, checkpoint_every=100)
         reporter = Reporter("test", tmp_path / f"{name}.jsonl", silent)
         parts = {"bitext": rows, "segments": segments(rows)}
         train(model, plan, parts, tmp_path / name, reporter, torch.device("cpu"))

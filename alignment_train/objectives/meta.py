@@ -42,13 +42,13 @@ class Meta(Objective):
     row in a batch is left out of it; `others` needs two clusters, or the batch counts for nothing.
     Costs (inner_steps + 1) / 2 of `language_model` with as many rows, and the trained weights once more a cluster.
 
-    Source: Meta-X_NLG (ACL Findings 2022, arXiv 2203.10250), algorithm 1, and its code: `own`, two inner steps of 1e-5,
-    4 rows a language, AdamW of 1e-4, second-order. There an mT5 that has learnt a task in English learns it in the
-    centroids of three clusters of languages, a task each, with embeddings and decoder frozen and smoothed labels, to
-    serve languages it was never given. A causal model has no encoder that it could learn in alone, and bitext no task:
+    Source: Meta-X_NLG (ACL Findings 2022, arXiv 2203.10250), as in its code: `own`, two inner steps of 1e-5, 4 rows a
+    language, AdamW of 1e-4, second-order. There an mT5 that has learnt a task in English learns it in the centroids of
+    two or three clusters of languages, a task each, with embeddings and decoder frozen, to serve languages it was never
+    given. A causal model has no encoder that it could learn in alone, and bitext no task:
     here all weights learn to go on with text, in all languages of a cluster. For centroids alone, name them as
-    `clusters`. It clusters typological and learnt language vectors; here they are the base model's own. To learn from
-    `others` is XLA-MAML's (arXiv 2111.05805).
+    `clusters`. It clusters representations of languages made elsewhere; here they are the base model's states. To learn
+    from `others` is XLA-MAML's (arXiv 2111.05805).
     """
 
     clusters: int | list[list[Language]] = 3
@@ -116,12 +116,9 @@ class Meta(Objective):
             of = ward(self._states(model, table, codes), self.clusters)
         return Clusters(language_numbers(codes, model.device), torch.tensor(of, device=model.device))
 
-    def loss(
-        self, model: "Model", batch: dict[str, "Tensor"], held: Clusters | None = None
-    ) -> tuple["Tensor", dict[str, float]]:
+    def loss(self, model: "Model", batch: dict[str, "Tensor"], held: Any = None) -> tuple["Tensor", dict[str, float]]:
         import torch
 
-        assert held is not None
         ask = _asking(model)
         of = held.of[torch.searchsorted(held.numbers, batch["language"])]  # [N]
         rows = [found for cluster in held.of.unique() if len(found := (of == cluster).nonzero()[:, 0]) > 1]
