@@ -1,4 +1,4 @@
-"""python -m alignment_train base|control|train|eval RECIPE --store DIR: one step of a recipe's tensor half."""
+"""python -m alignment_train base|probe|control|train|eval RECIPE --store DIR: one step of a recipe's tensor half."""
 
 import argparse
 import os
@@ -11,9 +11,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0; 1 with one sentence where the recipe, the store or the machine cannot serve."""
     parser = argparse.ArgumentParser(prog="python -m alignment_train", description=__doc__)
-    parser.add_argument("command", choices=["base", "control", "train", "eval", "all"], help=(
-        "base: load or make base_model; control: train control_model; train: train align_model (and base_model where "
-        "it is missing or out of date); eval: write evaluation; all: these four"
+    parser.add_argument("command", choices=["base", "probe", "control", "train", "eval", "all"], help=(
+        "base: load or make base_model; probe: write layer_probe; control: train control_model; train: train "
+        "align_model (these three make base_model where it is missing or out of date, and control and train make "
+        "layer_probe where a layer is 'auto'); eval: write evaluation; all: base, control, train and eval"
     ))  # fmt: skip
     parser.add_argument("recipe", help="a YAML file, or the name of a built-in recipe")
     parser.add_argument("--store", required=True, help="where the training mix is: a folder, or s3://bucket/prefix")
@@ -47,16 +48,19 @@ def _run(command: str, recipe_path: str, root: str, device: str | None) -> None:
         trainer = Trainer(recipe, store, device, progress.tell, dagster)
         steps = {
             "base_model": trainer.base,
+            "layer_probe": trainer.probe,
             "control_model": trainer.control,
             "align_model": trainer.align,
             "evaluation": lambda: evaluate(recipe, store, trainer.models(), progress.tell),
         }
+        ready = ["base_model", "layer_probe"] if config.asks_probe else ["base_model"]
         wanted = {
             "base": ["base_model"],
-            "control": ["base_model", "control_model"],
-            "train": ["base_model", "align_model"],
+            "probe": ["base_model", "layer_probe"],
+            "control": [*ready, "control_model"],
+            "train": [*ready, "align_model"],
             "eval": ["evaluation"],
-            "all": list(steps),
+            "all": [*ready, "control_model", "align_model", "evaluation"],
         }[command]
         for asset in wanted:
             progress.start(f"{asset} on {trainer.device}, {trainer.precision}")

@@ -1,5 +1,6 @@
 """The `train` section of a recipe. Imports no torch, so that the graph can check it."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -99,7 +100,7 @@ class TrainConfig(Strict):
         self._check_turns()
         for i, objective in enumerate(self.objectives):
             try:
-                objective.check(self.base.seed.layers if self.base.seed else None)
+                _at("middle", objective).check(self.base.seed.layers if self.base.seed else None)
             except ValueError as error:
                 raise ValueError(f"objectives[{i}].{objective.name}.{error}") from None
         if self.base.seed and self.max_length > self.base.seed.context:
@@ -136,8 +137,23 @@ class TrainConfig(Strict):
 
     @property
     def layer(self) -> int | str:
-        """The layer that the first aligning objective trains, as the recipe names it; `middle` where none does."""
+        """The layer that the first aligning objective trains, as named; `middle` where none does."""
         return next((o.layer for o in self.objectives if o.aligns and hasattr(o, "layer")), "middle")
+
+    @property
+    def asks_probe(self) -> bool:
+        """Whether an objective's layer is `auto`: then training waits for layer_probe."""
+        return any(_is_auto(objective) for objective in self.objectives)
+
+    @property
+    def poolings(self) -> list[str]:
+        """By which layer_probe measures: those of the objectives that have a layer; mean where none has."""
+        return sorted({_pooling(o) for o in self.objectives if hasattr(o, "layer")}) or ["mean"]
+
+    def at(self, layers: Mapping[str, int]) -> "TrainConfig":
+        """The same with each `auto` replaced by what `layers` has for the objective's pooling."""
+        objectives = [_at(layers[_pooling(o)], o) if _is_auto(o) else o for o in self.objectives]
+        return self.model_copy(update={"objectives": objectives})
 
     @property
     def control(self) -> list[Objective]:
@@ -155,6 +171,19 @@ class TrainConfig(Strict):
     def of(cls, recipe: Recipe) -> "TrainConfig":
         """The checked `train` section of a recipe; ValueError with one line per mistake."""
         return validate(cls, recipe.train, f"recipe {recipe.name}", "train")
+
+
+def _is_auto(objective: Objective) -> bool:
+    return getattr(objective, "layer", None) == "auto"
+
+
+def _at(layer: int | str, objective: Objective) -> Objective:
+    """The objective with `layer` in place of `auto`."""
+    return objective.model_copy(update={"layer": layer}) if _is_auto(objective) else objective
+
+
+def _pooling(objective: Objective) -> str:
+    return getattr(objective, "pooling", "mean")
 
 
 def layer_index(layer: int | str, blocks: int) -> int:

@@ -1,10 +1,10 @@
-"""The pictures of the report: recall by layer and loss curves, as PNG or as SVG that follows the page's colours."""
+"""The pictures of report and probe: figures by layer and loss curves, as PNG or as SVG in the page's colours."""
 
 import hashlib
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 COLOURS = {"base": "#7a7a7a", "control": "#d55e00", "aligned": "#0072b2", "chance": "#999999"}
 STYLES = {"base": ("s", "--"), "control": ("^", "-."), "aligned": ("o", "-")}
 OBJECTIVES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a")
+MEASURES = {
+    "margin_recall@1": ("recall@1 by ratio margin", "#0072b2", "o", "-"),
+    "recall@1": ("recall@1", "#d55e00", "s", "--"),
+    "mexa": ("MEXA", "#009e73", "^", "-."),
+}
+"""What is drawn of layer_probe, and how."""
 INK = "#010203"  # stands for the page's text colour until the SVG is written
 SIZE = (5.0, 3.2)  # inches; small, so that the text stays readable on a phone
 POINTS = 400  # most points of a curve; more are averaged
@@ -40,17 +46,32 @@ def recall_by_layer(metrics: Metrics, svg: bool = False) -> bytes | None:
         level = next(iter(chance.values()))["value"] * 100
         axes.axhline(level, color=COLOURS["chance"], linestyle=":", linewidth=1.4, label=f"chance ({level:.2g} %)")
     if (trained := metrics.get("trained_layer")) is not None:
-        axes.axvline(trained, color=INK, linewidth=0.8, alpha=0.5)
-        axes.annotate(
-            "trained", (trained, 1), xycoords=("data", "axes fraction"), xytext=(3, -11), textcoords="offset points",
-            fontsize=9, color=INK,
-        )  # fmt: skip
+        _mark(axes, trained, "trained")
     layers = sorted({layer for found in curves.values() for layer in found})
-    axes.set_xticks(layers if len(layers) <= 14 else layers[:: -(-len(layers) // 12)])
-    axes.set_xlabel("Layer (0 is the embeddings)")
+    _layer_axis(axes, layers)
     axes.set_ylabel("Recall@1, %, mean over pairs")
     axes.set_ylim(bottom=0)
     _legend(figure, [axes])
+    return _bytes(figure, svg)
+
+
+def layer_probe(rows: Sequence[Mapping[str, Any]], svg: bool = False) -> bytes:
+    """What layer_probe found of each layer, a panel for each pooling; rows: those of `probe.measure`."""
+    poolings = sorted({row["pooling"] for row in rows})
+    figure, panels = _figure(len(poolings))
+    for axes, pooling in zip(panels, poolings, strict=True):
+        own = sorted((row for row in rows if row["pooling"] == pooling), key=lambda row: row["layer"])
+        x = [row["layer"] for row in own]
+        for measure, (label, colour, marker, dash) in MEASURES.items():
+            y = [row[measure] * 100 for row in own]
+            axes.plot(x, y, color=colour, marker=marker, linestyle=dash, linewidth=1.6, markersize=5, label=label)
+        axes.axhline(own[0]["chance"] * 100, color=COLOURS["chance"], linestyle=":", linewidth=1.4, label="chance")
+        _mark(axes, next(row["layer"] for row in own if row["chosen"]), "chosen")
+        axes.set_title(f"pooling {pooling}", fontsize=11, color=INK, loc="left")
+        axes.set_ylabel("%, mean over pairs")
+        axes.set_ylim(bottom=0)
+        _layer_axis(axes, x, named=axes is panels[-1])
+    _legend(figure, panels)
     return _bytes(figure, svg)
 
 
@@ -102,6 +123,21 @@ def _chance(metrics: Metrics) -> dict[int, dict[str, float]]:
         if key.startswith("retrieval/") and key.endswith("/recall@1")
     ]
     return {0: {"value": sum(found) / len(found)}} if found else {}
+
+
+def _layer_axis(axes: Any, layers: Sequence[int], named: bool = True) -> None:
+    axes.set_xticks(layers if len(layers) <= 14 else layers[:: -(-len(layers) // 12)])
+    if named:
+        axes.set_xlabel("Layer (0 is the embeddings)")
+
+
+def _mark(axes: Any, layer: int, word: str) -> None:
+    """A line at a layer, and what is said of it."""
+    axes.axvline(layer, color=INK, linewidth=0.8, alpha=0.5)
+    axes.annotate(
+        word, (layer, 1), xycoords=("data", "axes fraction"), xytext=(3, -11), textcoords="offset points",
+        fontsize=9, color=INK,
+    )  # fmt: skip
 
 
 def _thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:

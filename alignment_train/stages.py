@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from alignment_train import seed
+from alignment_train import probe, seed
 from alignment_train.config import TrainConfig, layer_index
 from alignment_train.data import segments
 from alignment_train.lm import LM
@@ -98,29 +98,40 @@ class Trainer:
             }
             return out.commit(print_, self.recipe.resolved(), numbers=numbers)
 
+    def probe(self) -> Manifest:
+        """layer_probe: what every layer of the base model already knows of translations, and which to align at."""
+
+        def base() -> LM:
+            return LM(load(self.store.fetched("base_model")), 0, self.config.max_length, self.device)
+
+        return probe.run(self.recipe, self.store, base, self.tell)
+
     def align(self) -> Manifest:
         """align_model: the base model after all objectives of the recipe."""
-        return self._continue("align_model", self.config.objectives)
+        return self._continue("align_model", lambda config: config.objectives)
 
     def control(self) -> Manifest:
         """control_model: the same rows and tokens in the same order, without the objectives that align."""
-        return self._continue("control_model", self.config.control)
+        return self._continue("control_model", lambda config: config.control)
 
     def models(self) -> dict[str, Callable[[], LM]]:
         """What evaluation compares, each loaded when called: base, control and aligned, where the store has them."""
         names = {"base": "base_model", "control": "control_model", "aligned": "align_model"}
+        chosen = probe.resolved(self.config, self.store).layer
 
         def opened(asset: str) -> LM:
             model = load(self.store.fetched(asset))
-            layer = layer_index(self.config.layer, len(model.blocks))
+            layer = layer_index(chosen, len(model.blocks))
             return LM(model, layer, self.config.max_length, self.device)
 
         return {name: partial(opened, asset) for name, asset in names.items() if self.store.manifest(asset)}
 
-    def _continue(self, asset: str, objectives: list[Objective]) -> Manifest:
+    def _continue(self, asset: str, of: Callable[[TrainConfig], list[Objective]]) -> Manifest:
         base, mix = self.store.require("base_model"), self.store.require("training_mix")
         inputs = {"base_model": base.fingerprint, "training_mix": mix.fingerprint}
-        settings = self.config.settings(objectives)
+        config = probe.resolved(self.config, self.store)  # another probe with the same answer trains nothing again
+        objectives = of(config)
+        settings = config.settings(objectives)
         print_ = fingerprint(
             __name__, {"seed": self.recipe.seed, "train": settings}, inputs, objectives, MODULES, LIBRARIES
         )
@@ -140,7 +151,7 @@ class Trainer:
         )
         parts = self._parts({objective.reads for objective in objectives})
         model = load(self.store.fetched("base_model"))
-        layer = layer_index(self.config.layer, len(model.blocks))
+        layer = layer_index(config.layer, len(model.blocks))
         return self._train(asset, model, plan, parts, print_, inputs, lambda: {"trained_layer": layer})
 
     def _train(

@@ -26,8 +26,12 @@ EVERY = 3600  # seconds between two looks
 PATIENCE = 40.0  # seconds that a tick waits for upstream; Dagster gives up a tick after 60
 TRIES = 3  # times that runs for the same pairs and releases are asked for
 
+_IDLE = dg.AssetSelection.assets("layer_probe") - dg.AssetSelection.assets("evaluation").upstream()
+
 ALIGN = dg.define_asset_job(
-    "align", dg.AssetSelection.all(), description="Everything, from the sources to the evaluated model."
+    "align",
+    dg.AssetSelection.all() - _IDLE,
+    description="Everything, from the sources to the evaluated model; the probe of layers where a layer is 'auto'.",
 )
 
 _PAIRS = (*(stage.asset for stage in PER_PAIR), EVAL_TEXT.asset)

@@ -31,6 +31,11 @@ TASKS = (
         "The model to align: of the hub, of a path, or a small one made from the corpus itself (`seed`).",
     ),
     Task(
+        "layer_probe", "probe", ("training_mix", "base_model"), "training",
+        "How well translations in the dev text find each other at every layer of the base model. An objective with "
+        "`layer: auto` is trained at the layer that this chooses.",
+    ),
+    Task(
         "control_model", "control", ("training_mix", "base_model"), "training",
         "The base model after the same language-model rows as align_model, without contrast: what text alone does.",
     ),
@@ -43,13 +48,20 @@ TASKS = (
         "The recipe's evals of base, control and aligned model side by side, and the report.",
     ),
 )  # fmt: skip
+LAYERED = ("control", "train", "eval")  # the commands that need to know at which layer the recipe aligns
 
 
 def training_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
     """The assets after training_mix."""
     config = TrainConfig.of(recipe)
-    tasks = [replace(task, deps=()) if task.command == "base" and not config.base.seed else task for task in TASKS]
-    return [_trained(recipe, config, task) for task in tasks]  # only a seed is made from the corpus
+    return [_trained(recipe, config, replace(task, deps=_deps(config, task))) for task in TASKS]
+
+
+def _deps(config: TrainConfig, task: Task) -> tuple[str, ...]:
+    """What the task reads: only a seed is made from the corpus, and only `layer: auto` asks the probe."""
+    if task.command == "base" and not config.base.seed:
+        return ()
+    return (*task.deps, "layer_probe") if config.asks_probe and task.command in LAYERED else task.deps
 
 
 def _trained(recipe: Recipe, config: TrainConfig, task: Task) -> dg.AssetsDefinition:
@@ -84,6 +96,8 @@ def _trained(recipe: Recipe, config: TrainConfig, task: Task) -> dg.AssetsDefini
 
 def _results(store: Store, task: Task) -> dict[str, Any]:
     """The figures of all models as one table, and the plots; empty for a model."""
+    if task.asset == "layer_probe":
+        return metadata.plots(store.fetched("layer_probe"))
     if task.asset != "evaluation":
         return {}
     folder = store.fetched("evaluation")
@@ -100,6 +114,8 @@ def _version(recipe: Recipe, config: TrainConfig, task: Task) -> str:
         says: Any = [[source_hash(type(item).__module__), item.settings()] for item in recipe.eval]
     elif task.asset == "base_model":
         says = config.base.model_dump(mode="json")
+    elif task.asset == "layer_probe":
+        says = [config.poolings, config.max_length]
     else:
         says = config.settings(config.control if task.asset == "control_model" else None)
     whole = [source_hash("alignment_train"), recipe.seed, says]

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 Reads = Literal["bitext", "instructions", "segments"]
-Layer = int | Literal["middle"]
-"""As in `hidden_states`: 0 the embeddings, `middle` half the blocks, -1 the normed last."""
+Layer = int | Literal["middle", "auto"]
+"""Index in `hidden_states`, 0 the embeddings and -1 the last; half the blocks; or the one that layer_probe chooses."""
 
 
 class Objective(Plugin):

@@ -59,6 +59,8 @@ class Lens(Objective):
 
     reads: ClassVar[Reads] = "bitext"
     aligns: ClassVar[bool] = True
+    pooling: ClassVar[str] = "last"
+    """By which layer_probe measures for it."""
 
     def wanted(self, table: pa.Table) -> pa.Array:
         """Whether a row of bitext has the pivot on one of its sides: others it cannot use."""

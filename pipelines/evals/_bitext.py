@@ -36,29 +36,34 @@ class BitextEval(Eval):
         return {name: facts for pair in pairs for name, facts in self.source.provenance(pair, home).items()}
 
     def texts(self, pairs: list[Pair], home: Path) -> Iterator[pa.RecordBatch]:
-        """Both sides of every drawn row; `item` numbers them within the pair.
-
-        A row with a segment that an earlier row has too is left out: it would have two right answers.
-        """
         common = pivot(pairs)
         for pair in pairs:
             rows = pa.Table.from_batches(list(self.source.fetch(pair, home)))
-            found = [keys(rows[side]) for side in ("src", "tgt")]
-            drawn = draws(found[pair.index(common) if common in pair else 0], "held-out")
-            seen: tuple[set[int], set[int]] = (set(), set())
-            chosen: list[int] = []
-            for row in np.argsort(drawn, kind="stable").tolist():
-                here = [int(side[row]) for side in found]
-                if len(chosen) < self.rows and not any(key in side for key, side in zip(here, seen, strict=True)):
-                    chosen.append(row)
-                    for key, side in zip(here, seen, strict=True):
-                        side.add(key)
-            for side, lang in zip(("src", "tgt"), pair, strict=True):
-                columns = {
-                    "eval": [self.name] * len(chosen),
-                    "item": [str(item) for item in range(len(chosen))],
-                    "pair": [str(pair)] * len(chosen),
-                    "lang": [lang] * len(chosen),
-                    "text": rows[side].take(chosen).to_pylist() if chosen else [],
-                }
-                yield pa.RecordBatch.from_pydict(columns, schema=EVAL_TEXT)
+            yield from questions(self.name, pair, rows, self.rows, common)
+
+
+def questions(name: str, pair: Pair, rows: pa.Table, most: int, common: str) -> Iterator[pa.RecordBatch]:
+    """EVAL_TEXT batches: both sides of every drawn row of bitext; `item` numbers them within the pair.
+
+    most: rows drawn at most, by the text of the language `common`, or of the first of a pair that lacks it. A row with
+    a segment that an earlier row has too is left out: it would have two right answers.
+    """
+    found = [keys(rows[side]) for side in ("src", "tgt")]
+    drawn = draws(found[pair.index(common) if common in pair else 0], "held-out")
+    seen: tuple[set[int], set[int]] = (set(), set())
+    chosen: list[int] = []
+    for row in np.argsort(drawn, kind="stable").tolist():
+        here = [int(side[row]) for side in found]
+        if len(chosen) < most and not any(key in side for key, side in zip(here, seen, strict=True)):
+            chosen.append(row)
+            for key, side in zip(here, seen, strict=True):
+                side.add(key)
+    for side, lang in zip(("src", "tgt"), pair, strict=True):
+        columns = {
+            "eval": [name] * len(chosen),
+            "item": [str(item) for item in range(len(chosen))],
+            "pair": [str(pair)] * len(chosen),
+            "lang": [lang] * len(chosen),
+            "text": rows[side].take(chosen).to_pylist() if chosen else [],
+        }
+        yield pa.RecordBatch.from_pydict(columns, schema=EVAL_TEXT)

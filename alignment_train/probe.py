@@ -1,0 +1,148 @@
+"""Stage: ask every layer of the base model for translations of dev text -> layer_probe: probe.json, a plot, a layer."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from alignment_train import plots
+from alignment_train.config import TrainConfig
+from pipelines.config import Recipe
+from pipelines.evals import LanguageModel
+from pipelines.evals._bitext import questions
+from pipelines.evals.retrieval import cosines, embedded, found, mexa, ratio_margin
+from pipelines.progress import Tell, silent
+from pipelines.store import Manifest, Store, fingerprint
+
+FORMAT = 1
+"""Of probe.json."""
+
+ROWS = 500  # dev rows of a pair that are asked, at most
+DIGITS = 6
+SOURCES = (
+    *(f"alignment_train.{name}" for name in ("plots", "lm", "model", "data", "losses")),
+    *(f"pipelines.{name}" for name in ("evals.retrieval", "evals._bitext", "segments", "matching")),
+)
+LIBRARIES = ("torch", "transformers", "numpy", "matplotlib")
+
+
+def run(recipe: Recipe, store: Store, base: Callable[[], LanguageModel], tell: Tell = silent) -> Manifest:
+    """Probe the base model; `base` loads it. For each pooling of the objectives, a layer is chosen of its own."""
+    config = TrainConfig.of(recipe)
+    pairs = [str(pair) for pair in recipe.corpus.pairs]
+    inputs = {
+        "base_model": store.require("base_model").fingerprint,
+        "training_mix/dev": store.require("training_mix").content("dev"),
+    }
+    settings = {
+        "pairs": pairs,
+        "pivot": recipe.corpus.pivot,
+        "poolings": config.poolings,
+        "max_length": config.max_length,
+    }
+    print_ = fingerprint(__name__, settings, inputs, modules=SOURCES, libraries=LIBRARIES)
+    if done := store.unchanged("layer_probe", None, print_):
+        return done
+    asked = texts(recipe, store.table("training_mix", part="dev"))
+    with store.writing("layer_probe") as out:
+        tell(0, 0, "loading")
+        lm = base()
+        layers: list[dict[str, Any]] = []
+        by_pair: list[dict[str, Any]] = []
+        for pooling in config.poolings:
+            means, each = measure(lm, asked, pooling, tell)
+            layers += means
+            by_pair += each
+        chosen = {row["pooling"]: row["layer"] for row in layers if row["chosen"]}
+        whole = {"format": FORMAT, "layer": chosen, "layers": layers, "pairs": by_pair}
+        (out.path / "probe.json").write_text(json.dumps(whole, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        (out.path / "layers.png").write_bytes(plots.layer_probe(layers))
+        numbers = {**{f"layer/{pooling}": layer for pooling, layer in chosen.items()}, "layers": layers}
+        return out.commit(print_, recipe.resolved(), inputs=inputs, numbers=numbers, rows={})
+
+
+def resolved(config: TrainConfig, store: Store) -> TrainConfig:
+    """The settings with the layer that the store's layer_probe chose in place of `auto`; StoreError without one."""
+    if not config.asks_probe:
+        return config
+    numbers = store.require("layer_probe").numbers
+    if missing := [pooling for pooling in config.poolings if f"layer/{pooling}" not in numbers]:
+        raise ValueError(
+            f"layer_probe: found no layer for pooling {', '.join(missing)}: it was made for other objectives. Needed: "
+            f"one that was made for this recipe. Make it again with 'dagster asset materialize --select layer_probe'."
+        )
+    return config.at({pooling: numbers[f"layer/{pooling}"] for pooling in config.poolings})
+
+
+def texts(recipe: Recipe, dev: pa.Table) -> pa.Table:
+    """The dev rows that are asked, as EVAL_TEXT; dev: BITEXT. A pair of fewer than two says nothing and is left out."""
+    batches = []
+    for pair in recipe.corpus.pairs:
+        own = dev.filter(pc.and_(pc.equal(dev["src_lang"], pair.src), pc.equal(dev["tgt_lang"], pair.tgt)))
+        sides = list(questions("layer_probe", pair, own, ROWS, recipe.corpus.pivot))
+        batches += sides if sides[0].num_rows > 1 else []
+    if not batches:
+        raise ValueError(
+            f"layer_probe: found {dev.num_rows} dev rows, in no pair two. Needed: two of a pair or more, better "
+            f"hundreds. Raise corpus.dev_rows, or name the layer in place of 'auto'."
+        )
+    return pa.Table.from_batches(batches)
+
+
+def measure(
+    lm: LanguageModel, asked: pa.Table, pooling: str, tell: Tell = silent
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Figures of every layer, means over pairs, and of every pair and layer; the texts pass the model once.
+
+    recall@1 and margin_recall@1 (by ratio margin) are means of both directions. `behind` is how far margin_recall@1 is
+    below the best layer's, `noise` the half-width of that difference's 95 % interval, `chance` that of guessing.
+    """
+    count, pairs = lm.num_layers + 1, len(set(asked["pair"].to_pylist()))
+    each: list[dict[str, Any]] = []
+    credit: list[np.ndarray] = []
+    for done, (pair, src, tgt) in enumerate(embedded(lm, asked, list(range(count)), pooling)):
+        tell(done, pairs, f"{pooling}, {pair}")
+        own = []
+        for layer in range(count):
+            cosine = cosines(src[layer], tgt[layer], f"layer_probe, {pair}, layer {layer}")
+            own.append(found(ratio_margin(cosine)).mean(axis=0))
+            figures = {
+                "recall@1": found(cosine).mean(),
+                "margin_recall@1": own[-1].mean(),
+                "mexa": mexa(cosine).mean(),
+                "chance": 1 / len(cosine),
+            }
+            place = {"pooling": pooling, "pair": pair, "layer": layer, "rows": len(cosine)}
+            each.append({**place, **{name: round(float(figure), DIGITS) for name, figure in figures.items()}})
+        credit.append(np.stack(own))
+    chosen, behind, noise = choose(credit)
+    means: list[dict[str, Any]] = []
+    for layer in range(count):
+        rows = [row for row in each if row["layer"] == layer]
+        figures = {name: math.fsum(row[name] for row in rows) / len(rows) for name in (*plots.MEASURES, "chance")}
+        figures |= {"behind": float(behind[layer]), "noise": float(noise[layer])}
+        rounded = {name: round(figure, DIGITS) for name, figure in figures.items()}
+        means.append({"pooling": pooling, "layer": layer, **rounded, "chosen": layer == chosen})
+    return means, each
+
+
+def choose(credit: Sequence[np.ndarray]) -> tuple[int, np.ndarray, np.ndarray]:
+    """The layer to align at, and of every layer how far it is behind the best, and the noise of that.
+
+    credit: of each pair [layers + 1, N], 1 where row i found its translation at that layer, 0 where it did not.
+    The best layer has the highest mean of the pairs' means; the embeddings, layer 0, stand aside. Of the layers that
+    are not behind it beyond noise (95 % interval of the paired difference over rows), the one nearest to the middle is
+    chosen, of two the lower, which costs less.
+    """
+    mean = np.mean([own.mean(axis=1) for own in credit], axis=0)
+    best = 1 + int(mean[1:].argmax())
+    behind = mean[best] - mean
+    spread = [(own[best] - own).var(axis=1, ddof=1) / own.shape[1] for own in credit]
+    noise = 1.96 * np.sqrt(np.sum(spread, axis=0)) / len(credit)
+    alike = [layer for layer in range(1, len(mean)) if behind[layer] <= noise[layer]]
+    middle = (len(mean) - 1) // 2
+    return min(alike, key=lambda layer: (abs(layer - middle), layer)), behind, noise
