@@ -26,7 +26,7 @@ def graph(recipe: Path = TINY) -> Any:
 def test_every_asset_is_described_grouped_and_versioned() -> None:
     nodes = [graph().get(key) for key in graph().get_all_asset_keys()]
     assert {node.key.to_user_string() for node in nodes} == CORPUS | {
-        "eval_text", "training_mix", "base_model", "control_model", "align_model", "evaluation"
+        "eval_text", "training_mix", "base_model", "layer_probe", "control_model", "align_model", "evaluation"
     }  # fmt: skip
     for node in nodes:
         assert node.description
@@ -95,7 +95,7 @@ def test_the_schedule_is_off_and_asks_for_every_pair() -> None:
 def test_the_gpu_holds_one_trainer_at_a_time() -> None:
     pools = {key.to_user_string(): graph().get(key).pools for key in graph().get_all_asset_keys()}
     assert {name for name, pool in pools.items() if pool == {"gpu"}} == {
-        "base_model", "control_model", "align_model", "evaluation"
+        "base_model", "layer_probe", "control_model", "align_model", "evaluation"
     }  # fmt: skip
 
 
