@@ -156,9 +156,13 @@ def test_pairs_count_alike_and_one_of_a_single_row_is_left_out(tmp_path: Path):
     many, few = np.stack([bad] * 2 + [good]).repeat(40, axis=1), np.stack([bad, good, bad])
     mean = choose([many, few])
     assert mean[1].tolist() == [0.5, 0, 0], "of two layers that win one pair each, neither is ahead"
-    store = planted(tmp_path, rows=1)
-    with pytest.raises(ValueError, match=r"found 2 dev rows, in no pair two\. Needed: .* Raise corpus.dev_rows"):
-        probe.run(with_train(objectives=[contrast()]), store, lambda: Planting(1))
+    said = with_train(objectives=[contrast()])
+    for rows in (0, 1):
+        store = planted(tmp_path / str(rows), rows=rows)
+        told = rf"found {2 * rows} dev rows, in no pair two\. Needed: .* Raise corpus.dev_rows"
+        with pytest.raises(ValueError, match=told):
+            probe.run(said, store, lambda: Planting(1))
+        assert store.manifest("layer_probe") is None
 
 
 def test_nothing_is_probed_again_until_the_base_or_the_pooling_changes(tmp_path: Path):
