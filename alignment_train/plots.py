@@ -18,7 +18,7 @@ COLOURS = {"base": "#7a7a7a", "control": "#d55e00", "aligned": "#0072b2", "chanc
 STYLES = {"base": ("s", "--"), "control": ("^", "-."), "aligned": ("o", "-")}
 OBJECTIVES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a")
 MEASURES = {
-    "margin_recall@1": ("recall@1 by ratio margin", "#0072b2", "o", "-"),
+    "margin_recall@1": ("margin recall@1", "#0072b2", "o", "-"),
     "recall@1": ("recall@1", "#d55e00", "s", "--"),
     "mexa": ("MEXA", "#009e73", "^", "-."),
 }
@@ -69,6 +69,7 @@ def layer_probe(rows: Sequence[Mapping[str, Any]], svg: bool = False) -> bytes:
         _mark(axes, next(row["layer"] for row in own if row["chosen"]), "chosen")
         axes.set_title(f"pooling {pooling}", fontsize=11, color=INK, loc="left")
         axes.set_ylabel("%, mean over pairs")
+        axes.margins(y=0.2)  # room for the word
         axes.set_ylim(bottom=0)
         _layer_axis(axes, x, named=axes is panels[-1])
     _legend(figure, panels)

@@ -305,7 +305,7 @@ def test_the_plot_has_a_panel_for_each_pooling_and_names_what_it_shows():
         return [{"pooling": pooling, "layer": n, "chosen": n == chosen, **figures} for n in range(4)]
 
     svg = plots.layer_probe([*rows("mean", 1), *rows("last", 2)], svg=True).decode()
-    for label in ("pooling mean", "pooling last", "chosen", "recall@1 by ratio margin", "MEXA", "chance", "Layer (0"):
+    for label in ("pooling mean", "pooling last", "chosen", "margin recall@1", "MEXA", "chance", "Layer (0"):
         assert label in svg
     assert svg.count(">chosen<") == 2
     assert plots.layer_probe(rows("mean", 1)) == plots.layer_probe(rows("mean", 1))
