@@ -170,7 +170,14 @@ class TrainConfig(Strict):
     @classmethod
     def of(cls, recipe: Recipe) -> "TrainConfig":
         """The checked `train` section of a recipe; ValueError with one line per mistake."""
-        return validate(cls, recipe.train, f"recipe {recipe.name}", "train")
+        config = validate(cls, recipe.train, f"recipe {recipe.name}", "train")
+        asking = [objective.name for objective in config.objectives if objective.reads == "tasks"]
+        if asking and not recipe.corpus.tasks:
+            raise ValueError(
+                f"recipe {recipe.name}:\n  train.objectives.{asking[0]}: found no tasks in the corpus. Needed: at "
+                f"least one under corpus.tasks, such as slot_filling. Add it, or remove the objective."
+            )
+        return config
 
 
 def _is_auto(objective: Objective) -> bool:

@@ -85,6 +85,7 @@ def _plan(recipe: Recipe, config: TrainConfig, notes: list[str]) -> str:
         "sources": [source.settings() for source in corpus.sources],
         "filters": [item.name for item in corpus.filters],
         "instructions": [item.name for item in corpus.instructions],
+        "tasks": [task.settings() for task in corpus.tasks],
         "budget": [f"{corpus.budget.rows:,} rows"],
         "base": [config.base.model or "seed"],
         "objectives": [objective.settings() for objective in config.objectives],

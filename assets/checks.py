@@ -176,12 +176,12 @@ def _budget(recipe: Recipe) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset="training_mix",
         blocking=True,
-        description=f"ERROR: bitext and conversations together are at least 1 and at most {budget.rows:,} rows"
+        description=f"ERROR: bitext, conversations and tasks together are at least 1 and at most {budget.rows:,} rows"
         f"{f' and {budget.tokens:,} tokens' if budget.tokens else ''}.",
     )
     def budget_kept(store: StoreResource) -> dg.AssetCheckResult:
         mix = store.open().require("training_mix")
-        used = mix.rows.get("bitext", 0) + mix.rows.get("instructions", 0)
+        used = sum(mix.rows.get(part, 0) for part in ("bitext", "instructions", "tasks"))
         facts = {"rows": used, "budget": budget.rows}
         if budget.tokens:
             facts |= {"tokens": mix.numbers.get("tokens", 0), "token_budget": budget.tokens}

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -12,7 +12,7 @@ import dagster as dg
 
 from assets import metadata
 from assets.resources import StoreResource, said_plainly, shown
-from pipelines import clean, collect, decontaminate, dedup, instruct, mix
+from pipelines import assign, clean, collect, decontaminate, dedup, instruct, mix
 from pipelines.config import Recipe
 from pipelines.languages import Pair
 from pipelines.progress import Tell
@@ -69,6 +69,13 @@ EVAL_TEXT = Stage(
     plugins=lambda recipe: recipe.eval,
 )  # fmt: skip
 
+TASK_DATA = Stage(
+    "task_data", assign, ("eval_text",), {"arrow", "python"},
+    "What the recipe's tasks ask and answer, by language, and what is set aside of it.",
+    settings=lambda recipe: recipe.seed,
+    plugins=lambda recipe: recipe.corpus.tasks,
+)  # fmt: skip
+
 TRAINING_MIX = Stage(
     "training_mix", mix, ("decontaminated_bitext", "instructions"), {"arrow", "duckdb", "huggingface"},
     "Bitext and conversations in the recipe's proportions and under its budget, and the rows set aside for choosing.",
@@ -89,11 +96,21 @@ def all_pairs(recipe: Recipe) -> dict[str, str]:
 
 def corpus_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
     """The assets up to and with training_mix."""
+    more = (TASK_DATA.asset,) if recipe.corpus.tasks else ()
+    training_mix = replace(TRAINING_MIX, deps=(*TRAINING_MIX.deps, *more))
     return [
         *(_per_pair(recipe, stage) for stage in PER_PAIR),
         _whole(recipe, EVAL_TEXT, lambda store, tell: collect.run_evals(recipe, store, tell)),
-        _whole(recipe, TRAINING_MIX, lambda store, tell: mix.run(recipe, store, tell)),
+        *_tasks(recipe),
+        _whole(recipe, training_mix, lambda store, tell: mix.run(recipe, store, tell)),
     ]
+
+
+def _tasks(recipe: Recipe) -> list[dg.AssetsDefinition]:
+    """The asset of the tasks, where the recipe has any."""
+    if not recipe.corpus.tasks:
+        return []
+    return [_whole(recipe, TASK_DATA, lambda store, tell: assign.run(recipe, store, tell))]
 
 
 def _per_pair(recipe: Recipe, stage: Stage) -> dg.AssetsDefinition:

@@ -36,9 +36,11 @@ ALIGN = dg.define_asset_job(
 
 _PAIRS = (*(stage.asset for stage in PER_PAIR), EVAL_TEXT.asset)
 
+_CORPUS = dg.AssetSelection.assets(TRAINING_MIX.asset).upstream()
+
 REFRESH_CORPUS = dg.define_asset_job(
     "refresh_corpus",
-    dg.AssetSelection.assets(*_PAIRS, TRAINING_MIX.asset),
+    _CORPUS,
     description="Move the lock of corpora named without a version to what upstream has now and remake what that "
     "changes, up to the training mix. Nothing is retrained: align_model then shows as stale.",
     tags={REFRESH: "true"},
@@ -46,7 +48,7 @@ REFRESH_CORPUS = dg.define_asset_job(
 
 REMAKE_CORPUS = dg.define_asset_job(
     "remake_corpus",
-    dg.AssetSelection.assets(*_PAIRS, TRAINING_MIX.asset),
+    _CORPUS,
     description="Remake the corpus of some pairs from the releases that the lock has, and the training mix.",
 )
 

@@ -99,7 +99,7 @@ def _costs(store: Store, pairs: list[str]) -> str:
         return [asset, f"{seconds:.0f}", f"{memory / 2**20:,.0f}"]
 
     lines = [line(asset, [store.require(asset, pair) for pair in pairs]) for asset in PER_PAIR]
-    lines += [line(asset, [made]) for asset in WHOLE if (made := store.manifest(asset))]  # some recipes need no probe
+    lines += [line(asset, [made]) for asset in WHOLE if (made := store.manifest(asset))]
     return markdown(["stage", "seconds", "peak MiB"], lines)
 
 

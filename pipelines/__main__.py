@@ -12,7 +12,7 @@ from pipelines.config import Recipe, read_recipe
 from pipelines.flow import total
 from pipelines.languages import Pair
 from pipelines.progress import Progress
-from pipelines.stages import STAGES, side_by_side
+from pipelines.stages import STAGES, needed, side_by_side
 from pipelines.store import Manifest, Store, verify, write_atomically
 
 USAGE = """python -m pipelines RECIPE --store DIR [--pair PAIR ...] [--until ASSET]
@@ -78,7 +78,9 @@ def _make(path: str, folder: str, only: Sequence[str], until: str, refresh: bool
             progress.start("looking for newer releases")
             moved = collect.refresh(recipe, store, tell=progress.tell)
             progress.finish(f"news for {', '.join(map(str, moved))}" if moved else "nothing new")
-        for stage in STAGES[: ASSETS.index(until) + 1]:
+        for stage in needed(recipe):
+            if ASSETS.index(stage.asset) > ASSETS.index(until):
+                break
             if only and stage.asset == "training_mix":
                 continue
             asset = stage.asset

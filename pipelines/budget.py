@@ -90,13 +90,14 @@ def _tokenizers(file: bytes) -> Callable[[list[str]], Any]:
 
 
 def choose(
-    duck: duckdb.DuckDBPyConnection, budget: Budget, kinds: list[str], pairs: list[Pair], corpora: list[str]
+    duck: duckdb.DuckDBPyConnection, budget: Budget, kinds: list[str], pairs: Sequence[Pair | str], corpora: list[str]
 ) -> Receipts:
     """Make table `chosen` of table `offers`: {kind, pair, corpus, row, place, cost, even}, and say why.
 
-    offers: kind, pair and corpus are places in the lists, `fate` is null where the row is free; `cost` is its tokens,
-    or 1 each where the budget is in rows; `score` ranks it, null comes last; `pick` is a draw. Every second row of a
-    kind and pair is `even`, so a row keeps its turn however many follow.
+    pairs: of tasks, their languages as well.
+    offers: kind, pair and corpus are places in the lists, `fate` is null where the row is free; `cost` is its
+    tokens, or 1 each where the budget is in rows; `score` ranks it, null comes last; `pick` is a draw. Every second
+    row of a kind and pair is `even`, so a row keeps its turn however many follow.
     """
     best = "score DESC NULLS LAST, " if budget.order == "quality" else ""
     order = f"{best}pick, row"
@@ -181,7 +182,7 @@ def _sizes(duck: duckdb.DuckDBPyConnection) -> dict[tuple[int, int, int], Size]:
 def _receipts(
     budget: Budget,
     kinds: list[str],
-    pairs: list[Pair],
+    pairs: Sequence[Pair | str],
     corpora: list[str],
     portions: list[float],
     weights: dict[tuple[int, int], float],

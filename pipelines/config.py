@@ -16,6 +16,7 @@ from pipelines.languages import Pair, pivot
 from pipelines.paths import expand
 from pipelines.registry import Strict, messages, plugin_field
 from pipelines.sources import Source
+from pipelines.tasks import Task
 
 RECIPES = Path(__file__).resolve().parent.parent / "assets" / "recipes"
 MOST_ROWS = 1_000_000
@@ -36,7 +37,7 @@ class Budget(Strict):
     """How many rows and tokens the training mix may hold, and who gets them."""
 
     rows: int = Field(900_000, gt=0)
-    """Bitext and instruction rows together; 1,000,000 or more is refused (AFP and mid-align both need fewer)."""
+    """Bitext, instruction and task rows together; 1,000,000 or more is refused (AFP and mid-align both need fewer)."""
     tokens: int | None = Field(None, gt=0)
     """Tokens of these rows together, if they too are to be bounded; all shares are then shares of tokens."""
     tokenizer: str | None = None
@@ -44,7 +45,7 @@ class Budget(Strict):
     language_alpha: float = Field(0.3, ge=0, le=1)
     """A pair's share is proportional to its rows to this power: 1 as they are, 0 all pairs alike."""
     shares: dict[str, float] = {}
-    """Share of the whole per kind: `bitext` and each instruction type. Unnamed kinds share what is left alike."""
+    """Share of the whole per kind: `bitext`, each instruction type, each task. Those unnamed share the rest alike."""
     caps: dict[str, Annotated[int, Field(ge=0)]] = {}
     """Rows that a corpus (`GNOME`, or `GNOME/v1`; `*` for those not named) may give to one kind of one pair."""
     order: Literal["random", "quality"] = "random"
@@ -149,6 +150,8 @@ class CorpusConfig(Strict):
     """Globs such as `CC-BY-[0-9]*` or `CC0-*`: corpora with another licence give no row. Unset allows all of them."""
     filters: list[plugin_field(Filter, "pipelines.filters")] = []  # type: ignore[valid-type]
     instructions: list[plugin_field(InstructionType, "pipelines.instructions")] = []  # type: ignore[valid-type]
+    tasks: list[plugin_field(Task, "pipelines.tasks")] = []  # type: ignore[valid-type]
+    """What the model is taught beside alignment: data with a prompt and an answer, for the objective `task`."""
     dedup: Dedup = Dedup.model_validate({})
     decontaminate: Decontaminate = Decontaminate.model_validate({})
     budget: Budget = Budget.model_validate({})
@@ -167,17 +170,19 @@ class CorpusConfig(Strict):
         corpora = None if None in found_in else [name for names in found_in for name in names or ()]
         for item in self.filters:
             item.check_per(self.pairs, corpora)
-        kinds = ["bitext", *(item.name for item in self.instructions)]
-        for what, found in (("filters", [f.name for f in self.filters]), ("instructions", kinds[1:])):
+        for task in self.tasks:
+            task.check()
+        for what, items in (("filters", self.filters), ("instructions", self.instructions), ("tasks", self.tasks)):
+            found = [item.name for item in items]
             if repeated := sorted({name for name in found if found.count(name) > 1}):
                 raise ValueError(f"{what}: found {', '.join(repeated)} twice. Allowed: each once. Remove one.")
-        if unknown := sorted(set(self.budget.shares) - set(kinds)):
+        if unknown := sorted(set(self.budget.shares) - set(self.kinds)):
             raise ValueError(
-                f"budget.shares: found {', '.join(unknown)}. Allowed: {', '.join(kinds)}. Add the instruction type or "
-                f"remove its share."
+                f"budget.shares: found {', '.join(unknown)}. Allowed: {', '.join(self.kinds)}. Add the instruction "
+                f"type or the task, or remove its share."
             )
         own = [part for item in self.instructions for part in item.nested().values() if isinstance(part, Source)]
-        named = [source.corpora_named for source in (*self.sources, *own)]
+        named = [source.corpora_named for source in (*self.sources, *own, *self.tasks)]
         if None not in named:
             self.budget.check_caps({name for names in named for name in names or ()})
         if self.budget.order == "quality" and self.quality_column is None:
@@ -190,6 +195,16 @@ class CorpusConfig(Strict):
     @property
     def languages(self) -> list[str]:
         return sorted({code for pair in self.pairs for code in pair})
+
+    @property
+    def kinds(self) -> list[str]:
+        """What the budget is shared among: bitext, each instruction type, each task."""
+        return ["bitext", *(item.name for item in (*self.instructions, *self.tasks))]
+
+    @property
+    def task_cells(self) -> list[str]:
+        """The languages and pairs of all tasks."""
+        return sorted({cell for task in self.tasks for cell in task.cells})
 
     @property
     def quality_column(self) -> str | None:
@@ -231,7 +246,7 @@ class Recipe(Strict):
     def resolved(self) -> dict[str, Any]:
         """The recipe with every default written out, as JSON."""
         out = self.model_dump(mode="json")
-        for key in ("sources", "filters", "instructions"):
+        for key in ("sources", "filters", "instructions", "tasks"):
             out["corpus"][key] = [plugin.settings() for plugin in getattr(self.corpus, key)]
         return {**out, "eval": [item.settings() for item in self.eval]}
 

@@ -66,14 +66,14 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
                 check(batch, RENDERED, f"instruction type '{item.name}'")
                 segments = pc.list_flatten(batch["segments"])
                 gone = np.zeros(batch.num_rows, dtype=bool)
-                for step, rows in zip(steps, _overlapping(batch, segments, forbidden), strict=True):
+                for step, rows in zip(steps, overlapping(batch, segments, forbidden), strict=True):
                     into[step, item.name] += int((~gone).sum())
                     dropped[step, item.name] += int((rows & ~gone).sum())
                     gone |= rows
-                stored = _stored(batch, keys(segments)).filter(pa.array(~gone))
+                stored = as_stored(batch, keys(segments)).filter(pa.array(~gone))
                 kept += stored.num_rows
                 templates.update(stored["template"].to_pylist())
-                samples += _samples(stored, SAMPLES - sum(row["type"] == item.name for row in samples), item.name)
+                samples += shown(stored, SAMPLES - sum(row["type"] == item.name for row in samples), item.name)
                 out.write(stored)
             corpora |= item.provenance(pair, store.sources)
         if types and not kept and not recipe.corpus.allow_empty:
@@ -115,16 +115,16 @@ def _rendered(
     yield from item.extra(pair, rng, store.sources)
 
 
-def _overlapping(batch: pa.RecordBatch, segments: pa.Array, forbidden: list[Forbidden]) -> np.ndarray:
-    """bool [steps, N]: whether a row was made of a segment that is forbidden in either language of the pair."""
+def overlapping(batch: pa.RecordBatch, segments: pa.Array, forbidden: list[Forbidden]) -> np.ndarray:
+    """bool [steps, N]: whether a row was made of a segment that is forbidden in any of the languages."""
     each = segments.dictionary_encode()  # most segments were made into several rows
-    src, tgt = (side.held(each.dictionary) for side in forbidden)
-    held = ~np.isnan(np.fmax(src, tgt))[:, each.indices.to_numpy()]
+    scores = np.fmax.reduce([lang.held(each.dictionary) for lang in forbidden])
+    held = ~np.isnan(scores)[:, each.indices.to_numpy()]
     parents = pc.list_parent_indices(batch["segments"]).to_numpy()
     return np.stack([np.bincount(parents[hit], minlength=batch.num_rows) > 0 for hit in held])
 
 
-def _stored(batch: pa.RecordBatch, found: np.ndarray) -> pa.RecordBatch:
+def as_stored(batch: pa.RecordBatch, found: np.ndarray) -> pa.RecordBatch:
     """A RENDERED batch as STORED; `found` are the keys of all its segments, one after another."""
     lengths = pc.list_value_length(batch["segments"]).to_numpy()
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
@@ -134,7 +134,7 @@ def _stored(batch: pa.RecordBatch, found: np.ndarray) -> pa.RecordBatch:
     )
 
 
-def _samples(batch: pa.RecordBatch, wanted: int, kind: str) -> list[dict[str, str]]:
+def shown(batch: pa.RecordBatch, wanted: int, kind: str) -> list[dict[str, str]]:
     """Up to `wanted` conversations spread evenly over the batch, prompt as src and response as tgt."""
     places = np.linspace(0, batch.num_rows - 1, num=max(0, min(wanted, batch.num_rows))).astype(int)
     turns = [batch["messages"][int(place)].as_py() for place in places]

@@ -80,7 +80,7 @@ def parse(code: str) -> str:
     alpha3 = MEMBER.get(alpha3, alpha3)
     script = tag.script
     if not script and tag.territory:
-        script = tag.maximize().script
+        script = {"Kore": "Hang"}.get(found := tag.maximize().script or "", found)
     if not script:
         script = SCRIPT.get(alpha3) or langcodes.Language.get(MACRO.get(alpha3, alpha3)).maximize().script
     if not script:

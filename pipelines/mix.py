@@ -1,4 +1,4 @@
-"""Stage: decontaminated_bitext and instructions of all pairs -> training_mix, under the recipe's budget.
+"""Stage: decontaminated_bitext and instructions of all pairs, and task_data -> training_mix, under the recipe's budget.
 
 Dev first: of every pair, the rows whose pivot side has the smallest draws. Draws hang on the text alone, so pairs that
 share their pivot texts set the same ones aside. A row that shares a segment, on either side and in any pair, with a dev
@@ -10,10 +10,10 @@ batch of the mix, and sorted batch by batch. So memory hardly grows with the row
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
-from itertools import pairwise
+from itertools import compress, pairwise, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines import budget
-from pipelines.config import Recipe
+from pipelines.config import CorpusConfig, Recipe
 from pipelines.dedup import connection
 from pipelines.engine import mapped
 from pipelines.languages import Pair
@@ -33,13 +33,16 @@ from pipelines.licences import gathered
 from pipelines.progress import Tell, silent
 from pipelines.schema import BITEXT, INSTRUCTION
 from pipelines.segments import NONE, digests, draws, keys
-from pipelines.store import LedgerRow, Manifest, Store, fingerprint, sha256
+from pipelines.store import MAIN, LedgerRow, Manifest, Store, fingerprint, sha256
 
 MEMORY, THREADS = "400MB", 2  # of DuckDB, which needs some 125 MB a thread and spills what it cannot hold
 DEV_SHARE = 0.1
 """At most this part of a pair becomes dev."""
 
-PARTS = {"bitext": BITEXT, "instructions": INSTRUCTION, "dev": BITEXT}
+PARTS = {"bitext": BITEXT, "instructions": INSTRUCTION, "dev": BITEXT, "tasks": INSTRUCTION}
+"""The last of recipes with tasks alone, which then have `tasks_dev` too, as task_data has it. Dev is in no budget."""
+Place = Pair | str
+"""What has rows to give: a pair, or a part of task_data, which is a language or a pair in print."""
 STEPS = ("dev", "dev_overlap", "repeat", "cap", "budget")
 """Why a row is not taken, in this order."""
 
@@ -61,12 +64,15 @@ def run(recipe: Recipe, store: Store, tell: Tell = silent) -> Manifest:
     """Set dev rows aside, divide the budget among kinds and pairs, and write what each may give in a shuffled order."""
     corpus = recipe.corpus
     pairs = sorted(corpus.pairs)
-    kinds = ["bitext", *(item.name for item in corpus.instructions)]
+    kinds = corpus.kinds
+    places: list[Place] = [*pairs, *corpus.task_cells]
     manifests = {
         f"{asset}/{pair}": store.require(asset, pair)
         for asset in ("decontaminated_bitext", "instructions")
         for pair in pairs
     }
+    if corpus.tasks:
+        manifests["task_data"] = store.require("task_data")
     provenance = gathered(manifest.corpora for manifest in manifests.values())
     corpus.budget.check_caps(provenance)
     inputs = {name: manifest.fingerprint for name, manifest in manifests.items()}
@@ -102,25 +108,29 @@ def run(recipe: Recipe, store: Store, tell: Tell = silent) -> Manifest:
             count = budget.counter(corpus.budget) if corpus.budget.tokens else None
             _load_bitext(duck, recipe, store, pairs, names, count, tell)
             held = _set_dev_aside(duck, corpus.dev_rows)
-            _load_instructions(duck, recipe, store, pairs, kinds, names, held, count, tell)
-            receipts = budget.choose(duck, corpus.budget, kinds, pairs, list(names))
+            _load_instructions(duck, recipe, store, places, kinds, names, held, count, tell)
+            receipts = budget.choose(duck, corpus.budget, kinds, places, list(names))
+            receipts = receipts._replace(pairs=list(compress(receipts.pairs, _may_give(corpus, places))))
             if not receipts.kinds[0]["taken"] and not corpus.allow_empty:
                 raise ValueError(
                     f"training_mix: found no bitext row to train on in {len(pairs)} pairs. Allowed: at least one. "
                     f"Lower corpus.dev_rows, raise the share of bitext, or set corpus.allow_empty: true."
                 )
-            ledger = _ledger(duck, pairs, kinds, receipts)
-            places = _places(duck, turn=corpus.budget.directions == "both")
+            ledger = _ledger(duck, places, kinds, receipts)
+            chosen = _chosen(duck, corpus, turn=corpus.budget.directions == "both")
         samples = Samples()
-        for part, batch in _shuffled(out.path, store, pairs, places, tell):
+        for part, batch in _shuffled(out.path, store, places, chosen, tell):
             out.write(batch, part)
             if part == "bitext":
                 samples.see("kept", batch)
+        if corpus.tasks:
+            for batch in store.batches("task_data", part="dev"):
+                out.write(batch.select(INSTRUCTION.names), "tasks_dev")
         numbers: dict[str, Any] = {
-            "rows_in": sum(manifest.rows["data"] for manifest in manifests.values()),
+            "rows_in": sum(m.rows.get(part, 0) for m in manifests.values() for part in (MAIN, *corpus.task_cells)),
             "rows_out": sum(row["taken"] for row in receipts.kinds),
             "budget": corpus.budget.rows,
-            "dev_rows": len(places["dev"].row),
+            "dev_rows": len(chosen["dev"].row),
             "receipt_kinds": receipts.kinds,
             "receipt": receipts.pairs,
             "receipt_corpora": receipts.corpora,
@@ -180,17 +190,28 @@ def _bitext_numbers(
     )
 
 
+def _may_give(corpus: CorpusConfig, places: Sequence[Place]) -> list[bool]:
+    """Whether a kind can have rows of a place at all, kind by kind: each task has places of its own."""
+    own = {task.name: task.cells for task in corpus.tasks}
+    return [place in own.get(kind, corpus.pairs) for kind, place in product(corpus.kinds, places)]
+
+
+def _stored(store: Store, asset: str, place: Place) -> Iterator[pa.RecordBatch]:
+    """The batches of a pair's `asset`, or of a part of task_data."""
+    return store.batches(asset, place) if isinstance(place, Pair) else store.batches("task_data", part=place)
+
+
 def _numbered(
-    work: Any, store: Store, asset: str, pairs: list[Pair], names: dict[str, int], tell: Tell
+    work: Any, store: Store, asset: str, places: Sequence[Place], names: dict[str, int], tell: Tell
 ) -> Iterator[tuple[int, pa.Table]]:
-    """(number of the pair, `work` of a batch with the row numbers), in order; corpora become places in `names`."""
+    """(number of the place, `work` of a batch with the row numbers), in order; corpora become numbers in `names`."""
     begun = deque[tuple[int, int]]()
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for number, pair in enumerate(pairs):
-            tell(number, len(pairs), f"reading {asset} of {pair}")
+        for number, place in enumerate(places):
+            tell(number, len(places), f"reading {asset} of {place}")
             start = 0
-            for batch in store.batches(asset, pair):
+            for batch in _stored(store, asset, place):
                 if batch.num_rows:
                     begun.append((number, start))
                     yield batch
@@ -243,7 +264,7 @@ def _load_instructions(
     duck: duckdb.DuckDBPyConnection,
     recipe: Recipe,
     store: Store,
-    pairs: list[Pair],
+    places: list[Place],
     kinds: list[str],
     names: dict[str, int],
     held: np.ndarray,
@@ -256,8 +277,8 @@ def _load_instructions(
         " content UBIGINT, owner UBIGINT, pick UBIGINT, place UBIGINT, cost INTEGER)"
     )
     work = partial(_instruction_numbers, seed=recipe.seed, kinds=kinds, held=held, count=count)
-    for number, rows in _numbered(work, store, "instructions", pairs, names, tell):
-        owner = draws(rows["content"].to_numpy(), recipe.seed, "owner", str(pairs[number]))
+    for number, rows in _numbered(work, store, "instructions", places, names, tell):
+        owner = draws(rows["content"].to_numpy(), recipe.seed, "owner", str(places[number]))
         _insert(duck, "instructions", number, rows.append_column("owner", [owner]))
     duck.execute(
         """
@@ -309,13 +330,16 @@ def _among(values: np.ndarray, ascending: np.ndarray) -> np.ndarray:
     return ascending[np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)] == values
 
 
-def _places(duck: duckdb.DuckDBPyConnection, turn: bool) -> dict[str, Places]:
+def _chosen(duck: duckdb.DuckDBPyConnection, corpus: CorpusConfig, turn: bool) -> dict[str, Places]:
     """Where each row of each part goes: in the order of a draw."""
+    first_task = 1 + len(corpus.instructions)
     queries = {
         "bitext": f"SELECT pair, row, place, even AND {turn} AS turned FROM chosen WHERE kind = 0",
-        "instructions": "SELECT pair, row, place, false AS turned FROM chosen WHERE kind > 0",
+        "instructions": f"SELECT pair, row, place, false AS turned FROM chosen WHERE kind > 0 AND kind < {first_task}",
         "dev": "SELECT pair, row, place, false AS turned FROM offers WHERE fate = 'dev'",
     }
+    if corpus.tasks:
+        queries["tasks"] = f"SELECT pair, row, place, false AS turned FROM chosen WHERE kind >= {first_task}"
     out = {}
     for part, query in queries.items():
         found = duck.sql(f"{query} ORDER BY pair, row").fetchnumpy()
@@ -326,15 +350,20 @@ def _places(duck: duckdb.DuckDBPyConnection, turn: bool) -> dict[str, Places]:
 
 
 def _shuffled(
-    folder: Path, store: Store, pairs: list[Pair], places: dict[str, Places], tell: Tell
+    folder: Path, store: Store, places: list[Place], chosen: dict[str, Places], tell: Tell
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """(part, batch) in the order of PARTS and of positions; every part begins with an empty batch."""
+    """(part, batch) in the order of `chosen` and of positions; every part begins with an empty batch."""
+    pairs = [place for place in places if isinstance(place, Pair)]  # the first of them
     with TemporaryDirectory(dir=folder) as scratch:
-        for asset, parts in (("decontaminated_bitext", ("bitext", "dev")), ("instructions", ("instructions",))):
-            _spread(Path(scratch), store, asset, pairs, {part: places[part] for part in parts}, tell)
-        for part, schema in PARTS.items():
+        for asset, whose, parts in (
+            ("decontaminated_bitext", pairs, ("bitext", "dev")),
+            ("instructions", places, ("instructions", "tasks")),
+        ):
+            _spread(Path(scratch), store, asset, whose, {part: chosen[part] for part in parts if part in chosen}, tell)
+        for part in chosen:
+            schema = PARTS[part]
             yield part, empty(schema)
-            rows = len(places[part].row)
+            rows = len(chosen[part].row)
             for start in range(0, rows, BATCH_ROWS):
                 tell(start, rows, f"writing {part}")
                 with pa.ipc.open_stream(pa.OSFile(str(_file(Path(scratch), part, start)))) as stream:
@@ -344,7 +373,9 @@ def _shuffled(
                     yield part, pa.record_batch(batch.columns, schema=schema)
 
 
-def _spread(folder: Path, store: Store, asset: str, pairs: list[Pair], parts: dict[str, Places], tell: Tell) -> None:
+def _spread(
+    folder: Path, store: Store, asset: str, whose: Sequence[Place], parts: dict[str, Places], tell: Tell
+) -> None:
     """Write the rows taken with their positions, each to the file of the batch it goes to."""
     with ExitStack() as stack:
         files = {
@@ -358,11 +389,11 @@ def _spread(folder: Path, store: Store, asset: str, pairs: list[Pair], parts: di
             ]
             for part, places in parts.items()
         }
-        for number, pair in enumerate(pairs):
-            tell(number, len(pairs), f"reading {asset} of {pair} again")
+        for number, place in enumerate(whose):
+            tell(number, len(whose), f"reading {asset} of {place} again")
             own = {part: places.of(number) for part, places in parts.items()}
             start = 0
-            for batch in store.batches(asset, pair):
+            for batch in _stored(store, asset, place):
                 for part, places in own.items():
                     rows = _taken(batch.select(PARTS[part].names), start, places)
                     edges = [BATCH_ROWS * n for n in range(len(files[part]) + 1)]
@@ -393,11 +424,11 @@ def _taken(batch: pa.RecordBatch, start: int, places: Places) -> pa.RecordBatch:
 
 
 def _ledger(
-    duck: duckdb.DuckDBPyConnection, pairs: list[Pair], kinds: list[str], receipts: budget.Receipts
+    duck: duckdb.DuckDBPyConnection, places: list[Place], kinds: list[str], receipts: budget.Receipts
 ) -> list[LedgerRow]:
     """STEPS; the corpus of a row is its kind and pair."""
     counted = duck.sql("SELECT kind, pair, coalesce(fate, ''), count(*) FROM offers GROUP BY ALL").fetchall()
-    found = {(kinds[kind], str(pairs[pair]), fate): rows for kind, pair, fate, rows in counted}
+    found = {(kinds[kind], str(places[pair]), fate): rows for kind, pair, fate, rows in counted}
     out = []
     for row in receipts.pairs:
         kind, pair = row["kind"], row["pair"]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import NamedTuple
 
-from pipelines import clean, collect, decontaminate, dedup, instruct, mix
+from pipelines import assign, clean, collect, decontaminate, dedup, instruct, mix
 from pipelines.config import Recipe
 from pipelines.engine import CORES
 from pipelines.languages import Pair
@@ -32,9 +32,16 @@ STAGES = (
     Stage("deduped_bitext", True, dedup.run),
     Stage("decontaminated_bitext", True, decontaminate.run),
     Stage("instructions", True, instruct.run),
+    Stage("task_data", False, assign.run),
     Stage("training_mix", False, mix.run),
 )
 """Each stage reads only what stages before it made."""
+
+
+def needed(recipe: Recipe) -> tuple[Stage, ...]:
+    """The stages of a recipe: without tasks there is no task_data."""
+    return tuple(stage for stage in STAGES if recipe.corpus.tasks or stage.asset != "task_data")
+
 
 AT_ONCE = min(4, CORES + 1)
 """Pairs made side by side: one more than cores, as each waits now and then; each takes memory for a DuckDB."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from alignment_train.model import Model
 
 
-Reads = Literal["bitext", "instructions", "segments"]
+Reads = Literal["bitext", "instructions", "segments", "tasks"]
 Layer = int | Literal["middle", "auto"]
 """Index in `hidden_states`, 0 the embeddings and -1 the last; half the blocks; or the one that layer_probe chooses."""
 
@@ -26,7 +26,8 @@ class Objective(Plugin):
     rows: int = Field(32, gt=0)
 
     reads: ClassVar[Reads]
-    """The rows it sees: pairs, conversations, or single segments of the pairs (columns `text`, `language`)."""
+    """The rows it sees: pairs, conversations, single segments of the pairs (columns `text`, `language`), or conversations
+    of tasks."""
     aligns: ClassVar[bool] = False
     """Whether this is what the control goes without."""
 

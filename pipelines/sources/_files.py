@@ -3,6 +3,8 @@
 import errno
 import gzip
 import io
+import itertools
+import json
 import struct
 import zipfile
 import zlib
@@ -253,6 +255,36 @@ def streams(path: str, endings: tuple[str, ...]) -> Iterator[tuple[str, BinaryIO
                         yield f"{path}, '{name}'", _unpacked(_buffered(member), f"{path}, '{name}'")
         else:
             yield path, _unpacked(_buffered(raw), path)
+
+
+def objects(where: str, stream: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, object) of a JSON list, or of JSON lines; bytes that are no UTF-8 become U+FFFD."""
+    lines = enumerate(io.TextIOWrapper(_buffered(stream), encoding="utf-8-sig", errors="replace", newline="\n"), 1)
+    number, first = next(((number, line) for number, line in lines if line.strip()), (1, ""))
+    if first.lstrip().startswith("["):
+        found = _parsed(where, first + "".join(line for _, line in lines))
+        for count, item in enumerate(found, 1):
+            yield f"{where}, element {count}", _object(f"{where}, element {count}", item)
+        return
+    for count, line in itertools.chain([(number, first)], lines):
+        if line.strip():
+            place = f"{where}, line {count}"
+            yield place, _object(place, _parsed(place, line))
+
+
+def _parsed(where: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(
+            f"{where}: not readable as JSON: {error}. Needed: a list of objects, or one a line. Correct it."
+        ) from None
+
+
+def _object(where: str, item: Any) -> dict[str, Any]:
+    if not isinstance(item, dict):
+        raise ValueError(f"{where}: found {type(item).__name__}. Needed: an object. Correct it.")
+    return item
 
 
 def _buffered(raw: Any) -> io.BufferedReader:

@@ -5,12 +5,10 @@ instruction, input and output; Alpaca (https://github.com/tatsu-lab/stanford_alp
 place in the list mean the same.
 """
 
-import io
 import itertools
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 from pydantic import Field
@@ -18,7 +16,7 @@ from pydantic import Field
 from pipelines.languages import Pair
 from pipelines.progress import Tell, silent
 from pipelines.sources import Source
-from pipelines.sources._files import ROWS, Codes, batches, streams
+from pipelines.sources._files import ROWS, Codes, batches, objects, streams
 from pipelines.sources._hub import HubData, names_of
 
 JSON = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
@@ -143,7 +141,7 @@ class Instructions(HubData, Source):
         ):  # read here: `datasets` wants columns of one type
             for path in paths:
                 for where, stream in streams(path, JSON):
-                    yield from _json(where, stream)
+                    yield from (row for _, row in objects(where, stream))
         else:
             for table in self.tables(home, self._codes(lang)):
                 yield from table.to_pylist()
@@ -156,33 +154,3 @@ class Instructions(HubData, Source):
 
     def _codes(self, lang: str) -> dict[str, list[str]]:
         return {"lang": names_of(lang, self.languages)}
-
-
-def _json(where: str, stream: BinaryIO) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON list, or of JSON lines; bytes that are no UTF-8 become U+FFFD."""
-    buffered = stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(cast(io.RawIOBase, stream))
-    lines = enumerate(io.TextIOWrapper(buffered, encoding="utf-8-sig", errors="replace", newline="\n"), 1)
-    number, first = next(((number, line) for number, line in lines if line.strip()), (1, ""))
-    if first.lstrip().startswith("["):
-        found = _parsed(where, "", first + "".join(line for _, line in lines))
-        yield from (_object(f"{where}, element {place}", item) for place, item in enumerate(found, 1))
-        return
-    for count, line in itertools.chain([(number, first)], lines):
-        if line.strip():
-            place = f", line {count}"
-            yield _object(where + place, _parsed(where, place, line))
-
-
-def _parsed(where: str, place: str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(
-            f"{where}{place}: not readable as JSON: {error}. Needed: a list of objects, or one a line. Correct it."
-        ) from None
-
-
-def _object(where: str, item: Any) -> dict[str, Any]:
-    if not isinstance(item, dict):
-        raise ValueError(f"{where}: found {type(item).__name__}. Needed: an object with an instruction. Correct it.")
-    return item
