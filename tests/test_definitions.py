@@ -57,6 +57,22 @@ def test_assets_depend_on_what_their_stage_reads() -> None:
     assert parents["evaluation"] == {"eval_text", "base_model", "control_model", "align_model"}
 
 
+def test_tasks_have_an_asset_of_their_own_which_the_mix_and_a_refresh_take_in(tmp_path: Path) -> None:
+    taught = tmp_path / "tiny.yaml"
+    taught.write_text(f"extends: {TINY}\ncorpus: {{tasks: [sample_slots]}}\n")
+    with_tasks = graph(taught)
+    parents = {
+        name: {parent.to_user_string() for parent in with_tasks.get(dg.AssetKey(name)).parent_keys}
+        for name in ("task_data", "training_mix")
+    }
+    assert parents == {
+        "task_data": {"eval_text"},
+        "training_mix": {"decontaminated_bitext", "instructions", "task_data"},
+    }
+    job = define(Place(taught, "/nowhere")).resolve_job_def("refresh_corpus")
+    assert "task_data" in {key.to_user_string() for key in job.asset_layer.selected_asset_keys}
+
+
 def test_a_changed_filter_changes_the_version_of_clean_bitext_alone(tmp_path: Path) -> None:
     changed = tmp_path / "tiny.yaml"
     changed.write_text(f"extends: {TINY}\ncorpus: {{filters: [char_length, length_ratio, identical]}}\n")

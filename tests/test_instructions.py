@@ -134,7 +134,7 @@ def test_a_changed_file_is_another_pin(tmp_path: Path) -> None:
     ("text", "message"),
     [
         (b'{"instruction": "a"}\n{"id": 2,\n', "de.jsonl, line 2: not readable as JSON: .*one a line. Correct it."),
-        (b'{"instruction": "a"}\n\n[1]\n', "de.jsonl, line 3: found list. Needed: an object with an instruction"),
+        (b'{"instruction": "a"}\n\n[1]\n', "de.jsonl, line 3: found list. Needed: an object"),
         (b'[{"instruction": "a"}, 5]', "de.jsonl, element 2: found int. Needed: an object"),
         (b'[{"instruction": "a"}', "de.jsonl: not readable as JSON"),
         (b"", "found no row with an instruction and an output"),

@@ -9,7 +9,7 @@ from pipelines.registry import Plugin
 from pipelines.sources import Source
 
 TESTS = Path(__file__).parent
-PACKAGES = ("pipelines.sources", "pipelines.filters", "pipelines.instructions", "pipelines.evals")
+PACKAGES = ("pipelines.sources", "pipelines.filters", "pipelines.instructions", "pipelines.evals", "pipelines.tasks")
 TRAINING = "alignment_train.objectives"
 ALL = [(package, name) for package in (*PACKAGES, TRAINING) for name in registry.names(package)]
 CITED = re.compile(r"Sources?:|Measured|arXiv|doi|percentile|\d %")  # a paper, or the measurement a default rests on
@@ -25,7 +25,8 @@ def test_every_kind_of_plug_in_is_there() -> None:
     assert {"char_length", "identical", "length_ratio", "lid", "markup", "script"} <= set(found["pipelines.filters"])
     assert {"translate", "answer_across"} <= set(found["pipelines.instructions"])
     assert {"retrieval", "loss"} <= set(found["pipelines.evals"])
-    assert {"contrastive", "instruction", "language_model"} <= set(found[TRAINING])
+    assert {"messages", "slot_filling", "json_extraction", "translation"} <= set(found["pipelines.tasks"])
+    assert {"contrastive", "instruction", "language_model", "task"} <= set(found[TRAINING])
 
 
 @pytest.mark.parametrize(("package", "name"), ALL)
