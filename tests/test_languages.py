@@ -11,9 +11,9 @@ from pipelines.languages import Pair
         ("no", "nob_Latn"), ("nb", "nob_Latn"), ("nn", "nno_Latn"), ("zh", "zho_Hans"), ("zh-Hant", "zho_Hant"),
         ("zh_TW", "zho_Hant"), ("zh_CN", "zho_Hans"), ("pt_BR", "por_Latn"), ("ar", "arb_Arab"), ("fa", "pes_Arab"),
         ("ms", "zsm_Latn"), ("sr", "srp_Cyrl"), ("sr-Latn", "srp_Latn"), ("ja", "jpn_Jpan"), ("ko", "kor_Hang"),
-        ("ko-KR", "kor_Hang"),        ("hi", "hin_Deva"), ("my", "mya_Mymr"), ("th", "tha_Thai"), ("yue", "yue_Hant"), ("fil", "tgl_Latn"),
+        ("hi", "hin_Deva"), ("my", "mya_Mymr"), ("th", "tha_Thai"), ("yue", "yue_Hant"), ("fil", "tgl_Latn"),
         ("uz", "uzn_Latn"), ("az", "azj_Latn"), ("ku", "kmr_Latn"), ("ger", "deu_Latn"), ("chi", "zho_Hans"),
-        ("EN", "eng_Latn"), (" de ", "deu_Latn"),
+        ("EN", "eng_Latn"), (" de ", "deu_Latn"), ("ko-KR", "kor_Hang"),
     ],
 )  # fmt: skip
 def test_what_people_write_becomes_our_code(written: str, code: str) -> None:

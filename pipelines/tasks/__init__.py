@@ -53,9 +53,9 @@ Languages = Annotated[list[Annotated[str, BeforeValidator(parse)]], Field(min_le
 class Task(Plugin):
     """Base of tasks. Examples come cell by cell: a cell is a language, `deu_Latn`, or a pair, `deu_Latn-eng_Latn`."""
 
-    rows: int | None = Field(None, gt=0)
+    rows: Annotated[int, Field(gt=0)] | None = None
     """Items a cell that are trained on at most, by a draw: data that are parallel give the same ones everywhere."""
-    dev_rows: int = Field(200, ge=0)
+    dev_rows: int = Field(default=200, ge=0)
     """Items a cell set aside by a draw, for merge coefficients and for stopping; at most a tenth of the cell."""
 
     @property
