@@ -395,7 +395,7 @@ def test_what_an_objective_holds_is_trained_kept_and_resumed(tmp_path, monkeypat
 def test_mid_aligns_recipe_has_its_settings():
     config = TrainConfig.of(read_recipe("mid_align.yaml"))
     assert (config.schedule, config.accumulation, config.turns) == (
-        "alternate_microbatch", 4, ["instruction", "contrastive"],
+        "alternate_microbatch", 4, ["task", "contrastive"],
     )  # fmt: skip
     task, contrast = config.objectives
     assert (task.rows, task.weight, contrast.weight) == (32, 1.0, 1.0)
