@@ -71,6 +71,12 @@ def planted(root: Path, name: str = "planted", rows: int = 40, mark: str = "") -
     return store
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the picture, which takes longer than the rest."""
+    monkeypatch.setattr(plots, "layer_probe", lambda rows: b"")
+
+
 def test_the_ratio_margin_is_that_of_a_loop():
     rng = np.random.default_rng(0)
     src = rng.normal(size=(30, 8)) + 1
@@ -122,7 +128,7 @@ def test_the_chosen_layer_is_the_one_that_was_planted(tmp_path: Path):
     assert lm.asked == [("mean", 40)] * 3, "the side that both pairs share passes the model once"
 
 
-def test_the_embeddings_and_what_is_noise_are_not_chosen(tmp_path: Path):
+def test_the_embeddings_and_what_is_noise_are_not_chosen(tmp_path: Path, undrawn: None):
     for aligned in (0, None):
         store = planted(tmp_path / str(aligned))
         manifest = probe.run(with_train(objectives=[contrast()]), store, lambda at=aligned: Planting(at))
@@ -165,7 +171,7 @@ def test_pairs_count_alike_and_one_of_a_single_row_is_left_out(tmp_path: Path):
         assert store.manifest("layer_probe") is None
 
 
-def test_nothing_is_probed_again_until_the_base_or_the_pooling_changes(tmp_path: Path):
+def test_nothing_is_probed_again_until_the_base_or_the_pooling_changes(tmp_path: Path, undrawn: None):
     def probed(store: Store, **settings: Any) -> bool:
         lm = Planting(2)
         probe.run(with_train(objectives=[contrast(**settings), "language_model"], steps=3), store, lambda: lm)
@@ -180,7 +186,7 @@ def test_nothing_is_probed_again_until_the_base_or_the_pooling_changes(tmp_path:
     assert probed(planted(tmp_path, mark="2"), pooling="last")
 
 
-def test_auto_takes_the_layer_of_its_own_pooling(tmp_path: Path):
+def test_auto_takes_the_layer_of_its_own_pooling(tmp_path: Path, undrawn: None):
     objectives = [contrast(pooling="mean"), "lens", {"retain": {"layer": "auto"}}, "language_model"]
     said = with_train(objectives=[objectives[0], {"lens": {"layer": "auto"}}, *objectives[2:]])
     config, store = TrainConfig.of(said), planted(tmp_path)
@@ -208,7 +214,7 @@ def test_auto_takes_the_layer_of_its_own_pooling(tmp_path: Path):
     assert probe.resolved(plain, Store(tmp_path / "nowhere")) is plain
 
 
-def test_a_probe_for_another_pooling_is_no_answer(tmp_path: Path):
+def test_a_probe_for_another_pooling_is_no_answer(tmp_path: Path, undrawn: None):
     store = planted(tmp_path)
     probe.run(with_train(objectives=[contrast()]), store, lambda: Planting(2))
     config = TrainConfig.of(with_train(objectives=[contrast(pooling="last")]))
@@ -308,8 +314,8 @@ def test_the_plot_has_a_panel_for_each_pooling_and_names_what_it_shows():
     for label in ("pooling mean", "pooling last", "chosen", "margin recall@1", "MEXA", "chance", "Layer (0"):
         assert label in svg
     assert svg.count(">chosen<") == 2
-    assert plots.layer_probe(rows("mean", 1)) == plots.layer_probe(rows("mean", 1))
-    assert plots.layer_probe(rows("mean", 1)) != plots.layer_probe(rows("mean", 2))
+    pictures = [plots.layer_probe(rows("mean", chosen), svg=True) for chosen in (1, 1, 2)]
+    assert pictures[0] == pictures[1] != pictures[2]
 
 
 def test_the_probe_of_a_stored_model_is_one_forward_pass(tmp_path: Path):
