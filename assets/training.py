@@ -39,16 +39,23 @@ TASKS = (
         "The base model after the recipe's objectives.",
     ),
     Task(
-        "evaluation", "eval", ("eval_text", "base_model", "control_model", "align_model"), "evaluation",
-        "The recipe's evals of base, control and aligned model side by side, and the report.",
+        "merged_model", "merge", ("training_mix", "base_model", "align_model"), "training",
+        "align_model's adapter merged with one trained apart, at the weights that are best on dev text.",
+    ),
+    Task(
+        "evaluation", "eval", ("eval_text", "base_model", "control_model", "align_model", "merged_model"), "evaluation",
+        "The recipe's evals of all models side by side, and the report.",
     ),
 )  # fmt: skip
 
 
 def training_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
-    """The assets after training_mix."""
+    """The assets after training_mix; merged_model only where the recipe merges."""
     config = TrainConfig.of(recipe)
     tasks = [replace(task, deps=()) if task.command == "base" and not config.base.seed else task for task in TASKS]
+    if not config.merge:
+        deps = {task.asset: tuple(dep for dep in task.deps if dep != "merged_model") for task in tasks}
+        tasks = [replace(task, deps=deps[task.asset]) for task in tasks if task.asset != "merged_model"]
     return [_trained(recipe, config, task) for task in tasks]  # only a seed is made from the corpus
 
 
@@ -100,6 +107,8 @@ def _version(recipe: Recipe, config: TrainConfig, task: Task) -> str:
         says: Any = [[source_hash(type(item).__module__), item.settings()] for item in recipe.eval]
     elif task.asset == "base_model":
         says = config.base.model_dump(mode="json")
+    elif task.asset == "merged_model":
+        says = config.merge.model_dump(mode="json") if config.merge else None
     else:
         says = config.settings(config.control if task.asset == "control_model" else None)
     whole = [source_hash("alignment_train"), recipe.seed, says]

@@ -29,7 +29,7 @@ FORMAT = 1
 """Of shards and manifests; a store of another format is refused."""
 
 PER_PAIR = ("raw_bitext", "clean_bitext", "deduped_bitext", "decontaminated_bitext", "instructions")
-WHOLE = ("eval_text", "training_mix", "base_model", "control_model", "align_model", "evaluation")
+WHOLE = ("eval_text", "training_mix", "base_model", "control_model", "align_model", "merged_model", "evaluation")
 SHARD_BYTES = 256 << 20  # uncompressed bytes after which a new shard begins
 MAIN = "data"  # the part of a dataset that the next stage reads
 
