@@ -77,6 +77,7 @@ def run(trainer: "Trainer") -> Manifest:
             nats = nats_per_token(model, talks, trainer.config.max_length)
             recall = recall_at_1(lm, pairs)
             found.append({"coefficient": coefficient, "loss": round(nats, DIGITS), "recall@1": round(recall, DIGITS)})
+            model.adapter.set_adapter("aligned")  # what is in use cannot go without a warning
             model.adapter.delete_adapter(adapter.NAME)
         best = chosen(found, settings.choose)
         _weigh(model, settings, found[best]["coefficient"], recipe.seed)

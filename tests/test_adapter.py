@@ -69,7 +69,7 @@ def test_a_saved_adapter_on_its_base_gives_the_same_logits(tmp_path: Path, kind:
     assert not torch.allclose(logits(model), logits(tiny(kind)), atol=1e-3)
     for layer in range(4):
         batch, _ = model.encode(TEXTS, 32)
-        states = again.hidden_states(**{"input_ids": batch["input_ids"], "mask": batch["attention_mask"]})
+        states = again.hidden_states(input_ids=batch["input_ids"], mask=batch["attention_mask"])
         cut = again.hidden(batch["input_ids"], batch["attention_mask"], layer)
         real = batch["attention_mask"].bool()
         assert torch.allclose(cut[real], states[layer][real], atol=1e-5)
@@ -102,7 +102,9 @@ def test_an_adapter_of_a_model_on_the_hub_names_it_and_its_revision(tmp_path: Pa
 
 
 def test_targets_that_no_block_has_are_refused_with_those_it_has():
-    with pytest.raises(ValueError, match=r"targets: found c_attn. Allowed for LlamaForCausalLM: down_proj, gate_proj, "):
+    with pytest.raises(
+        ValueError, match=r"targets: found c_attn. Allowed for LlamaForCausalLM: down_proj, gate_proj, "
+    ):
         adapted(targets=["q_proj", "c_attn"])
     model = adapted(targets=["q_proj"], r=4)
     assert sum(p.numel() for p in model.lm.parameters() if p.requires_grad) == 3 * 4 * (16 + 16)
