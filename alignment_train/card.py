@@ -38,9 +38,11 @@ def card(
     the store; metrics: of the evaluation, where the model was evaluated.
     """
     config = TrainConfig.of(recipe)
-    rows = [*data(store), *numbers.get("data_of_adapter", ())]
+    own, apart = data(store), numbers.get("data_of_adapter", [])
     parts = [
-        "---\n" + yaml.safe_dump(_metadata(recipe, config, rows), sort_keys=False, allow_unicode=True) + "---",
+        "---\n"
+        + yaml.safe_dump(_metadata(recipe, config, [*own, *apart]), sort_keys=False, allow_unicode=True)
+        + "---",
         f"# {name or f'{asset} of {recipe.name}'}",
         f"{WAYS[asset]} Made by Isogloss to treat its languages as one: "
         f"{', '.join(map(languages.name, recipe.corpus.languages))}.",
@@ -49,7 +51,8 @@ def card(
         "## Data",
         "The licences are those that the corpora state; which of them bind the model is for its users to judge. "
         "Rows are those of the training mix.",
-        _table(rows) if rows else "The training mix names no corpus.",
+        _table(own) if own else "The training mix names no corpus.",
+        *(["The adapter trained apart:", _table(apart)] if apart else []),
         "## Training",
         _table({"figure": key, "value": value} for key, value in numbers.items() if not isinstance(value, list)),
     ]

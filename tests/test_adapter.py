@@ -7,10 +7,11 @@ from peft import PeftModel
 from safetensors import safe_open
 
 from alignment_train import adapter
-from alignment_train.config import Base, Lora
+from alignment_train.config import Base, Lora, TrainConfig
 from alignment_train.model import Model
 from alignment_train.report import Reporter
 from alignment_train.train import train
+from pipelines.config import read_recipe
 from pipelines.progress import silent
 from tests.models import SHAPES, tiny
 from tests.test_train import CPU, PARTS, plan, weights
@@ -99,6 +100,13 @@ def test_an_adapter_of_a_model_on_the_hub_names_it_and_its_revision(tmp_path: Pa
     adapted(base=base).save(tmp_path)
     says = json.loads((tmp_path / adapter.CONFIG).read_text())
     assert (says["base_model_name_or_path"], says["revision"]) == ("someone/model", "abc")
+
+
+def test_mid_aligns_recipe_has_its_adapter():
+    chosen = TrainConfig.of(read_recipe("mid_align.yaml")).adapter
+    assert chosen
+    assert (chosen.lora.r, chosen.lora.alpha, chosen.lora.dropout) == (8, 16, 0.1)
+    assert len(chosen.lora.targets) == 7
 
 
 def test_targets_that_no_block_has_are_refused_with_those_it_has():

@@ -8,7 +8,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignment_train import adapter, merge
-from alignment_train.config import Base, Lora, Merge
+from alignment_train.config import Base, Lora, Merge, TrainConfig
 from alignment_train.stages import Trainer
 from pipelines.config import Recipe
 from pipelines.store import Store
@@ -132,6 +132,13 @@ def test_recall_may_decide(root: Path):
     found = manifest.numbers["candidates"]
     assert manifest.numbers["chosen_by"] == "dev recall@1"
     assert next(row for row in found if row["chosen"])["recall@1"] == max(row["recall@1"] for row in found)
+
+
+def test_there_is_nothing_to_merge_where_all_weights_were_trained():
+    with pytest.raises(ValueError, match="merge: found no adapter beside it, so align_model has all weights"):
+        TrainConfig.model_validate({"objectives": CONTRAST, "merge": {"adapter": "task"}})
+    with pytest.raises(ValueError, match="less than or equal to 1"):
+        Merge.model_validate({"adapter": "task", "coefficients": [1.5]})
 
 
 def test_of_equal_figures_the_first_is_chosen_and_a_diverged_one_never():
