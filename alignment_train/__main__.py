@@ -1,4 +1,4 @@
-"""python -m alignment_train base|probe|control|train|eval RECIPE --store DIR: one step of a recipe's tensor half."""
+"""python -m alignment_train base|probe|control|train|merge|eval|push RECIPE --store DIR: a step of the tensor half."""
 
 import argparse
 import os
@@ -7,25 +7,45 @@ import sys
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+MODELS = ("align_model", "merged_model", "control_model")
+
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0; 1 with one sentence where the recipe, the store or the machine cannot serve."""
     parser = argparse.ArgumentParser(prog="python -m alignment_train", description=__doc__)
-    parser.add_argument("command", choices=["base", "probe", "control", "train", "eval", "all"], help=(
+    parser.add_argument("command", choices=["base", "probe", "control", "train", "merge", "eval", "all", "push"], help=(
         "base: load or make base_model; probe: write layer_probe; control: train control_model; train: train "
         "align_model (these three make base_model where it is missing or out of date, and control and train make "
-        "layer_probe where a layer is 'auto'); eval: write evaluation; all: base, control, train and eval"
+        "layer_probe where a layer is 'auto'); merge: make merged_model of its adapter and another; eval: write "
+        "evaluation; all: base, control, train, merge where the recipe has it, and eval; push: upload a model to a hub"
     ))  # fmt: skip
     parser.add_argument("recipe", help="a YAML file, or the name of a built-in recipe")
     parser.add_argument("--store", required=True, help="where the training mix is: a folder, or s3://bucket/prefix")
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
+    parser.add_argument("--to", metavar="USER/NAME", help="push: where to")
+    parser.add_argument("--asset", choices=MODELS, default="align_model", help="push: which model (%(default)s)")
+    parser.add_argument("--private", action="store_true", help="push: make a private repository, where there is none")
     given = parser.parse_args(argv)
+    if (given.command == "push") != bool(given.to):
+        parser.error("push needs --to, and only push has it")
     try:
-        _run(given.command, given.recipe, given.store, given.device)
+        if given.command == "push":
+            _push(given.recipe, given.store, given.to, given.asset, given.private)
+        else:
+            _run(given.command, given.recipe, given.store, given.device)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def _push(recipe_path: str, root: str, to: str, asset: str, private: bool) -> None:
+    from alignment_train.push import push
+    from pipelines.config import read_recipe
+    from pipelines.store import Store
+
+    recipe = read_recipe(recipe_path)
+    print(push(recipe, Store.open(root, recipe.name), to, asset, private))
 
 
 def _run(command: str, recipe_path: str, root: str, device: str | None) -> None:
@@ -38,7 +58,8 @@ def _run(command: str, recipe_path: str, root: str, device: str | None) -> None:
     config = TrainConfig.of(recipe)
     store = Store.open(root, recipe.name)
     if command != "base" or config.base.seed:  # a named model needs no corpus
-        store.require("align_model" if command == "eval" else "training_mix")  # before torch loads, which takes seconds
+        needed = "align_model" if command in ("merge", "eval") else "training_mix"
+        store.require(needed)  # before torch loads, which takes seconds
 
     from alignment_train.evaluate import run as evaluate
     from alignment_train.report import dagster_pipes
@@ -51,6 +72,7 @@ def _run(command: str, recipe_path: str, root: str, device: str | None) -> None:
             "layer_probe": trainer.probe,
             "control_model": trainer.control,
             "align_model": trainer.align,
+            "merged_model": trainer.merge,
             "evaluation": lambda: evaluate(recipe, store, trainer.models(), progress.tell),
         }
         ready = ["base_model", "layer_probe"] if config.asks_probe else ["base_model"]
@@ -59,8 +81,9 @@ def _run(command: str, recipe_path: str, root: str, device: str | None) -> None:
             "probe": ["base_model", "layer_probe"],
             "control": [*ready, "control_model"],
             "train": [*ready, "align_model"],
+            "merge": ["merged_model"],
             "eval": ["evaluation"],
-            "all": [*ready, "control_model", "align_model", "evaluation"],
+            "all": [*ready, "control_model", "align_model", *(["merged_model"] if config.merge else []), "evaluation"],
         }[command]
         for asset in wanted:
             progress.start(f"{asset} on {trainer.device}, {trainer.precision}")

@@ -1,6 +1,7 @@
 """The `train` section of a recipe. Imports no torch, so that the graph can check it."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -61,12 +62,64 @@ class Base(Strict):
     model: str | None = None
     revision: str | None = None
     """Branch, tag or commit on the hub; name a commit to have the same model tomorrow."""
+    trust_remote_code: bool = False
+    """Whether code that lies beside the weights is run, with all rights of the user. Needed by few models."""
+
+    @property
+    def hub(self) -> str | None:
+        """The hub id, None for a seed and for a local path."""
+        return None if self.model is None or Path(self.model).is_dir() else self.model
 
     @model_validator(mode="after")
     def _one(self) -> "Base":
         if (self.seed is None) == (self.model is None):
             raise ValueError("found both or neither of seed and model. Allowed: one of them. Remove or add one.")
         return self
+
+
+class Lora(Strict):
+    """Low-rank adapters: beside a frozen matrix W the product B A, of rank `r`, is trained and alpha / r of it added.
+
+    Source: Hu et al. 2021 (arXiv 2106.09685). The defaults are mid-align's (arXiv 2502.14830).
+    """
+
+    r: int = Field(8, gt=0)
+    alpha: float = Field(16, gt=0)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    targets: Literal["blocks"] | Annotated[list[str], Field(min_length=1)] = "blocks"
+    """Names of linear layers, such as `q_proj`; `blocks`: every linear layer of every block."""
+
+
+class Adapter(Strict):
+    """What is trained in place of all weights; align_model then is an adapter that is laid on base_model."""
+
+    lora: Lora
+
+
+class Merge(Strict):
+    """align_model's adapter and one trained apart, made one: merged_model.
+
+    At coefficient c the adapters have weights c and 1 - c: 0 is the other alone, 1 align_model alone. Which of
+    `coefficients` is best is measured on dev text, as mid-align tunes its average (arXiv 2502.14830).
+    """
+
+    adapter: str
+    """A folder with an adapter of PEFT, or the store of a recipe that trained one on the same base model: its path or
+    address, or its name beside this recipe's store."""
+    method: Literal[
+        "cat", "linear", "svd", "ties", "ties_svd", "dare_linear", "dare_linear_svd", "dare_ties", "dare_ties_svd"
+    ] = "cat"
+    """Of PEFT's `add_weighted_adapter`. `cat` is the weighted sum of the two updates, its rank the sum of theirs; `svd`
+    the nearest to that of the larger rank; `linear` averages A and B apart, a rough approximation, as do `ties` (arXiv
+    2306.01708) and `dare_*` (arXiv 2311.03099), which with `_svd` act on the updates themselves."""
+    density: float = Field(0.5, gt=0, le=1)
+    """Share of an adapter's weights that `ties` and `dare` keep."""
+    coefficients: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1)] = [0, 0.25, 0.5, 0.75, 1]
+    choose: Literal["loss", "recall@1"] = "loss"
+    """What decides on dev text: nats per token of responses to the recipe's instructions about it (without any, of the
+    target after the source), or recall@1 of translations at the trained layer. Of equals the first is taken."""
+    rows: int = Field(500, gt=0)
+    """Most dev pairs that are asked about."""
 
 
 class TrainConfig(Strict):
@@ -91,9 +144,18 @@ class TrainConfig(Strict):
     """Of activations; weights are trained in float32. `auto`: bfloat16 where the hardware is built for it."""
     checkpoint_every: int = Field(50, gt=0)
     """Steps between checkpoints; a killed run resumes from the last one and ends with the same weights."""
+    adapter: Adapter | None = None
+    """What is trained beside the frozen base model; without it all weights are."""
+    merge: Merge | None = None
+    """With which other adapter align_model's is merged once it is trained; without it there is no merged_model."""
 
     @model_validator(mode="after")
     def _coherent(self) -> "TrainConfig":
+        if self.merge and not self.adapter:
+            raise ValueError(
+                "merge: found no adapter beside it, so align_model has all weights. Allowed: merge where train.adapter "
+                "is set. Add adapter: {lora: {}}, or remove merge."
+            )
         names = [objective.name for objective in self.objectives]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"objectives: found {', '.join(repeated)} twice. Allowed: each once. Remove one.")
@@ -161,8 +223,8 @@ class TrainConfig(Strict):
         return [objective for objective in self.objectives if not objective.aligns]
 
     def settings(self, objectives: list[Objective] | None = None) -> dict[str, Any]:
-        """Everything but `base`, defaults written out, as JSON: what decides the weights beside the data."""
-        out = self.model_dump(mode="json", exclude={"base", "checkpoint_every"})
+        """All but `base` and `merge`, defaults written out, as JSON: what decides the weights beside the data."""
+        out = self.model_dump(mode="json", exclude={"base", "checkpoint_every", "merge"})
         chosen = self.objectives if objectives is None else objectives
         turns = {} if self.schedule == "joint" else {"turns": self.turns}
         return {**out, **turns, "objectives": [objective.settings() for objective in chosen]}

@@ -14,12 +14,12 @@ from pipelines.config import Recipe
 from pipelines.evals import LanguageModel, Metric
 from pipelines.progress import Tell, silent
 from pipelines.store import Manifest, Meter, Store, fingerprint
-from pipelines.summary import MODELS, Metrics, difference, figure, summary, verdict
+from pipelines.summary import MERGED, MODELS, Metrics, difference, figure, models, summary, verdict
 
 FORMAT = 1
 """Of metrics.json."""
 
-ASSETS = {"base": "base_model", "control": "control_model", "aligned": "align_model"}
+ASSETS = {"base": "base_model", "control": "control_model", "aligned": "align_model", MERGED: "merged_model"}
 SOURCES = (
     *(f"alignment_train.{name}" for name in ("page", "plots", "lm", "model", "data", "losses")),
     "pipelines.summary",
@@ -33,11 +33,11 @@ def run(recipe: Recipe, store: Store, lms: Mapping[str, Callable[[], LanguageMod
 
     A model is made when its turn comes and let go after it, so that one at a time is in memory.
     """
-    if unknown := [name for name in lms if name not in MODELS]:
-        raise ValueError(f"evaluation: found {', '.join(unknown)}. Allowed: {', '.join(MODELS)}. Rename the model.")
+    if unknown := [name for name in lms if name not in ASSETS]:
+        raise ValueError(f"evaluation: found {', '.join(unknown)}. Allowed: {', '.join(ASSETS)}. Rename the model.")
     if missing := [name for name in ("base", "aligned") if name not in lms]:
         raise ValueError(f"evaluation: no {' and no '.join(missing)} model. Needed: base and aligned. Add them.")
-    assets = [ASSETS[name] for name in MODELS if name in lms] + ["training_mix", "eval_text"]
+    assets = [ASSETS[name] for name in ASSETS if name in lms] + ["training_mix", "eval_text"]
     inputs = {asset: store.require(asset).fingerprint for asset in assets}
     template = hashlib.sha256(page.template().encode()).hexdigest()
     print_ = fingerprint(__name__, {"page": template}, inputs, recipe.eval, SOURCES, LIBRARIES)
@@ -75,7 +75,7 @@ def measure(
     for item in recipe.eval:
         metrics["chance"].update({key: _rounded(number) for key, number in item.chance(texts[item.name]).items()})
     done, total = 0, len(lms) * max(len(recipe.eval), 1)
-    for name in (name for name in MODELS if name in lms):
+    for name in (name for name in ASSETS if name in lms):
         tell(done, total, f"{name} · loading")
         lm = lms[name]()
         metrics["trained_layer"] = lm.trained_layer
@@ -128,7 +128,7 @@ def _numbers(metrics: Metrics, pivot: str) -> dict[str, Any]:
         f"{name}/{row['key']}": round(row[name], DIGITS)
         for row in rows
         if row["key"] in wanted
-        for name in (*MODELS, "chance")
+        for name in (*models(metrics), "chance")
         if row[name] is not None
     }
     found = verdict(metrics, pivot)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from alignment_train import losses
+from alignment_train import adapter, losses
 from alignment_train.config import Base
 
 disable_progress_bar()  # of loading and saving weights: our own line says what runs
@@ -26,7 +26,10 @@ class _Reached(Exception):
 
 
 class Model:
-    """`lm` is the causal LM, `tokenizer` its tokenizer; both are the stock transformers objects."""
+    """`lm` is the causal LM, `tokenizer` its tokenizer; both are the stock transformers objects.
+
+    `adapter` is the PeftModel around `lm` where low-rank adapters were laid into its layers, else None.
+    """
 
     def __init__(self, lm: nn.Module, tokenizer: PreTrainedTokenizerBase):
         self.lm: Any = lm
@@ -34,6 +37,7 @@ class Model:
         self.body: Any = self.lm.base_model
         self.blocks = _blocks(self.body, self.lm.config.num_hidden_layers)
         self._plain_head: bool | None = None
+        self.adapter: Any = None
 
     @property
     def device(self) -> torch.device:
@@ -150,24 +154,41 @@ class Model:
         return losses.token_loss(logits, labels)
 
     def save(self, folder: Path) -> None:
-        """Weights as safetensors, tokenizer and configuration, for `from_pretrained`."""
-        self.lm.save_pretrained(folder)
+        """Weights as safetensors, tokenizer and configuration, for `from_pretrained`; of an adapter, its own alone."""
+        if self.adapter is None:
+            self.lm.save_pretrained(folder)
+        else:
+            adapter.save(self.adapter, folder)
         self.tokenizer.save_pretrained(folder)
 
 
-def load(where: str | Path, revision: str | None = None) -> Model:
-    """The model at a local path or of a hub id, in float32; its code is never run, only transformers' own.
+def load(where: str | Path, revision: str | None = None, trust_remote_code: bool = False) -> Model:
+    """The model at a local path or of a hub id, in float32.
 
-    ValueError where it cannot be had, with the reason.
+    Code that lies beside its weights is run where `trust_remote_code` says so, else only transformers' own. ValueError
+    where it cannot be had, with the reason.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where, revision=revision)
-        lm = AutoModelForCausalLM.from_pretrained(where, revision=revision, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=trust_remote_code)
+        lm = AutoModelForCausalLM.from_pretrained(
+            where, revision=revision, dtype=torch.float32, trust_remote_code=trust_remote_code
+        )
     except (OSError, ValueError) as error:
+        if not trust_remote_code and "trust_remote_code" in str(error):
+            raise ValueError(
+                f"train.base {where}: found code of its own beside the weights, which was not run. Allowed: models of "
+                f"transformers, or trust_remote_code: true. Read the code, and where you trust it write base: "
+                f"{{model: {where}, trust_remote_code: true}}."
+            ) from None
         raise ValueError(
             f"train.base {where}: cannot be loaded: {str(error).splitlines()[0]} Allowed: 'seed', a local folder, or "
             f"a hub id that this machine can reach. Download it, name its folder, or take 'seed'."
         ) from None
+    if getattr(lm, "_hf_peft_config_loaded", False):
+        raise ValueError(
+            f"train.base {where}: found an adapter. Allowed: a whole model. Merge the adapter into its base with "
+            f"PEFT's merge_and_unload, save that, and name its folder."
+        )
     if not tokenizer.is_fast:
         raise ValueError(
             f"tokenizer {type(tokenizer).__name__}: has no offsets. Allowed: a fast tokenizer. "
@@ -182,7 +203,7 @@ def load_base(base: Base) -> Model:
     """The model that a recipe names by path or hub id."""
     if base.model is None:
         raise AssertionError("a seed model is made, not loaded")
-    return load(base.model, base.revision)
+    return load(base.model, base.revision, base.trust_remote_code)
 
 
 def _blocks(body: nn.Module, count: int) -> nn.ModuleList:

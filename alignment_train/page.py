@@ -19,7 +19,6 @@ from pipelines.progress import clock
 from pipelines.store import MAIN, PER_PAIR, WHOLE, Manifest, Store, commit, installed
 from pipelines.summary import (
     LOWER_IS_BETTER,
-    MODELS,
     SAME,
     Metrics,
     at_layer,
@@ -30,6 +29,7 @@ from pipelines.summary import (
     figure,
     groups,
     mean,
+    models,
     subject,
     told,
     verdict,
@@ -84,7 +84,7 @@ def render(recipe: Recipe, store: Store, metrics: Metrics, spent: tuple[float, i
     context = {
         "recipe": recipe.name,
         "verdict": verdict(metrics, recipe.corpus.pivot),
-        "models": [name for name in MODELS if name in metrics],
+        "models": [name for name in models(metrics) if name in metrics],
         "reference": _reference(metrics),
         "base": _base(found.get(("base_model", None))),
         "glance": _glance(metrics, recipe.corpus.pivot),
@@ -184,7 +184,7 @@ def _comparison(metrics: Metrics, task: str, metric: str, keys: list[str]) -> di
     lower, reference = metric in LOWER_IS_BETTER, _reference(metrics)
     rows = []
     for key in [*keys, None] if len(keys) > 1 else keys:
-        names = (*MODELS, "chance")
+        names = (*models(metrics), "chance")
         cells = {name: figure(metrics, name, key) if key else mean(metrics, name, keys) for name in names}
         aligned, other = cells["aligned"], cells[reference]
         moved = (change if lower else difference)(aligned, other) if aligned and other else None
@@ -194,14 +194,19 @@ def _comparison(metrics: Metrics, task: str, metric: str, keys: list[str]) -> di
             {
                 "name": subject(key) if key else "Mean",
                 "mean": key is None,
-                "cells": [_shown(cells[name], metric) for name in MODELS if name in metrics],
+                "cells": [_shown(cells[name], metric) for name in models(metrics) if name in metrics],
                 "chance": _shown(cells["chance"], metric)["value"],
                 "change": _shown(moved, metric, signed=True, relative=lower),
                 "word": word,
                 "tone": "same" if word == SAME else word.rpartition(" ")[2],
             }
         )
-    counts = {int(item["n"]) for name in MODELS for key in keys if (item := figure(metrics, name, key)) and "n" in item}
+    counts = {
+        int(item["n"])
+        for name in models(metrics)
+        for key in keys
+        if (item := figure(metrics, name, key)) and "n" in item
+    }
     span = f"{min(counts):,}" if len(counts) == 1 else f"{min(counts, default=0):,} to {max(counts, default=0):,}"
     return {
         "id": re.sub(r"[^a-z0-9]+", "-", f"{task}-{metric}".lower()),
@@ -227,7 +232,7 @@ def _glance(metrics: Metrics, pivot: str) -> list[dict[str, Any]]:
             title, unit = "Recall@1, mean over pairs", " %"
         else:
             continue
-        found = {name: item for name in (*MODELS, "chance") if keys and (item := mean(metrics, name, keys))}
+        found = {name: item for name in (*models(metrics), "chance") if keys and (item := mean(metrics, name, keys))}
         if found:
             most = max(item.get("high", item["value"]) for item in found.values()) or 1
             bars = [
@@ -244,7 +249,7 @@ def _glance(metrics: Metrics, pivot: str) -> list[dict[str, Any]]:
 
 def _layers(metrics: Metrics) -> list[tuple[int, list[str]]]:
     """(layer, recall@1 of each model) for people who cannot see the picture."""
-    curves = {name: by_layer(metrics, name) for name in MODELS if name in metrics}
+    curves = {name: by_layer(metrics, name) for name in models(metrics) if name in metrics}
     layers = sorted({layer for curve in curves.values() for layer in curve})
     return [(layer, [_shown(curve.get(layer), "recall@1")["value"] for curve in curves.values()]) for layer in layers]
 

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.summary import MODELS, Metrics, by_layer
+from pipelines.summary import Metrics, by_layer, models
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito 2008, "Color Universal Design": told apart with any colour vision. Markers and dashes say it again.
-COLOURS = {"base": "#7a7a7a", "control": "#d55e00", "aligned": "#0072b2", "chance": "#999999"}
-STYLES = {"base": ("s", "--"), "control": ("^", "-."), "aligned": ("o", "-")}
+COLOURS = {"base": "#7a7a7a", "control": "#d55e00", "aligned": "#0072b2", "merged": "#cc79a7", "chance": "#999999"}
+STYLES = {"base": ("s", "--"), "control": ("^", "-."), "aligned": ("o", "-"), "merged": ("D", "-")}
 OBJECTIVES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a")
 MEASURES = {
     "margin_recall@1": ("margin recall@1", "#0072b2", "o", "-"),
@@ -30,7 +30,7 @@ POINTS = 400  # most points of a curve; more are averaged
 
 def recall_by_layer(metrics: Metrics, svg: bool = False) -> bytes | None:
     """Mean recall@1 over pairs at each layer for base, control and aligned; None where no metric is per layer."""
-    curves = {name: found for name in MODELS if (found := by_layer(metrics, name))}
+    curves = {name: found for name in models(metrics) if (found := by_layer(metrics, name))}
     if not curves:
         return None
     figure, (axes,) = _figure(1)

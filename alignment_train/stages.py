@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from alignment_train import probe, seed
+from alignment_train import adapter, card, merge, probe, seed
 from alignment_train.config import TrainConfig, layer_index
 from alignment_train.data import segments
+from alignment_train.evaluate import ASSETS
 from alignment_train.lm import LM
 from alignment_train.model import Model, choose_device, choose_precision, load, load_base
 from alignment_train.objectives import Objective, Reads
@@ -24,10 +25,11 @@ from pipelines.progress import Tell, silent
 from pipelines.schema import BITEXT
 from pipelines.segments import keys
 from pipelines.store import Manifest, Store, fingerprint, sha256
+from pipelines.summary import MERGED
 
-MODULES = tuple(f"alignment_train.{name}" for name in ("train", "data", "model", "losses"))
+MODULES = tuple(f"alignment_train.{name}" for name in ("train", "data", "model", "adapter", "losses"))
 TEXTS = 10_000  # most segments by which a seed model is compared with the unigram
-LIBRARIES = ("torch", "transformers", "accelerate")
+LIBRARIES = ("torch", "transformers", "accelerate", "peft")
 
 
 class Trainer:
@@ -114,17 +116,39 @@ class Trainer:
         """control_model: the same rows and tokens in the same order, without the objectives that align."""
         return self._continue("control_model", lambda config: config.control)
 
+    def merge(self) -> Manifest:
+        """merged_model: align_model's adapter and one trained apart, weighed on dev text."""
+        return merge.run(self)
+
     def models(self) -> dict[str, Callable[[], LM]]:
-        """What evaluation compares, each loaded when called: base, control and aligned, where the store has them."""
-        names = {"base": "base_model", "control": "control_model", "aligned": "align_model"}
+        """What evaluation compares, each loaded when called: base, control, aligned and merged, as the store has them.
+
+        One that a recipe without `merge` left there is no part of it.
+        """
+        names = {name: asset for name, asset in ASSETS.items() if name != MERGED or self.config.merge}
         chosen = probe.resolved(self.config, self.store).layer
 
         def opened(asset: str) -> LM:
-            model = load(self.store.fetched(asset))
+            model = self.stored(asset)
             layer = layer_index(chosen, len(model.blocks))
             return LM(model, layer, self.config.max_length, self.device)
 
         return {name: partial(opened, asset) for name, asset in names.items() if self.store.manifest(asset)}
+
+    def stored(self, asset: str) -> Model:
+        """A model of the store, an adapter laid on the base_model that it was trained on."""
+        folder, trusted = self.store.fetched(asset), self.config.base.trust_remote_code
+        if not adapter.is_adapter(folder):
+            return load(folder, trust_remote_code=trusted)
+        made_of = self.store.require(asset).inputs["base_model"]
+        if self.store.require("base_model").fingerprint != made_of:
+            raise ValueError(
+                f"{asset}: an adapter of another base_model than that of store {self.store.address}. Needed: the one "
+                f"that it was trained on. Make it again with 'make align', or with 'python -m alignment_train all'."
+            )
+        model = load(self.store.fetched("base_model"), trust_remote_code=trusted)
+        adapter.load(model, folder)
+        return model
 
     def _continue(self, asset: str, of: Callable[[TrainConfig], list[Objective]]) -> Manifest:
         base, mix = self.store.require("base_model"), self.store.require("training_mix")
@@ -150,8 +174,10 @@ class Trainer:
             turns=self.config.turns,
         )
         parts = self._parts({objective.reads for objective in objectives})
-        model = load(self.store.fetched("base_model"))
+        model = self.stored("base_model")
         layer = layer_index(config.layer, len(model.blocks))
+        if config.adapter:
+            adapter.add(model, config.adapter.lora, config.base, self.recipe.seed)
         return self._train(asset, model, plan, parts, print_, inputs, lambda: {"trained_layer": layer})
 
     def _train(
@@ -170,6 +196,8 @@ class Trainer:
         numbers = {**more(), **self._numbers(model, outcome, reporter)}
         with self.store.writing(asset) as out:
             model.save(out.path)
+            if asset in card.WAYS:
+                (out.path / card.FILE).write_text(card.card(self.recipe, self.store, asset, numbers), encoding="utf-8")
             if reporter.log.exists():
                 shutil.copy(reporter.log, out.path / "log.jsonl")
             manifest = out.commit(
@@ -187,6 +215,7 @@ class Trainer:
         first, last = reporter.ends()
         return {
             "parameters": _parameters(model),
+            "trainable_parameters": sum(p.numel() for p in model.lm.parameters() if p.requires_grad),
             "blocks": len(model.blocks),
             "steps": outcome.steps,
             **{f"rows/{name}": count for name, count in outcome.rows.items()},

@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
+from alignment_train.adapter import without_frozen
 from alignment_train.config import Optimiser
 from alignment_train.data import Rows
 from alignment_train.model import Model
@@ -85,8 +86,9 @@ def train(
     lm, optimiser, schedule = accelerator.prepare(model.lm, optimiser, schedule)
     outcome = Outcome(0, *({o.name: 0 for o in plan.objectives} for _ in range(3)))
     accelerator.register_for_checkpointing(outcome, *modules)
+    accelerator.register_save_state_pre_hook(without_frozen)
     if last := _last(checkpoints):
-        accelerator.load_state(str(last))
+        accelerator.load_state(str(last), strict=all(p.requires_grad for p in model.lm.parameters()))
     rows = {
         o.name: Rows(tables[o.name], o.rows, _seed(plan.seed, o.name), partial(o.measure, model=model))
         for o in plan.objectives

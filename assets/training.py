@@ -44,24 +44,33 @@ TASKS = (
         "The base model after the recipe's objectives.",
     ),
     Task(
-        "evaluation", "eval", ("eval_text", "base_model", "control_model", "align_model"), "evaluation",
-        "The recipe's evals of base, control and aligned model side by side, and the report.",
+        "merged_model", "merge", ("training_mix", "base_model", "align_model"), "training",
+        "align_model's adapter merged with one trained apart, at the weights that are best on dev text.",
+    ),
+    Task(
+        "evaluation", "eval", ("eval_text", "base_model", "control_model", "align_model", "merged_model"), "evaluation",
+        "The recipe's evals of all models side by side, and the report.",
     ),
 )  # fmt: skip
 LAYERED = ("control", "train", "eval")  # the commands that need to know at which layer the recipe aligns
 
 
 def training_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
-    """The assets after training_mix."""
+    """The assets after training_mix; merged_model only where the recipe merges."""
     config = TrainConfig.of(recipe)
-    return [_trained(recipe, config, replace(task, deps=_deps(config, task))) for task in TASKS]
+    return [
+        _trained(recipe, config, replace(task, deps=_deps(config, task)))
+        for task in TASKS
+        if task.command != "merge" or config.merge
+    ]
 
 
 def _deps(config: TrainConfig, task: Task) -> tuple[str, ...]:
-    """What the task reads: only a seed is made from the corpus, and only `layer: auto` asks the probe."""
+    """What the task reads: a seed alone is made from the corpus, `layer: auto` asks the probe, `merge` adds a model."""
     if task.command == "base" and not config.base.seed:
         return ()
-    return (*task.deps, "layer_probe") if config.asks_probe and task.command in LAYERED else task.deps
+    deps = tuple(dep for dep in task.deps if dep != "merged_model" or config.merge)
+    return (*deps, "layer_probe") if config.asks_probe and task.command in LAYERED else deps
 
 
 def _trained(recipe: Recipe, config: TrainConfig, task: Task) -> dg.AssetsDefinition:
@@ -116,6 +125,8 @@ def _version(recipe: Recipe, config: TrainConfig, task: Task) -> str:
         says = config.base.model_dump(mode="json")
     elif task.asset == "layer_probe":
         says = [config.poolings, config.max_length]
+    elif task.asset == "merged_model":
+        says = config.merge.model_dump(mode="json") if config.merge else None
     else:
         says = config.settings(config.control if task.asset == "control_model" else None)
     whole = [source_hash("alignment_train"), recipe.seed, says]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from pipelines.languages import name
 from pipelines.store import PER_PAIR, WHOLE, Manifest, Store
-from pipelines.summary import MODELS, by_layer, figure, summary
+from pipelines.summary import by_layer, figure, models, summary
 
 TRAINED = ("base_model", "control_model", "align_model")
 
@@ -42,11 +42,11 @@ def _results(metrics: dict) -> str:
     for row in summary(metrics):
         share = row["metric"] == "recall@1"
         cells = []
-        for model in MODELS:
+        for model in models(metrics):
             found = figure(metrics, model, row["key"])
             cells.append(_interval(found, share) if found else _number(row[model], share))
         lines.append([f"{row['subject']}, {row['metric']}", *cells, _number(row["chance"], share)])
-    return markdown(["held-out text", *MODELS, "chance"], lines)
+    return markdown(["held-out text", *models(metrics), "chance"], lines)
 
 
 def _number(value: float | None, share: bool) -> str:
@@ -60,10 +60,10 @@ def _interval(found: dict, share: bool) -> str:
 
 
 def _layers(metrics: dict) -> str:
-    found = {model: by_layer(metrics, model) for model in MODELS}
+    found = {model: by_layer(metrics, model) for model in models(metrics)}
     layers = sorted(found["aligned"])
-    lines = [[str(k), *(_number(found[model][k]["value"], True) for model in MODELS)] for k in layers]
-    return markdown(["recall@1 by layer, mean over pairs", *MODELS], lines)
+    lines = [[str(k), *(_number(found[model][k]["value"], True) for model in models(metrics))] for k in layers]
+    return markdown(["recall@1 by layer, mean over pairs", *models(metrics)], lines)
 
 
 def _rows(store: Store, pairs: list[str]) -> str:

@@ -30,7 +30,8 @@ FORMAT = 1
 
 PER_PAIR = ("raw_bitext", "clean_bitext", "deduped_bitext", "decontaminated_bitext", "instructions")
 WHOLE = (
-    "eval_text", "task_data", "training_mix", "base_model", "layer_probe", "control_model", "align_model", "evaluation"
+    "eval_text", "task_data", "training_mix", "base_model", "layer_probe", "control_model", "align_model",
+    "merged_model", "evaluation",
 )  # fmt: skip
 SHARD_BYTES = 256 << 20  # uncompressed bytes after which a new shard begins
 MAIN = "data"  # the part of a dataset that the next stage reads

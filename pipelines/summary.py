@@ -9,6 +9,8 @@ from pipelines import languages
 from pipelines.evals import Metric
 
 MODELS = ("base", "control", "aligned")
+MERGED = "merged"
+"""Of recipes that merge adapters: shown beside the others where it is there; the verdict is of `aligned`."""
 LOWER_IS_BETTER = frozenset({"nats_per_token"})
 BETTER, WORSE, SAME = "better", "worse", "cannot be told apart"
 HEADLINES = {
@@ -31,29 +33,37 @@ class Verdict(NamedTuple):
     sentences: list[str]
 
 
+def models(metrics: Metrics) -> tuple[str, ...]:
+    """The models to show: base, control and aligned, and merged where it was evaluated."""
+    return (*MODELS, MERGED) if MERGED in metrics else MODELS
+
+
 def summary(metrics: Metrics) -> list[dict[str, Any]]:
     """Rows for a table: {key, subject, metric, base, control, aligned, chance}, one a metric and its mean last.
+
+    `merged` stands before `chance` where it was evaluated.
 
     `subject` is the language or pair in English. Figures are floats, None where there is none. Figures per layer are
     left out.
     """
-    rows = []
+    rows, names = [], (*models(metrics), "chance")
     for task, metric, keys in groups(metrics):
         for key in keys:
-            row = {name: value(metrics, name, key) for name in (*MODELS, "chance")}
+            row = {name: value(metrics, name, key) for name in names}
             rows.append({"key": key, "subject": subject(key), "metric": metric, **row})
         if len(keys) > 1:
-            row = {name: _value(mean(metrics, name, keys)) for name in (*MODELS, "chance")}
+            row = {name: _value(mean(metrics, name, keys)) for name in names}
             rows.append({"key": f"{task}/mean/{metric}", "subject": "mean", "metric": metric, **row})
     return rows
 
 
 def table(metrics: Metrics) -> str:
     """`summary` as plain text; rates in percent."""
-    rows: list[tuple[str, ...]] = [("", "", *MODELS, "chance")]
+    names = (*models(metrics), "chance")
+    rows: list[tuple[str, ...]] = [("", "", *names)]
     for row in summary(metrics):
         scale, unit = (1, "") if row["metric"] in LOWER_IS_BETTER else (100, " %")
-        cells = [row[name] for name in (*MODELS, "chance")]
+        cells = [row[name] for name in names]
         shown = ["–" if cell is None else f"{cell * scale:.{2 if scale == 1 else 1}f}{unit}" for cell in cells]
         rows.append((row["subject"], row["metric"].replace("_", " "), *shown))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -67,7 +77,7 @@ def table(metrics: Metrics) -> str:
 def groups(metrics: Metrics) -> list[tuple[str, str, list[str]]]:
     """(task, metric, keys) of all figures that are not per layer, in sorted order; a metric has one key a subject."""
     found: dict[tuple[str, str], set[str]] = {}
-    for name in MODELS:
+    for name in models(metrics):
         for key in metrics.get(name, {}):
             task, _, rest = key.partition("/")
             _, _, metric = rest.partition("/")

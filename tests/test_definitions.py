@@ -73,6 +73,19 @@ def test_tasks_have_an_asset_of_their_own_which_the_mix_and_a_refresh_take_in(tm
     assert "task_data" in {key.to_user_string() for key in job.asset_layer.selected_asset_keys}
 
 
+def test_merged_model_is_there_only_where_the_recipe_merges(tmp_path: Path) -> None:
+    merging = tmp_path / "tiny.yaml"
+    merging.write_text(f"extends: {TINY}\ntrain: {{adapter: {{lora: {{}}}}, merge: {{adapter: task}}}}\n")
+    found = graph(merging)
+    parents = {
+        key.to_user_string(): {parent.to_user_string() for parent in found.get(key).parent_keys}
+        for key in found.get_all_asset_keys()
+    }
+    assert parents["merged_model"] == {"training_mix", "base_model", "align_model"}
+    assert "merged_model" in parents["evaluation"]
+    assert "merged_model" not in {key.to_user_string() for key in graph().get_all_asset_keys()}
+
+
 def test_a_changed_filter_changes_the_version_of_clean_bitext_alone(tmp_path: Path) -> None:
     changed = tmp_path / "tiny.yaml"
     changed.write_text(f"extends: {TINY}\ncorpus: {{filters: [char_length, length_ratio, identical]}}\n")

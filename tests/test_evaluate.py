@@ -6,6 +6,7 @@ import pytest
 
 from alignment_train import evaluate
 from pipelines.store import Store, StoreError
+from pipelines.summary import table
 from tests.evaluated import TRAINED_LAYER, Answers, Fake, fabricate, figures, recipe
 
 DE, SW = "deu_Latn-eng_Latn", "eng_Latn-swh_Latn"
@@ -111,6 +112,20 @@ def test_without_control_only_base_is_compared(store: Store, tmp_path: Path):
     assert list(found["differences"]) == ["aligned-base"]
     assert "control" not in found
     assert "control_model" not in manifest.inputs
+
+
+def test_a_merged_model_is_shown_beside_the_others(store: Store):
+    with store.writing("merged_model") as out:
+        out.commit("merged", {})
+    merged = {**MODELS, "merged": figures({DE: 0.5, SW: 0.5}, {"eng_Latn": 5.2})}
+    manifest = evaluate.run(RECIPE, store, opened(merged))
+    found = json.loads((store.folder("evaluation") / "metrics.json").read_text())
+    assert found["merged"][f"retrieval/{DE}/recall@1"]["value"] == 0.5
+    assert manifest.inputs["merged_model"] == "merged"
+    assert manifest.numbers["merged/retrieval/mean/recall@1"] == 0.5
+    assert manifest.numbers["tone"] == "better"  # of aligned, as ever
+    assert "merged" in table(found).splitlines()[0]
+    assert "merged" not in table({name: found[name] for name in found if name != "merged"})
 
 
 def test_a_figure_that_is_not_finite_is_null_and_called_broken(store: Store):

@@ -1,7 +1,10 @@
+import json
+
 import pytest
 import torch
 
-from alignment_train.model import choose_device, choose_precision, load
+from alignment_train.config import Base
+from alignment_train.model import choose_device, choose_precision, load, load_base
 from tests.models import SHAPES, bitext, tiny
 
 TEXTS = [*bitext(5)["tgt"].to_pylist(), "nine", "one two three four five six seven eight"]
@@ -55,6 +58,44 @@ def test_a_saved_model_loads_with_the_same_logits(tmp_path):
 def test_a_model_that_cannot_be_had_is_refused_in_a_sentence(tmp_path):
     with pytest.raises(ValueError, match=r"train.base .*nothing: cannot be loaded: .*Allowed: 'seed', a local folder"):
         load(tmp_path / "nothing")
+
+
+REMOTE = """
+from pathlib import Path
+from transformers import LlamaConfig, LlamaForCausalLM
+
+Path({ran!r}).touch()
+
+
+class OwnConfig(LlamaConfig):
+    model_type = "own_of_test"
+
+
+class OwnForCausalLM(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+def test_code_beside_the_weights_is_run_only_where_the_recipe_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    model, ran = tiny(), tmp_path / "ran"
+    model.save(tmp_path / "own")
+    config = json.loads((tmp_path / "own" / "config.json").read_text())
+    maps = {"AutoConfig": "modeling_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}
+    own = {**config, "model_type": "own_of_test", "auto_map": maps, "architectures": ["OwnForCausalLM"]}
+    (tmp_path / "own" / "config.json").write_text(json.dumps(own))
+    (tmp_path / "own" / "modeling_own.py").write_text(REMOTE.format(ran=str(ran)))
+    with pytest.raises(
+        ValueError, match="code of its own beside the weights, which was not run. .*trust_remote_code: "
+    ):
+        load(tmp_path / "own")
+    assert not ran.exists()
+    trusted = load_base(Base.model_validate({"model": str(tmp_path / "own"), "trust_remote_code": True}))
+    assert ran.exists()
+    trusted.save(tmp_path / "stored")
+    again = load(tmp_path / "stored", trust_remote_code=True)
+    batch, _ = model.encode(TEXTS, 64)
+    assert torch.equal(again.lm(**batch).logits, model.lm(**batch).logits)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

@@ -26,8 +26,8 @@ class Objective(Plugin):
     rows: int = Field(32, gt=0)
 
     reads: ClassVar[Reads]
-    """The rows it sees: pairs, conversations, single segments of the pairs (columns `text`, `language`), or conversations
-    of tasks."""
+    """The rows it sees: pairs, conversations, single segments of the pairs (columns `text`, `language`), or the
+    conversations of tasks."""
     aligns: ClassVar[bool] = False
     """Whether this is what the control goes without."""
 

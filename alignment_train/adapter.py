@@ -1,0 +1,114 @@
+"""Low-rank adapters on a model, through PEFT: added, saved without the base's weights, and laid on a base again."""
+
+import json
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from alignment_train.config import Base, Lora
+
+if TYPE_CHECKING:
+    from alignment_train.model import Model
+
+NAME = "default"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+def add(model: "Model", settings: Lora, base: Base, seed: int) -> None:
+    """Freeze `model` and lay a new adapter on it, whose B is 0: until it is trained, the model answers as before.
+
+    base: what adapter_config.json names, by hub id, else as `base_model`, which lies beside it in a store.
+    """
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    there = _linear(model)
+    wanted = sorted(there) if settings.targets == "blocks" else settings.targets
+    if unknown := [name for name in wanted if name not in there]:
+        raise ValueError(
+            f"train.adapter.lora.targets: found {', '.join(unknown)}. Allowed for {type(model.lm).__name__}: "
+            f"{', '.join(sorted(there))}, or 'blocks' for all of them. Choose some."
+        )
+    config = LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # a float does
+        lora_dropout=settings.dropout,
+        target_modules=wanted,
+        fan_in_fan_out=any(issubclass(there[name], Conv1D) for name in wanted),
+        task_type=TaskType.CAUSAL_LM,
+    )
+    torch.manual_seed(seed)
+    with _without_warnings():
+        model.adapter = get_peft_model(model.lm, config, adapter_name=NAME)
+    config.base_model_name_or_path = base.hub or "base_model"
+    config.revision = base.revision if base.hub else None
+
+
+def save(adapter: Any, folder: Path) -> None:
+    """adapter_model.safetensors and adapter_config.json of the adapter NAME of a PeftModel."""
+    # save_embedding_layers="auto" would ask the hub for the base's config
+    adapter.save_pretrained(folder, selected_adapters=[NAME], save_embedding_layers=False)
+    (folder / "README.md").unlink()  # PEFT's empty card
+    says = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    says["target_modules"] = sorted(says["target_modules"])  # a set, whose order is another in each process
+    (folder / CONFIG).write_text(json.dumps(says, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def is_adapter(folder: Path) -> bool:
+    return (folder / CONFIG).is_file()
+
+
+def load(model: "Model", folder: Path, name: str = NAME) -> None:
+    """Lay the adapter in `folder` on `model`, for use and not for training; ValueError where it does not fit."""
+    from peft import PeftModel
+
+    try:
+        with _without_warnings():
+            warnings.filterwarnings("error", "Found missing adapter keys")
+            if model.adapter is None:
+                model.adapter = PeftModel.from_pretrained(model.lm, folder, adapter_name=name)
+            else:
+                model.adapter.load_adapter(folder, adapter_name=name)
+    except (OSError, ValueError, RuntimeError, UserWarning) as error:
+        said = re.sub(r"\s+", " ", str(error))[:300]
+        raise ValueError(
+            f"adapter {folder}: does not fit {type(model.lm).__name__} of {len(model.blocks)} blocks: {said} Needed: "
+            f"an adapter trained on this very base model. Train it again on it, or name the base it was trained on."
+        ) from None
+    model.lm.eval()
+
+
+def made_for(folder: Path) -> str | None:
+    """The base model that the adapter in `folder` names."""
+    return json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
+
+
+def without_frozen(models: list[nn.Module], states: list[dict[str, Any]], _: str) -> None:
+    """Take what is not trained out of the states that a checkpoint is about to hold: an adapter's base is at hand."""
+    for module, state in zip(models, states, strict=False):  # FSDP writes its own states and hands none over
+        for name, parameter in module.named_parameters(remove_duplicate=False):
+            if not parameter.requires_grad:
+                state.pop(name, None)
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """PEFT asks transformers for a name that it is about to lose."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        yield
+
+
+def _linear(model: "Model") -> dict[str, type[nn.Module]]:
+    """{name: class} of the linear layers within blocks."""
+    return {
+        name.rpartition(".")[2]: type(module)
+        for name, module in model.blocks.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+    }

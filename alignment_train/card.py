@@ -1,0 +1,158 @@
+"""A model card in the hub's format: what the store knows of a model and its data -> README.md. Text only, no torch.
+
+Source: the card's keys, https://huggingface.co/docs/hub/model-cards#model-card-metadata.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import yaml
+
+from alignment_train.config import TrainConfig
+from pipelines import languages
+from pipelines.config import Recipe
+from pipelines.store import Manifest, Store
+from pipelines.summary import LOWER_IS_BETTER, Metrics, models, summary, verdict
+
+FILE = "README.md"
+WAYS = {
+    "align_model": "The base model after the objectives of the recipe below.",
+    "control_model": "The base model after the same rows as its aligned sister, without the objectives that align: a "
+    "control, not meant for use.",
+    "merged_model": "The base model with two adapters made one: that of the recipe below and one trained apart, at the "
+    "weights that were best on dev text.",
+}
+
+
+def card(
+    recipe: Recipe,
+    store: Store,
+    asset: str,
+    numbers: Mapping[str, Any],
+    name: str | None = None,
+    metrics: Metrics | None = None,
+) -> str:
+    """The card of a model that was trained or merged.
+
+    numbers: those of its manifest; name: its id on the hub, where it is to be loaded from, instead of its folder in
+    the store; metrics: of the evaluation, where the model was evaluated.
+    """
+    config = TrainConfig.of(recipe)
+    own, apart = data(store), numbers.get("data_of_adapter", [])
+    parts = [
+        "---\n"
+        + yaml.safe_dump(_metadata(recipe, config, [*own, *apart]), sort_keys=False, allow_unicode=True)
+        + "---",
+        f"# {name or f'{asset} of {recipe.name}'}",
+        f"{WAYS[asset]} Made by Isogloss to treat its languages as one: "
+        f"{', '.join(map(languages.name, recipe.corpus.languages))}.",
+        "## How to load it",
+        _loading(config, name, asset),
+        "## Data",
+        "The licences are those that the corpora state; which of them bind the model is for its users to judge. "
+        "Rows are those of the training mix.",
+        _table(own) if own else "The training mix names no corpus.",
+        *(["The adapter trained apart:", _table(apart)] if apart else []),
+        "## Training",
+        _table({"figure": key, "value": value} for key, value in numbers.items() if not isinstance(value, list)),
+    ]
+    if candidates := numbers.get("candidates"):
+        parts += [f"Candidates, of which {numbers['chosen_by']} chose one:", _table(candidates)]
+    parts += [
+        "<details><summary>The recipe, with all defaults</summary>",
+        f"````yaml\n{yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True)}````",
+        "</details>",
+        "## Evaluation",
+        _evaluation(recipe, metrics) if metrics else "Not part of this card.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def data(store: Store) -> list[dict[str, Any]]:
+    """{corpus, version, licence, rows, url} of every corpus in the training mix of a store."""
+    mix = store.require("training_mix")
+    taken = _taken(mix)
+    return [
+        {
+            "corpus": name,
+            "version": facts.get("version", ""),
+            "licence": facts.get("licence") or "not stated",
+            "rows": taken.get(name, 0),
+            "url": facts.get("url", ""),
+        }
+        for name, facts in sorted(mix.corpora.items())
+    ]
+
+
+def _taken(mix: Manifest) -> dict[str, int]:
+    """Rows of the mix by corpus, of all kinds together."""
+    out: dict[str, int] = {}
+    for row in mix.numbers.get("receipt_corpora", ()):
+        out[row["corpus"]] = out.get(row["corpus"], 0) + row["taken"]
+    return out
+
+
+def _metadata(recipe: Recipe, config: TrainConfig, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The YAML in front. The licence is `other`: those of data and base model decide, and they are many."""
+    lora, base = config.adapter is not None, config.base.hub
+    based = {"base_model": base, "base_model_relation": "adapter" if lora else "finetune"} if base else {}
+    return {
+        "language": sorted({languages.alpha2(code) for code in recipe.corpus.languages}),
+        **based,
+        "license": "other",
+        "data_licences": sorted({row["licence"] for row in rows}),
+        "library_name": "peft" if lora else "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["isogloss", "cross-lingual-alignment", *(["lora"] if lora else [])],
+    }
+
+
+def _loading(config: TrainConfig, name: str | None, asset: str) -> str:
+    """Python that loads the model."""
+    where, trust = name or asset, ", trust_remote_code=True" if config.base.trust_remote_code else ""
+    lines = [f'tokenizer = AutoTokenizer.from_pretrained("{where}"{trust})']
+    imports = ["from transformers import AutoModelForCausalLM, AutoTokenizer"]
+    if not config.adapter:
+        lines += [f'model = AutoModelForCausalLM.from_pretrained("{where}"{trust})']
+    else:
+        imports = ["from peft import PeftModel", *imports]
+        if config.base.hub:
+            revision = f', revision="{config.base.revision}"' if config.base.revision else ""
+            base = f'"{config.base.hub}"{revision}'
+        else:
+            base = f'"{name}", subfolder="base_model"' if name else '"base_model"'
+        lines += [
+            f"base = AutoModelForCausalLM.from_pretrained({base}{trust})",
+            f'model = PeftModel.from_pretrained(base, "{where}")',
+        ]
+    inside = "" if name else "In the folder of the store:\n\n"
+    return inside + "```python\n" + "\n".join([*imports, "", *lines]) + "\n```"
+
+
+def _evaluation(recipe: Recipe, metrics: Metrics) -> str:
+    """The verdict and the figures of all models side by side; rates in percent."""
+    found = verdict(metrics, recipe.corpus.pivot)
+    rows = []
+    for row in summary(metrics):
+        scale, unit = (1, "") if row["metric"] in LOWER_IS_BETTER else (100, " %")
+        figures = {
+            name: "–" if row[name] is None else f"{row[name] * scale:.{2 if scale == 1 else 1}f}{unit}"
+            for name in (*models(metrics), "chance")
+        }
+        rows.append({"held-out text": row["subject"], "metric": row["metric"].replace("_", " "), **figures})
+    return "\n\n".join([f"{found.headline}.", *found.sentences, _table(rows)])
+
+
+def _table(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Mappings of the same keys as a table of Markdown."""
+    listed = list(rows)
+    lines = [list(listed[0]), ["---"] * len(listed[0]), *(map(_cell, row.values()) for row in listed)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    """A value that cannot leave its cell: corpora say what they like of themselves."""
+    text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    for char, safe in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("[", "\\[")):
+        text = text.replace(char, safe)
+    return " ".join(text.split())
