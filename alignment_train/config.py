@@ -81,8 +81,10 @@ class TrainConfig(Strict):
     """Which objectives a micro-batch serves: all of them, or one, the turn passing on, in the order of `objectives`,
     after each step or after each micro-batch (as mid-align's released code does, arXiv 2502.14830)."""
     accumulation: int = Field(1, gt=0)
-    """Micro-batches a step. Its gradient is their mean, each of them counted alike, and not each token: with
-    alternate_microbatch each of n objectives thus has 1/n of the weight that it has in a joint step."""
+    """Micro-batches a step. Those of one objective have the gradient of one batch of them all: they are weighted by what
+    their losses are means over (`Objective.count`: tokens, or rows). Not so a contrast, whose negatives are those of its
+    micro-batch: `contrastive.chunk` is what makes its batch larger than memory. With alternate_microbatch each of n
+    objectives has 1/n of the weight that it has in a joint step."""
     max_length: int = Field(256, ge=8)
     """Tokens after which a text is cut; how many were is counted and shown."""
     optimiser: Optimiser = Optimiser.model_validate({})

@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -38,7 +39,7 @@ class Plan:
     checkpoint_every: int
     schedule: Literal["joint", "alternate_step", "alternate_microbatch"] = "joint"
     accumulation: int = 1
-    """Micro-batches a step, whose gradient is their mean; one that is empty counts as 0."""
+    """Micro-batches a step; those of an objective have together the gradient of one batch. An empty turn counts as 0."""
     turns: Sequence[str] = ()
     """Names of those who take turns where they alternate, in order; without it, the objectives. The turn of a name that
     is no objective here stays empty: so the control has all others when the aligned model has them."""
@@ -94,23 +95,26 @@ def train(
     reporter.rewind(outcome.steps)
 
     for step in range(outcome.steps, plan.steps):
-        found: dict[str, list[float]] = {}  # of each turn of an objective
-        figures: dict[str, list[float]] = {}
+        losses: dict[str, float] = {}
+        figures: dict[str, float] = {}
         tokens = 0
-        for objective, turn in turns(plan, step):
-            batch = objective.collate(rows[objective.name].at(turn), model, plan.max_length)
+        batches = [
+            (objective, objective.collate(rows[objective.name].at(turn), model, plan.max_length))
+            for objective, turn in turns(plan, step)
+        ]
+        for (objective, batch), (share, scale) in zip(batches, shares(batches, plan.accumulation), strict=True):
             with accelerator.autocast():
                 loss, metrics = objective.loss(model, batch, held[objective.name])
-            accelerator.backward(objective.weight / plan.accumulation * loss)
-            found.setdefault(objective.name, []).append(loss.item())
+            accelerator.backward(objective.weight * scale * loss)
+            losses[objective.name] = losses.get(objective.name, 0.0) + share * loss.item()
             for name, value in metrics.items():
-                figures.setdefault(f"{objective.name}/{name}", []).append(value)
+                what = f"{objective.name}/{name}"
+                figures[what] = figures.get(what, 0.0) + share * value
             seen = int(batch["attention_mask"].sum())
             tokens += seen
             outcome.rows[objective.name] += objective.rows
             outcome.tokens[objective.name] += seen
             outcome.cut[objective.name] += int(batch["cut"])
-        losses, more = _means(found), _means(figures)
         weights = [p for part in (lm, *modules) for p in part.parameters()]
         norm = float(accelerator.clip_grad_norm_(weights, plan.optimiser.max_grad_norm) or 0.0)
         if not math.isfinite(norm) or not all(map(math.isfinite, losses.values())):
@@ -118,7 +122,7 @@ def train(
                 f"step {step}: loss {losses} with gradient norm {norm}. Allowed: finite numbers. Lower "
                 f"train.optimiser.learning_rate; the last good state is in {_last(checkpoints) or 'the base model'}."
             )
-        more |= {"gradient_norm": norm, "learning_rate": schedule.get_last_lr()[0]}
+        more = {**figures, "gradient_norm": norm, "learning_rate": schedule.get_last_lr()[0]}
         optimiser.step()
         schedule.step()
         optimiser.zero_grad()
@@ -153,8 +157,21 @@ def turns(plan: Plan, step: int) -> list[tuple[Objective, int]]:
     return out
 
 
-def _means(found: dict[str, list[float]]) -> dict[str, float]:
-    return {name: sum(values) / len(values) for name, values in found.items()}
+def shares(
+    batches: Sequence[tuple[Objective, dict[str, torch.Tensor]]], accumulation: int
+) -> list[tuple[float, float]]:
+    """Of each micro-batch of a step: its share in its objective's loss, and what its gradient is multiplied by.
+
+    The shares of an objective go by `count` and sum to 1; the multipliers sum to the part of the step's micro-batches
+    that are its own.
+    """
+    counts = [objective.count(batch) for objective, batch in batches]
+    total, turns = Counter[str](), Counter[str]()
+    for (objective, _), count in zip(batches, counts, strict=True):
+        total[objective.name] += count
+        turns[objective.name] += 1
+    found = [count / max(1, total[objective.name]) for (objective, _), count in zip(batches, counts, strict=True)]
+    return [(share, share * turns[o.name] / accumulation) for (o, _), share in zip(batches, found, strict=True)]
 
 
 def rate(optimiser: Optimiser, step: int, steps: int) -> float:

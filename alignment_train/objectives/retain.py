@@ -88,5 +88,8 @@ class Retain(Objective):
         moved = (pool(model.hidden(ids, mask, layer).float(), mask, "mean") - base)[positions.any(1)]
         return moved.square().sum() / max(1, moved.numel()), {}
 
+    def count(self, batch: dict[str, "Tensor"]) -> int:
+        return int(batch["positions"].sum() if self.by == "kl" else batch["positions"].any(1).sum())
+
     def _texts(self, row: dict[str, Any]) -> list[str]:
         return [row[side] for side in ("src", "tgt") if row[f"{side}_lang"] == self.language]
