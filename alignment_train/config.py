@@ -90,6 +90,9 @@ class TrainConfig(Strict):
     optimiser: Optimiser = Optimiser.model_validate({})
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of activations; weights are trained in float32. `auto`: bfloat16 where the hardware is built for it."""
+    gradients_every: int = Field(10, ge=0)
+    """Steps between measurements of each objective's gradient norm and of the cosines between them; 0: never. Such a
+    step holds one copy of the gradients more for each objective after the first."""
     checkpoint_every: int = Field(50, gt=0)
     """Steps between checkpoints; a killed run resumes from the last one and ends with the same weights."""
 

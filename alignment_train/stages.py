@@ -25,7 +25,7 @@ from pipelines.schema import BITEXT
 from pipelines.segments import keys
 from pipelines.store import Manifest, Store, fingerprint, sha256
 
-MODULES = tuple(f"alignment_train.{name}" for name in ("train", "data", "model", "losses"))
+MODULES = tuple(f"alignment_train.{name}" for name in ("train", "data", "model", "losses", "gradients"))
 TEXTS = 10_000  # most segments by which a seed model is compared with the unigram
 LIBRARIES = ("torch", "transformers", "accelerate")
 
@@ -136,6 +136,7 @@ class Trainer:
             checkpoint_every=self.config.checkpoint_every,
             schedule=self.config.schedule,
             accumulation=self.config.accumulation,
+            gradients_every=self.config.gradients_every,
             turns=self.config.turns,
         )
         parts = self._parts({objective.reads for objective in objectives})
@@ -161,6 +162,7 @@ class Trainer:
             model.save(out.path)
             if reporter.log.exists():
                 shutil.copy(reporter.log, out.path / "log.jsonl")
+                shutil.copytree(reporter.board, out.path / "tensorboard")
             manifest = out.commit(
                 print_,
                 self.recipe.resolved(),
@@ -183,6 +185,7 @@ class Trainer:
             **{f"texts_cut/{name}": count for name, count in outcome.cut.items()},
             **{f"loss_first/{name}": value for name, value in first.items()},
             **{f"loss_last/{name}": value for name, value in last.items()},
+            **reporter.last(),
             "device": self.device.type if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
             "precision": self.precision,
             "threads": torch.get_num_threads(),

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,8 @@ from accelerate.utils import set_seed
 
 from alignment_train.config import Optimiser
 from alignment_train.data import Rows
+from alignment_train.flops import Flops, peak
+from alignment_train.gradients import Apart
 from alignment_train.model import Model
 from alignment_train.objectives import Objective
 from alignment_train.report import Reporter
@@ -40,6 +43,8 @@ class Plan:
     schedule: Literal["joint", "alternate_step", "alternate_microbatch"] = "joint"
     accumulation: int = 1
     """Micro-batches a step; those of an objective have together the gradient of one batch. An empty turn counts as 0."""
+    gradients_every: int = 10
+    """Steps between measurements of the gradients of objectives apart, the first step included; 0: never."""
     turns: Sequence[str] = ()
     """Names of those who take turns where they alternate, in order; without it, the objectives. The turn of a name that
     is no objective here stays empty: so the control has all others when the aligned model has them."""
@@ -92,30 +97,39 @@ def train(
         o.name: Rows(tables[o.name], o.rows, _seed(plan.seed, o.name), partial(o.measure, model=model))
         for o in plan.objectives
     }
+    weights = [p for part in (lm, *modules) for p in part.parameters() if p.requires_grad]
+    flops, speed = Flops(), peak(device, getattr(torch, plan.precision))
     reporter.rewind(outcome.steps)
 
     for step in range(outcome.steps, plan.steps):
         losses: dict[str, float] = {}
         figures: dict[str, float] = {}
-        tokens = 0
+        tokens: dict[str, int] = {}
+        apart = Apart(weights) if plan.gradients_every and step % plan.gradients_every == 0 else None
         batches = [
             (objective, objective.collate(rows[objective.name].at(turn), model, plan.max_length))
             for objective, turn in turns(plan, step)
         ]
         for (objective, batch), (share, scale) in zip(batches, shares(batches, plan.accumulation), strict=True):
-            with accelerator.autocast():
-                loss, metrics = objective.loss(model, batch, held[objective.name])
-            accelerator.backward(objective.weight * scale * loss)
+            with (
+                apart.of(objective.name) if apart else nullcontext(),
+                flops.counting(objective.name, batch["attention_mask"]) as forward_done,
+            ):
+                with accelerator.autocast():
+                    loss, metrics = objective.loss(model, batch, held[objective.name])
+                forward_done()
+                accelerator.backward(objective.weight * scale * loss)
             losses[objective.name] = losses.get(objective.name, 0.0) + share * loss.item()
             for name, value in metrics.items():
                 what = f"{objective.name}/{name}"
                 figures[what] = figures.get(what, 0.0) + share * value
             seen = int(batch["attention_mask"].sum())
-            tokens += seen
+            tokens[objective.name] = tokens.get(objective.name, 0) + seen
             outcome.rows[objective.name] += objective.rows
             outcome.tokens[objective.name] += seen
             outcome.cut[objective.name] += int(batch["cut"])
-        weights = [p for part in (lm, *modules) for p in part.parameters()]
+        if apart:
+            figures |= apart.merge()
         norm = float(accelerator.clip_grad_norm_(weights, plan.optimiser.max_grad_norm) or 0.0)
         if not math.isfinite(norm) or not all(map(math.isfinite, losses.values())):
             raise ValueError(
@@ -127,9 +141,11 @@ def train(
         schedule.step()
         optimiser.zero_grad()
         outcome.steps = step + 1
-        reporter.step(step, plan.steps, losses, tokens, more, outcome.rows)
+        ideal = flops.needed(tokens) / speed
+        reporter.step(step, plan.steps, losses, sum(tokens.values()), more, outcome.rows, ideal)
         if outcome.steps % plan.checkpoint_every == 0 and outcome.steps < plan.steps:
             _save(accelerator, checkpoints, outcome.steps)
+    reporter.close()
     model.lm.eval()
     return outcome
 
