@@ -50,6 +50,16 @@ def pool(hidden: Tensor, mask: Tensor, pooling: Literal["mean", "last"]) -> Tens
     return hidden[torch.arange(len(hidden), device=hidden.device), last]
 
 
+def effective_rank(states: Tensor) -> float:
+    """How many directions states [N, H] spread over, from 1 (all parallel) to min(N, H): exp of the entropy of the
+    singular values, which sum to 1.
+
+    Source: Roy & Vetterli 2007 (The effective rank, EUSIPCO), definition 1.
+    """
+    values = torch.linalg.svdvals(states.float())
+    return float(torch.special.entr(values / values.sum().clamp(min=1e-12)).sum().exp())
+
+
 def language_means(
     states: Tensor, language: Tensor, means: Tensor, counts: Tensor, memory: int
 ) -> tuple[Tensor, Tensor]:

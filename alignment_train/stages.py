@@ -61,6 +61,7 @@ class Trainer:
             precision=self.precision,
             seed=self.recipe.seed,
             checkpoint_every=self.config.checkpoint_every,
+            guards=self.config.guards,
         )
         said = {"seed": self.recipe.seed, "base": settings.model_dump(mode="json"), "precision": self.config.precision}
         print_ = fingerprint(
@@ -134,6 +135,7 @@ class Trainer:
             precision=self.precision,
             seed=self.recipe.seed,
             checkpoint_every=self.config.checkpoint_every,
+            guards=self.config.guards,
             schedule=self.config.schedule,
             accumulation=self.config.accumulation,
             gradients_every=self.config.gradients_every,

@@ -6,8 +6,8 @@ import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,10 +18,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from alignment_train.config import Optimiser
+from alignment_train.config import Guards, Optimiser
 from alignment_train.data import Rows
 from alignment_train.flops import Flops, peak
 from alignment_train.gradients import Apart
+from alignment_train.guards import PROBED, Stop, Watch, heavy, memory
 from alignment_train.model import Model
 from alignment_train.objectives import Objective
 from alignment_train.report import Reporter
@@ -42,12 +43,13 @@ class Plan:
     checkpoint_every: int
     schedule: Literal["joint", "alternate_step", "alternate_microbatch"] = "joint"
     accumulation: int = 1
-    """Micro-batches a step; those of an objective have together the gradient of one batch. An empty turn counts as 0."""
-    gradients_every: int = 10
-    """Steps between measurements of the gradients of objectives apart, the first step included; 0: never."""
+    """Micro-batches a step; those of an objective have together the gradient of one batch. An empty turn counts 0."""
     turns: Sequence[str] = ()
     """Names of those who take turns where they alternate, in order; without it, the objectives. The turn of a name that
     is no objective here stays empty: so the control has all others when the aligned model has them."""
+    gradients_every: int = 10
+    """Steps between measurements of the gradients of objectives apart, the first step included; 0: never."""
+    guards: Guards = field(default_factory=lambda: Guards.model_validate({}))
 
 
 @dataclass
@@ -74,7 +76,7 @@ def train(
     """Train `model` in place.
 
     parts: the tables that objectives read, by name; checkpoints: a folder that belongs to just this plan and data.
-    Raises ValueError where a loss is not finite: the last checkpoint stays.
+    Raises ValueError where a loss is not finite or a guard of the plan says stop: the last checkpoint stays.
     """
     if (world := os.environ.get("WORLD_SIZE", "1")) != "1":
         raise ValueError(f"WORLD_SIZE: found {world}. Allowed: 1. Start one process, without torchrun.")
@@ -90,64 +92,88 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate(plan.optimiser, step, plan.steps))
     lm, optimiser, schedule = accelerator.prepare(model.lm, optimiser, schedule)
     outcome = Outcome(0, *({o.name: 0 for o in plan.objectives} for _ in range(3)))
-    accelerator.register_for_checkpointing(outcome, *modules)
-    if last := _last(checkpoints):
-        accelerator.load_state(str(last))
     rows = {
         o.name: Rows(tables[o.name], o.rows, _seed(plan.seed, o.name), partial(o.measure, model=model))
         for o in plan.objectives
     }
     weights = [p for part in (lm, *modules) for p in part.parameters() if p.requires_grad]
     flops, speed = Flops(), peak(device, getattr(torch, plan.precision))
+    probes = {
+        o.name: (o, o.collate(_some(rows[o.name].at(0), PROBED), model, plan.max_length))
+        for o in plan.objectives
+        if o.aligns and plan.guards.collapse
+    }
+    watch = Watch(plan.guards, model, probes)
+    accelerator.register_for_checkpointing(outcome, watch, *modules)
+    if last := _last(checkpoints):
+        accelerator.load_state(str(last))
+    looked = {} if outcome.steps else watch.states()
     reporter.rewind(outcome.steps)
 
     for step in range(outcome.steps, plan.steps):
         losses: dict[str, float] = {}
-        figures: dict[str, float] = {}
+        figures, looked = looked, {}
         tokens: dict[str, int] = {}
         apart = Apart(weights) if plan.gradients_every and step % plan.gradients_every == 0 else None
         batches = [
             (objective, objective.collate(rows[objective.name].at(turn), model, plan.max_length))
             for objective, turn in turns(plan, step)
         ]
-        for (objective, batch), (share, scale) in zip(batches, shares(batches, plan.accumulation), strict=True):
-            with (
-                apart.of(objective.name) if apart else nullcontext(),
-                flops.counting(objective.name, batch["attention_mask"]) as forward_done,
-            ):
-                with accelerator.autocast():
-                    loss, metrics = objective.loss(model, batch, held[objective.name])
-                forward_done()
-                accelerator.backward(objective.weight * scale * loss)
-            losses[objective.name] = losses.get(objective.name, 0.0) + share * loss.item()
-            for name, value in metrics.items():
-                what = f"{objective.name}/{name}"
-                figures[what] = figures.get(what, 0.0) + share * value
-            seen = int(batch["attention_mask"].sum())
-            tokens[objective.name] = tokens.get(objective.name, 0) + seen
-            outcome.rows[objective.name] += objective.rows
-            outcome.tokens[objective.name] += seen
-            outcome.cut[objective.name] += int(batch["cut"])
-        if apart:
-            figures |= apart.merge()
-        norm = float(accelerator.clip_grad_norm_(weights, plan.optimiser.max_grad_norm) or 0.0)
-        if not math.isfinite(norm) or not all(map(math.isfinite, losses.values())):
-            raise ValueError(
-                f"step {step}: loss {losses} with gradient norm {norm}. Allowed: finite numbers. Lower "
-                f"train.optimiser.learning_rate; the last good state is in {_last(checkpoints) or 'the base model'}."
-            )
-        more = {**figures, "gradient_norm": norm, "learning_rate": schedule.get_last_lr()[0]}
-        optimiser.step()
-        schedule.step()
-        optimiser.zero_grad()
-        outcome.steps = step + 1
+        with _stopping(step, checkpoints):
+            for (objective, batch), (share, scale) in zip(batches, shares(batches, plan.accumulation), strict=True):
+                with (
+                    memory(*heavy(objective, batch, plan.max_length)),
+                    apart.of(objective.name) if apart else nullcontext(),
+                    flops.counting(objective.name, batch["attention_mask"]) as forward_done,
+                ):
+                    with accelerator.autocast():
+                        loss, metrics = objective.loss(model, batch, held[objective.name])
+                    forward_done()
+                    accelerator.backward(objective.weight * scale * loss)
+                losses[objective.name] = losses.get(objective.name, 0.0) + share * loss.item()
+                for name, value in metrics.items():
+                    what = f"{objective.name}/{name}"
+                    figures[what] = figures.get(what, 0.0) + share * value
+                seen = int(batch["attention_mask"].sum())
+                tokens[objective.name] = tokens.get(objective.name, 0) + seen
+                outcome.rows[objective.name] += objective.rows
+                outcome.tokens[objective.name] += seen
+                outcome.cut[objective.name] += int(batch["cut"])
+            if apart:
+                figures |= apart.merge()
+            norm = float(accelerator.clip_grad_norm_(weights, plan.optimiser.max_grad_norm) or 0.0)
+            watch.losses(losses, norm)
+            figures |= {"gradient_norm": norm, "learning_rate": schedule.get_last_lr()[0]}
+            with memory("the optimiser, which holds two numbers for each weight", "Take a smaller base"):
+                optimiser.step()
+            schedule.step()
+            optimiser.zero_grad()
+            outcome.steps = step + 1
+            saves = outcome.steps % plan.checkpoint_every == 0 and outcome.steps < plan.steps
+            if saves or outcome.steps % plan.guards.every == 0:
+                figures |= watch.states()
         ideal = flops.needed(tokens) / speed
-        reporter.step(step, plan.steps, losses, sum(tokens.values()), more, outcome.rows, ideal)
-        if outcome.steps % plan.checkpoint_every == 0 and outcome.steps < plan.steps:
+        reporter.step(step, plan.steps, losses, sum(tokens.values()), figures, outcome.rows, ideal)
+        if saves:
             _save(accelerator, checkpoints, outcome.steps)
     reporter.close()
     model.lm.eval()
     return outcome
+
+
+@contextmanager
+def _stopping(step: int, checkpoints: Path) -> Iterator[None]:
+    """A guard's reason to stop becomes an error that says when, and what is left."""
+    try:
+        yield
+    except Stop as reason:
+        kept = _last(checkpoints) or "the base model"
+        raise ValueError(f"step {step}: {reason}. The last good state is in {kept}.") from None
+
+
+def _some(rows: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+    """At most so many of the rows, from all lengths."""
+    return rows[:: -(-len(rows) // most)]
 
 
 def turns(plan: Plan, step: int) -> list[tuple[Objective, int]]:
