@@ -1,8 +1,12 @@
-"""python -m alignment_train base|control|train|eval RECIPE --store DIR: one step of a recipe's tensor half."""
+"""python -m alignment_train base|control|train|eval RECIPE --store DIR: one step of a recipe's tensor half.
+
+On several devices: python -m torch.distributed.run --nproc-per-node N -m alignment_train train RECIPE --store DIR.
+"""
 
 import argparse
 import os
 import sys
+from contextlib import ExitStack
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -28,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(command: str, recipe_path: str, root: str, device: str | None) -> None:
+    from alignment_train import ranks
     from alignment_train.config import TrainConfig
     from pipelines.config import read_recipe
     from pipelines.progress import Progress
@@ -43,7 +48,13 @@ def _run(command: str, recipe_path: str, root: str, device: str | None) -> None:
     from alignment_train.report import dagster_pipes
     from alignment_train.stages import Trainer
 
-    with store.writer(), dagster_pipes() as dagster, Progress() as progress:
+    with ExitStack() as stack:
+        progress = Progress(None if ranks.first() else stack.enter_context(open(os.devnull, "w")))
+        if ranks.first():
+            stack.enter_context(store.writer())
+        dagster = stack.enter_context(dagster_pipes())
+        stack.enter_context(progress)
+        stack.callback(ranks.leave)
         trainer = Trainer(recipe, store, device, progress.tell, dagster)
         steps = {
             "base_model": trainer.base,
@@ -59,6 +70,8 @@ def _run(command: str, recipe_path: str, root: str, device: str | None) -> None:
             "all": list(steps),
         }[command]
         for asset in wanted:
+            if asset == "evaluation" and not ranks.first():
+                continue
             progress.start(f"{asset} on {trainer.device}, {trainer.precision}")
             before = store.manifest(asset)
             manifest = steps[asset]()

@@ -19,10 +19,18 @@ SECONDS = 0.1  # of matmuls, for the peak
 
 
 class Flops:
-    """What a token of each objective costs, counted at its first micro-batch in this process and never again."""
+    """What a token of each objective costs, counted at its first micro-batch and never again, in a resumed run either:
+    the counter moves the last bit of what it watches.
+    """
 
     def __init__(self) -> None:
         self.per_token: dict[str, float] = {}
+
+    def state_dict(self) -> dict[str, float]:
+        return self.per_token
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.per_token = dict(state)
 
     @contextmanager
     def counting(self, name: str, mask: Tensor) -> Iterator[Callable[[], None]]:
@@ -41,7 +49,7 @@ class Flops:
         backward = counter.get_total_flops() - forward[0]
         self.per_token[name] = (forward[0] + min(backward, 2 * forward[0])) / mask.numel()
 
-    def needed(self, tokens: dict[str, int]) -> float:
+    def needed(self, tokens: dict[str, float]) -> float:
         """FLOPs of so many real tokens of each objective."""
         return sum(self.per_token[name] * count for name, count in tokens.items())
 

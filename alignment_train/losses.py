@@ -1,8 +1,9 @@
 """Losses as pure functions of tensors. Shapes: B pairs, N texts, T tokens, H hidden size, V vocabulary."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -31,6 +32,31 @@ def info_nce(
         logits = logits.masked_fill(same & ~eye, float("-inf"))
     loss = F.cross_entropy(logits, gold)
     return loss if direction == "src_to_tgt" else (loss + F.cross_entropy(logits.T, gold)) / 2
+
+
+class _Gathered(torch.autograd.Function):
+    """All-gather whose gradient is the sum of what every process has for these rows."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        whole = gradients[0].contiguous()
+        dist.all_reduce(whole)
+        return whole.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def gathered(rows: Tensor) -> Tensor:
+    """The rows [N, ...] of every process, those of process 0 first [N x processes, ...], with gradient; alone, `rows`.
+
+    So each process has the whole batch and what is made of it, the loss too, is the same in all. The gradient of their
+    mean is then that of one process with the whole batch.
+    """
+    return _Gathered.apply(rows) if dist.is_initialized() and dist.get_world_size() > 1 else rows  # type: ignore
 
 
 def token_loss(logits: Tensor, labels: Tensor) -> Tensor:

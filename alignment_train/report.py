@@ -11,13 +11,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from alignment_train import ranks
 from pipelines.progress import Tell, clock
 
 DAGSTER_INTERVAL = 5.0  # seconds between lines in Dagster's log
 
 
 class Reporter:
-    """Receives every step of one training."""
+    """Receives every step of one training; of several processes the first alone writes and speaks."""
 
     def __init__(self, title: str, log: Path, tell: Tell, dagster: Any = None):
         """log: a JSON-lines file, TensorBoard's go beside it; dagster: an open `dagster_pipes` context or None."""
@@ -32,6 +33,8 @@ class Reporter:
 
     def rewind(self, step: int) -> None:
         """Forget what was logged at or after `step`: a resumed run logs it again. TensorBoard hides it."""
+        if not ranks.first():
+            return
         from torch.utils.tensorboard import SummaryWriter
 
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -56,6 +59,8 @@ class Reporter:
         """losses: nats by objective, of those whose turn it was; tokens: real ones of this step; more: further figures
         to log; rows: consumed by objective up to now; ideal: seconds that the step's FLOPs take at the device's peak.
         """
+        if not ranks.first():
+            return
         self._tokens += tokens
         self._ideal += ideal
         self._losses |= losses
@@ -131,7 +136,7 @@ def dagster_pipes() -> Iterator[Any]:
 
     Under Dagster the process also ends when Dagster dies: a trainer without its run must not go on writing.
     """
-    if "DAGSTER_PIPES_CONTEXT" not in os.environ or os.environ.get("RANK", "0") != "0":
+    if "DAGSTER_PIPES_CONTEXT" not in os.environ or not ranks.first():
         yield None
         return
     from dagster_pipes import open_dagster_pipes

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from alignment_train import seed
+from alignment_train import ranks, seed
 from alignment_train.config import TrainConfig, layer_index
 from alignment_train.data import segments
 from alignment_train.lm import LM
@@ -25,13 +25,13 @@ from pipelines.schema import BITEXT
 from pipelines.segments import keys
 from pipelines.store import Manifest, Store, fingerprint, sha256
 
-MODULES = tuple(f"alignment_train.{name}" for name in ("train", "data", "model", "losses", "gradients"))
+MODULES = tuple(f"alignment_train.{name}" for name in ("train", "data", "model", "losses", "gradients", "ranks"))
 TEXTS = 10_000  # most segments by which a seed model is compared with the unigram
 LIBRARIES = ("torch", "transformers", "accelerate")
 
 
 class Trainer:
-    """One recipe, one store, one device."""
+    """One recipe, one store, one device for each process; where there are several, the first alone writes."""
 
     def __init__(
         self, recipe: Recipe, store: Store, device: str | None = None, tell: Tell = silent, dagster: Any = None
@@ -41,6 +41,7 @@ class Trainer:
         self.config = TrainConfig.of(recipe)
         self.device = choose_device(device)
         self.precision = choose_precision(self.config.precision, self.device)
+        ranks.join(self.device)
 
     def base(self) -> Manifest:
         """base_model: the model that the recipe names, or a seed trained on the monolingual sides of the bitext."""
@@ -67,10 +68,10 @@ class Trainer:
         print_ = fingerprint(
             "alignment_train.seed", said, inputs, plan.objectives, MODULES, (*LIBRARIES, "sentencepiece", "tokenizers")
         )
-        if done := self.store.unchanged("base_model", None, print_):
+        if done := self._done("base_model", print_):
             return done
         self.tell(0, 0, "reading bitext and training the tokenizer")
-        bitext = self._monolingual()
+        bitext = ranks.in_turn(self._monolingual)
         model = seed.make(settings.seed, bitext, self.recipe.seed)
         kind = f"seed: {_millions(model)} parameters, trained here from nothing on {bitext.num_rows:,} pairs"
         text, context = segments(bitext), settings.seed.context
@@ -86,8 +87,11 @@ class Trainer:
         files = {f.name: sha256(f) for f in sorted(local.glob("*")) if f.is_file()} if local.is_dir() else {}
         said = {"model": settings.model, "revision": settings.revision, "files": files}
         print_ = fingerprint("alignment_train.model", said, {}, libraries=LIBRARIES)
-        if done := self.store.unchanged("base_model", None, print_):
+        if done := self._done("base_model", print_):
             return done
+        if not ranks.first():
+            ranks.wait()
+            return self.store.require("base_model")
         model = load_base(settings)
         with self.store.writing("base_model") as out:
             model.save(out.path)
@@ -97,7 +101,15 @@ class Trainer:
                 "parameters": _parameters(model),
                 "blocks": len(model.blocks),
             }
-            return out.commit(print_, self.recipe.resolved(), numbers=numbers)
+            manifest = out.commit(print_, self.recipe.resolved(), numbers=numbers)
+        ranks.wait()
+        return manifest
+
+    def _done(self, asset: str, print_: str) -> Manifest | None:
+        """The manifest where it is made already; all processes look before one of them writes."""
+        done = self.store.unchanged(asset, None, print_)
+        ranks.wait()
+        return done
 
     def align(self) -> Manifest:
         """align_model: the base model after all objectives of the recipe."""
@@ -125,7 +137,7 @@ class Trainer:
         print_ = fingerprint(
             __name__, {"seed": self.recipe.seed, "train": settings}, inputs, objectives, MODULES, LIBRARIES
         )
-        if done := self.store.unchanged(asset, None, print_):
+        if done := self._done(asset, print_):
             return done
         plan = Plan(
             objectives=objectives,
@@ -141,8 +153,8 @@ class Trainer:
             gradients_every=self.config.gradients_every,
             turns=self.config.turns,
         )
-        parts = self._parts({objective.reads for objective in objectives})
-        model = load(self.store.fetched("base_model"))
+        parts = ranks.in_turn(lambda: self._parts({objective.reads for objective in objectives}))
+        model = load(ranks.in_turn(lambda: self.store.fetched("base_model")))
         layer = layer_index(self.config.layer, len(model.blocks))
         return self._train(asset, model, plan, parts, print_, inputs, lambda: {"trained_layer": layer})
 
@@ -156,9 +168,12 @@ class Trainer:
         inputs: dict[str, str],
         more: Callable[[], dict[str, Any]],
     ) -> Manifest:
-        checkpoints = self.store.scratch(asset, print_)
+        checkpoints = ranks.in_turn(lambda: self.store.scratch(asset, print_))
         reporter = Reporter(asset, checkpoints / "log.jsonl", self.tell, self.dagster)
         outcome = train(model, plan, parts, checkpoints, reporter, self.device)
+        if not ranks.first():
+            ranks.wait()
+            return self.store.require(asset)
         numbers = {**more(), **self._numbers(model, outcome, reporter)}
         with self.store.writing(asset) as out:
             model.save(out.path)
@@ -174,6 +189,7 @@ class Trainer:
                 numbers=numbers,
             )
         shutil.rmtree(checkpoints)
+        ranks.wait()
         return manifest
 
     def _numbers(self, model: Model, outcome: Outcome, reporter: Reporter) -> dict[str, Any]:
@@ -191,6 +207,7 @@ class Trainer:
             "device": self.device.type if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
             "precision": self.precision,
             "threads": torch.get_num_threads(),
+            "processes": ranks.world(),
         }
 
     def _on_dev(self, model: Model, context: int, trained_on: pa.Table) -> dict[str, float]:

@@ -14,7 +14,7 @@ from tests.test_train import PARTS, plan, run
 
 def test_norms_cosines_and_the_sum_are_those_of_the_gradients():
     one, other, unused = (nn.Parameter(torch.zeros(2)) for _ in range(3))
-    apart = Apart([one, other, unused])
+    apart = Apart([one, other, unused], each=True)
     with apart.of("a"):
         (3 * one[0] + 4 * other[1]).backward()
     with apart.of("b"):

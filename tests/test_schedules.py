@@ -61,18 +61,18 @@ def gradients(monkeypatch) -> list[dict[str, torch.Tensor]]:
     """The gradient of every step, before it is clipped."""
     found: list[dict[str, torch.Tensor]] = []
     models: list[Any] = []
-    make = Accelerator.prepare
+    make = Accelerator.prepare_model
     clip = Accelerator.clip_grad_norm_
 
-    def prepare(self, lm, *rest):
+    def prepare(self, lm, **how):
         models.append(lm)
-        return make(self, lm, *rest)
+        return make(self, lm, **how)
 
     def keep(self, parameters, most):
         found.append({n: p.grad.clone() for n, p in models[-1].named_parameters() if p.grad is not None})
         return clip(self, parameters, most)
 
-    monkeypatch.setattr(Accelerator, "prepare", prepare)
+    monkeypatch.setattr(Accelerator, "prepare_model", prepare)
     monkeypatch.setattr(Accelerator, "clip_grad_norm_", keep)
     return found
 
@@ -177,7 +177,7 @@ def test_a_micro_batch_counts_by_what_its_loss_is_a_mean_over():
         for chosen in (rows[:1], rows)
     ), "all tokens but the first, and EOS"
     batches = [(contrast, contrasts[0]), (text, few), (contrast, contrasts[1]), (text, many)]
-    found = shares(batches, 4)
+    found = shares(batches, 4, CPU)
     part = text.count(few) / (text.count(few) + text.count(many))
     assert [share for share, _ in found] == pytest.approx([0.5, part, 0.5, 1 - part])
     assert [scale for _, scale in found] == pytest.approx([0.25, part / 2, 0.25, (1 - part) / 2])

@@ -27,6 +27,9 @@ class Objective(Plugin):
     """The rows it sees: pairs, conversations, or single segments of the pairs (column `text`)."""
     aligns: ClassVar[bool] = False
     """Whether this is what the control goes without."""
+    splits: ClassVar[bool] = False
+    """Whether processes may have a part of a batch each: the loss is a mean of what each row has by itself, by `count`,
+    or it gathers what it compares (`losses.gathered`)."""
 
     def check(self, layers: int | None = None) -> None:
         """Raise ValueError where the settings cannot hold for a model of `layers` blocks."""

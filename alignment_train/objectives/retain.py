@@ -32,6 +32,7 @@ class Retain(Objective):
     """Of `hidden` alone."""
 
     reads: ClassVar[Reads] = "bitext"
+    splits: ClassVar[bool] = True
 
     def check(self, layers: int | None = None) -> None:
         from alignment_train.config import layer_index
