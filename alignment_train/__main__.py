@@ -1,8 +1,12 @@
-"""python -m alignment_train base|probe|control|train|merge|eval|push RECIPE --store DIR: a step of the tensor half."""
+"""python -m alignment_train base|probe|control|train|merge|eval|push RECIPE --store DIR: a step of the tensor half.
+
+On several devices: python -m torch.distributed.run --nproc-per-node N -m alignment_train train RECIPE --store DIR.
+"""
 
 import argparse
 import os
 import sys
+from contextlib import ExitStack
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -49,6 +53,7 @@ def _push(recipe_path: str, root: str, to: str, asset: str, private: bool) -> No
 
 
 def _run(command: str, recipe_path: str, root: str, device: str | None) -> None:
+    from alignment_train import ranks
     from alignment_train.config import TrainConfig
     from pipelines.config import read_recipe
     from pipelines.progress import Progress
@@ -65,7 +70,13 @@ def _run(command: str, recipe_path: str, root: str, device: str | None) -> None:
     from alignment_train.report import dagster_pipes
     from alignment_train.stages import Trainer
 
-    with store.writer(), dagster_pipes() as dagster, Progress() as progress:
+    with ExitStack() as stack:
+        progress = Progress(None if ranks.first() else stack.enter_context(open(os.devnull, "w")))
+        if ranks.first():
+            stack.enter_context(store.writer())
+        dagster = stack.enter_context(dagster_pipes())
+        stack.enter_context(progress)
+        stack.callback(ranks.leave)
         trainer = Trainer(recipe, store, device, progress.tell, dagster)
         steps = {
             "base_model": trainer.base,
@@ -86,6 +97,8 @@ def _run(command: str, recipe_path: str, root: str, device: str | None) -> None:
             "all": [*ready, "control_model", "align_model", *(["merged_model"] if config.merge else []), "evaluation"],
         }[command]
         for asset in wanted:
+            if asset == "evaluation" and not ranks.first():
+                continue
             progress.start(f"{asset} on {trainer.device}, {trainer.precision}")
             before = store.manifest(asset)
             manifest = steps[asset]()

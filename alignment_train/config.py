@@ -122,6 +122,23 @@ class Merge(Strict):
     """Most dev pairs that are asked about."""
 
 
+class Guards(Strict):
+    """What stops a training with a plain reason; the last checkpoint before it stays. Null is never checked.
+
+    Losses and gradients that are not finite stop it always.
+    """
+
+    divergence: float | None = Field(1.0, gt=0)
+    """How far an objective's loss may rise: the mean of its last 20 values over that of its first 20, by so many times
+    that mean, or so many nats where it is less than 1 (a `retain` starts at 0). Twenty batches are no noise, and a
+    loss that has doubled since the untrained start is of no use; a slow rise beside a falling one stays below it."""
+    collapse: float | None = Field(0.25, gt=0, lt=1)
+    """Least effective rank of pooled states, as a share of that at the start: for each objective that aligns, of the
+    same 128 rows at most, in the layer that it trains (Roy & Vetterli 2007; `losses.effective_rank`)."""
+    every: int = Field(25, gt=0)
+    """Steps between looks at the effective rank; there is one before each checkpoint too."""
+
+
 class TrainConfig(Strict):
     """How the base model is aligned."""
 
@@ -135,13 +152,19 @@ class TrainConfig(Strict):
     """Which objectives a micro-batch serves: all of them, or one, the turn passing on, in the order of `objectives`,
     after each step or after each micro-batch (as mid-align's released code does, arXiv 2502.14830)."""
     accumulation: int = Field(1, gt=0)
-    """Micro-batches a step. Its gradient is their mean, each of them counted alike, and not each token: with
-    alternate_microbatch each of n objectives thus has 1/n of the weight that it has in a joint step."""
+    """Micro-batches a step. Those of one objective have the gradient of one batch of them all: they are weighted by
+    what their losses are means over (`Objective.count`: tokens, or rows). Not so a contrast, whose negatives are those
+    of its micro-batch: `contrastive.chunk` is what makes its batch larger than memory. With alternate_microbatch each
+    of n objectives has 1/n of the weight that it has in a joint step."""
     max_length: int = Field(256, ge=8)
     """Tokens after which a text is cut; how many were is counted and shown."""
     optimiser: Optimiser = Optimiser.model_validate({})
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of activations; weights are trained in float32. `auto`: bfloat16 where the hardware is built for it."""
+    gradients_every: int = Field(10, ge=0)
+    """Steps between measurements of each objective's gradient norm and of the cosines between them; 0: never. Such a
+    step holds one copy of the gradients more for each objective after the first."""
+    guards: Guards = Guards.model_validate({})
     checkpoint_every: int = Field(50, gt=0)
     """Steps between checkpoints; a killed run resumes from the last one and ends with the same weights."""
     adapter: Adapter | None = None
@@ -224,7 +247,7 @@ class TrainConfig(Strict):
 
     def settings(self, objectives: list[Objective] | None = None) -> dict[str, Any]:
         """All but `base` and `merge`, defaults written out, as JSON: what decides the weights beside the data."""
-        out = self.model_dump(mode="json", exclude={"base", "checkpoint_every", "merge"})
+        out = self.model_dump(mode="json", exclude={"base", "checkpoint_every", "guards", "merge"})
         chosen = self.objectives if objectives is None else objectives
         turns = {} if self.schedule == "joint" else {"turns": self.turns}
         return {**out, **turns, "objectives": [objective.settings() for objective in chosen]}

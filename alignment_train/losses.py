@@ -1,8 +1,9 @@
 """Losses as pure functions of tensors. Shapes: B pairs, N texts, T tokens, H hidden size, V vocabulary."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -33,6 +34,31 @@ def info_nce(
     return loss if direction == "src_to_tgt" else (loss + F.cross_entropy(logits.T, gold)) / 2
 
 
+class _Gathered(torch.autograd.Function):
+    """All-gather whose gradient is the sum of what every process has for these rows."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        whole = gradients[0].contiguous()
+        dist.all_reduce(whole)
+        return whole.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def gathered(rows: Tensor) -> Tensor:
+    """The rows [N, ...] of every process, those of process 0 first [N x processes, ...], with gradient; alone, `rows`.
+
+    So each process has the whole batch and what is made of it, the loss too, is the same in all. The gradient of their
+    mean is then that of one process with the whole batch.
+    """
+    return _Gathered.apply(rows) if dist.is_initialized() and dist.get_world_size() > 1 else rows  # type: ignore
+
+
 def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy in nats: logits [N, V] at the positions that predict `labels` [N]."""
     return F.cross_entropy(logits.float(), labels)
@@ -48,6 +74,16 @@ def pool(hidden: Tensor, mask: Tensor, pooling: Literal["mean", "last"]) -> Tens
         return (hidden * weights).sum(1) / weights.sum(1)
     last = mask.shape[1] - 1 - mask.flip(1).argmax(1)  # [N]
     return hidden[torch.arange(len(hidden), device=hidden.device), last]
+
+
+def effective_rank(states: Tensor) -> float:
+    """How many directions states [N, H] spread over, from 1 (all parallel) to min(N, H): exp of the entropy of the
+    singular values, which sum to 1.
+
+    Source: Roy & Vetterli 2007 (The effective rank, EUSIPCO), definition 1.
+    """
+    values = torch.linalg.svdvals(states.float())
+    return float(torch.special.entr(values / values.sum().clamp(min=1e-12)).sum().exp())
 
 
 def language_means(

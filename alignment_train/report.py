@@ -1,4 +1,4 @@
-"""Where a training is: to the terminal, to log.jsonl, and to Dagster's log where Dagster started it."""
+"""Where a training is: to the terminal, log.jsonl and TensorBoard, and to Dagster's log where Dagster started it."""
 
 import json
 import os
@@ -11,25 +11,32 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from alignment_train import ranks
 from pipelines.progress import Tell, clock
 
 DAGSTER_INTERVAL = 5.0  # seconds between lines in Dagster's log
 
 
 class Reporter:
-    """Receives every step of one training."""
+    """Receives every step of one training; of several processes the first alone writes and speaks."""
 
     def __init__(self, title: str, log: Path, tell: Tell, dagster: Any = None):
-        """log: a JSON-lines file; dagster: an open `dagster_pipes` context, which rank 0 alone may have."""
+        """log: a JSON-lines file, TensorBoard's go beside it; dagster: an open `dagster_pipes` context or None."""
         self.title, self.log, self.tell, self.dagster = title, log, tell, dagster
-        self._began, self._spoke, self._tokens = time.monotonic(), 0.0, 0
+        self.board = log.parent / "tensorboard"
+        self._writer: Any = None
+        self._began, self._spoke, self._tokens, self._ideal = time.monotonic(), 0.0, 0, 0.0
         self._stepping = self._began
         self._first = 0
         self._before = 0.0
         self._losses: dict[str, float] = {}  # the latest of each objective
 
     def rewind(self, step: int) -> None:
-        """Forget what was logged at or after `step`: a resumed run logs it again."""
+        """Forget what was logged at or after `step`: a resumed run logs it again. TensorBoard hides it."""
+        if not ranks.first():
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
         self.log.parent.mkdir(parents=True, exist_ok=True)
         lines = self.log.read_text().splitlines(keepends=True) if self.log.exists() else []
         whole = [line for line in lines if line.endswith("}\n")]  # a kill may leave half a line
@@ -37,6 +44,7 @@ class Reporter:
         self.log.write_text("".join(kept))
         self._first, self._stepping = step, time.monotonic()
         self._before = json.loads(kept[-1])["seconds"] if kept else 0.0
+        self._writer = SummaryWriter(str(self.board), purge_step=step)
 
     def step(
         self,
@@ -46,11 +54,15 @@ class Reporter:
         tokens: int,
         more: dict[str, float],
         rows: dict[str, int],
+        ideal: float = 0.0,
     ) -> None:
         """losses: nats by objective, of those whose turn it was; tokens: real ones of this step; more: further figures
-        to log; rows: consumed by objective up to now.
+        to log; rows: consumed by objective up to now; ideal: seconds that the step's FLOPs take at the device's peak.
         """
+        if not ranks.first():
+            return
         self._tokens += tokens
+        self._ideal += ideal
         self._losses |= losses
         spent = max(time.monotonic() - self._stepping, 1e-6)
         eta = spent / (step + 1 - self._first) * (steps - step - 1)
@@ -61,18 +73,44 @@ class Reporter:
             "rows": rows,
             "tokens": tokens,
             "tokens_per_second": round(self._tokens / spent),
+            "mfu": round(self._ideal / spent, 4),
             "seconds": round(self.seconds(), 2),
             "eta_seconds": round(eta, 1),
         }
         with self.log.open("a") as file:
             file.write(json.dumps(line) + "\n")
+        self._draw(line)
         values = " ".join(f"{name} {value:.3f}" for name, value in self._losses.items())
         speed = f"{self._tokens / spent:,.0f} tokens/s"
-        note = " · ".join(filter(None, (f"step {step + 1}/{steps}", values, speed)))
+        mfu = f"MFU {100 * self._ideal / spent:.0f} %" if self._ideal else ""
+        note = " · ".join(filter(None, (f"step {step + 1}/{steps}", values, speed, mfu)))
         self.tell(step + 1, steps, note)
         if self.dagster and (time.monotonic() - self._spoke > DAGSTER_INTERVAL or step + 1 == steps):
             self._spoke = time.monotonic()
             self.dagster.log.info(f"{self.title} · {note} · {clock(eta)} left")
+
+    def _draw(self, line: dict[str, Any]) -> None:
+        """One TensorBoard curve for each figure of a line of the log, those of objectives as `loss/NAME`."""
+        if not self._writer:
+            return
+        for name, value in line.items():
+            if name not in ("step", "seconds", "eta_seconds"):
+                for part, figure in value.items() if isinstance(value, dict) else [("", value)]:
+                    self._writer.add_scalar(f"{name}/{part}".rstrip("/"), figure, line["step"])
+
+    def close(self) -> None:
+        """Finish TensorBoard's file."""
+        if self._writer:
+            self._writer.close()
+            self._writer = None
+
+    def last(self) -> dict[str, float]:
+        """The last value of speed, MFU and of every figure of the gradients, as the log has them."""
+        out: dict[str, float] = {}
+        for line in self.log.read_text().splitlines() if self.log.exists() else []:
+            found = json.loads(line)
+            out |= {n: v for n, v in found.items() if n in ("tokens_per_second", "mfu") or n.startswith("gradient_")}
+        return out
 
     def seconds(self) -> float:
         """Seconds of work: of this process, and what a killed one before it had logged."""
@@ -98,7 +136,7 @@ def dagster_pipes() -> Iterator[Any]:
 
     Under Dagster the process also ends when Dagster dies: a trainer without its run must not go on writing.
     """
-    if "DAGSTER_PIPES_CONTEXT" not in os.environ or os.environ.get("RANK", "0") != "0":
+    if "DAGSTER_PIPES_CONTEXT" not in os.environ or not ranks.first():
         yield None
         return
     from dagster_pipes import open_dagster_pipes

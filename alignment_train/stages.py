@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from alignment_train import adapter, card, merge, probe, seed
+from alignment_train import adapter, card, merge, probe, ranks, seed
 from alignment_train.config import TrainConfig, layer_index
 from alignment_train.data import segments
 from alignment_train.evaluate import ASSETS
@@ -27,13 +27,15 @@ from pipelines.segments import keys
 from pipelines.store import Manifest, Store, fingerprint, sha256
 from pipelines.summary import MERGED
 
-MODULES = tuple(f"alignment_train.{name}" for name in ("train", "data", "model", "adapter", "losses"))
+MODULES = tuple(
+    f"alignment_train.{name}" for name in ("train", "data", "model", "adapter", "losses", "gradients", "ranks")
+)
 TEXTS = 10_000  # most segments by which a seed model is compared with the unigram
 LIBRARIES = ("torch", "transformers", "accelerate", "peft")
 
 
 class Trainer:
-    """One recipe, one store, one device."""
+    """One recipe, one store, one device for each process; where there are several, the first alone writes."""
 
     def __init__(
         self, recipe: Recipe, store: Store, device: str | None = None, tell: Tell = silent, dagster: Any = None
@@ -43,6 +45,7 @@ class Trainer:
         self.config = TrainConfig.of(recipe)
         self.device = choose_device(device)
         self.precision = choose_precision(self.config.precision, self.device)
+        ranks.join(self.device)
 
     def base(self) -> Manifest:
         """base_model: the model that the recipe names, or a seed trained on the monolingual sides of the bitext."""
@@ -63,15 +66,16 @@ class Trainer:
             precision=self.precision,
             seed=self.recipe.seed,
             checkpoint_every=self.config.checkpoint_every,
+            guards=self.config.guards,
         )
         said = {"seed": self.recipe.seed, "base": settings.model_dump(mode="json"), "precision": self.config.precision}
         print_ = fingerprint(
             "alignment_train.seed", said, inputs, plan.objectives, MODULES, (*LIBRARIES, "sentencepiece", "tokenizers")
         )
-        if done := self.store.unchanged("base_model", None, print_):
+        if done := self._done("base_model", print_):
             return done
         self.tell(0, 0, "reading bitext and training the tokenizer")
-        bitext = self._monolingual()
+        bitext = ranks.in_turn(self._monolingual)
         model = seed.make(settings.seed, bitext, self.recipe.seed)
         kind = f"seed: {_millions(model)} parameters, trained here from nothing on {bitext.num_rows:,} pairs"
         text, context = segments(bitext), settings.seed.context
@@ -87,8 +91,11 @@ class Trainer:
         files = {f.name: sha256(f) for f in sorted(local.glob("*")) if f.is_file()} if local.is_dir() else {}
         said = {"model": settings.model, "revision": settings.revision, "files": files}
         print_ = fingerprint("alignment_train.model", said, {}, libraries=LIBRARIES)
-        if done := self.store.unchanged("base_model", None, print_):
+        if done := self._done("base_model", print_):
             return done
+        if not ranks.first():
+            ranks.wait()
+            return self.store.require("base_model")
         model = load_base(settings)
         with self.store.writing("base_model") as out:
             model.save(out.path)
@@ -98,7 +105,15 @@ class Trainer:
                 "parameters": _parameters(model),
                 "blocks": len(model.blocks),
             }
-            return out.commit(print_, self.recipe.resolved(), numbers=numbers)
+            manifest = out.commit(print_, self.recipe.resolved(), numbers=numbers)
+        ranks.wait()
+        return manifest
+
+    def _done(self, asset: str, print_: str) -> Manifest | None:
+        """The manifest where it is made already; all processes look before one of them writes."""
+        done = self.store.unchanged(asset, None, print_)
+        ranks.wait()
+        return done
 
     def probe(self) -> Manifest:
         """layer_probe: what every layer of the base model already knows of translations, and which to align at."""
@@ -106,7 +121,7 @@ class Trainer:
         def base() -> LM:
             return LM(load(self.store.fetched("base_model")), 0, self.config.max_length, self.device)
 
-        return probe.run(self.recipe, self.store, base, self.tell)
+        return ranks.in_turn(lambda: probe.run(self.recipe, self.store, base, self.tell))
 
     def align(self) -> Manifest:
         """align_model: the base model after all objectives of the recipe."""
@@ -118,7 +133,7 @@ class Trainer:
 
     def merge(self) -> Manifest:
         """merged_model: align_model's adapter and one trained apart, weighed on dev text."""
-        return merge.run(self)
+        return ranks.in_turn(lambda: merge.run(self))
 
     def models(self) -> dict[str, Callable[[], LM]]:
         """What evaluation compares, each loaded when called: base, control, aligned and merged, as the store has them.
@@ -159,7 +174,7 @@ class Trainer:
         print_ = fingerprint(
             __name__, {"seed": self.recipe.seed, "train": settings}, inputs, objectives, MODULES, LIBRARIES
         )
-        if done := self.store.unchanged(asset, None, print_):
+        if done := self._done(asset, print_):
             return done
         plan = Plan(
             objectives=objectives,
@@ -169,12 +184,14 @@ class Trainer:
             precision=self.precision,
             seed=self.recipe.seed,
             checkpoint_every=self.config.checkpoint_every,
+            guards=self.config.guards,
             schedule=self.config.schedule,
             accumulation=self.config.accumulation,
+            gradients_every=self.config.gradients_every,
             turns=self.config.turns,
         )
-        parts = self._parts({objective.reads for objective in objectives})
-        model = self.stored("base_model")
+        parts = ranks.in_turn(lambda: self._parts({objective.reads for objective in objectives}))
+        model = ranks.in_turn(lambda: self.stored("base_model"))
         layer = layer_index(config.layer, len(model.blocks))
         if config.adapter:
             adapter.add(model, config.adapter.lora, config.base, self.recipe.seed)
@@ -190,9 +207,12 @@ class Trainer:
         inputs: dict[str, str],
         more: Callable[[], dict[str, Any]],
     ) -> Manifest:
-        checkpoints = self.store.scratch(asset, print_)
+        checkpoints = ranks.in_turn(lambda: self.store.scratch(asset, print_))
         reporter = Reporter(asset, checkpoints / "log.jsonl", self.tell, self.dagster)
         outcome = train(model, plan, parts, checkpoints, reporter, self.device)
+        if not ranks.first():
+            ranks.wait()
+            return self.store.require(asset)
         numbers = {**more(), **self._numbers(model, outcome, reporter)}
         with self.store.writing(asset) as out:
             model.save(out.path)
@@ -200,6 +220,7 @@ class Trainer:
                 (out.path / card.FILE).write_text(card.card(self.recipe, self.store, asset, numbers), encoding="utf-8")
             if reporter.log.exists():
                 shutil.copy(reporter.log, out.path / "log.jsonl")
+                shutil.copytree(reporter.board, out.path / "tensorboard")
             manifest = out.commit(
                 print_,
                 self.recipe.resolved(),
@@ -209,6 +230,7 @@ class Trainer:
                 numbers=numbers,
             )
         shutil.rmtree(checkpoints)
+        ranks.wait()
         return manifest
 
     def _numbers(self, model: Model, outcome: Outcome, reporter: Reporter) -> dict[str, Any]:
@@ -223,9 +245,11 @@ class Trainer:
             **{f"texts_cut/{name}": count for name, count in outcome.cut.items()},
             **{f"loss_first/{name}": value for name, value in first.items()},
             **{f"loss_last/{name}": value for name, value in last.items()},
+            **reporter.last(),
             "device": self.device.type if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
             "precision": self.precision,
             "threads": torch.get_num_threads(),
+            "processes": ranks.world(),
         }
 
     def _on_dev(self, model: Model, context: int, trained_on: pa.Table) -> dict[str, float]:

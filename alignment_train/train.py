@@ -3,9 +3,10 @@
 import hashlib
 import logging
 import math
-import os
 import shutil
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,9 +17,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
+from alignment_train import ranks
 from alignment_train.adapter import without_frozen
-from alignment_train.config import Optimiser
+from alignment_train.config import Guards, Optimiser
 from alignment_train.data import Rows
+from alignment_train.flops import Flops, peak
+from alignment_train.gradients import Apart
+from alignment_train.guards import PROBED, Stop, Watch, heavy, memory
 from alignment_train.model import Model
 from alignment_train.objectives import Objective
 from alignment_train.report import Reporter
@@ -39,10 +44,13 @@ class Plan:
     checkpoint_every: int
     schedule: Literal["joint", "alternate_step", "alternate_microbatch"] = "joint"
     accumulation: int = 1
-    """Micro-batches a step, whose gradient is their mean; one that is empty counts as 0."""
+    """Micro-batches a step; those of an objective have together the gradient of one batch. An empty turn counts 0."""
     turns: Sequence[str] = ()
     """Names of those who take turns where they alternate, in order; without it, the objectives. The turn of a name that
     is no objective here stays empty: so the control has all others when the aligned model has them."""
+    gradients_every: int = 10
+    """Steps between measurements of the gradients of objectives apart, the first step included; 0: never."""
+    guards: Guards = field(default_factory=lambda: Guards.model_validate({}))
 
 
 @dataclass
@@ -69,67 +77,146 @@ def train(
     """Train `model` in place.
 
     parts: the tables that objectives read, by name; checkpoints: a folder that belongs to just this plan and data.
-    Raises ValueError where a loss is not finite: the last checkpoint stays.
+    Where torchrun started several processes, each has an equal part of every batch, and their gradients are summed.
+    Raises ValueError where a loss is not finite or a guard of the plan says stop: the last checkpoint stays.
     """
-    if (world := os.environ.get("WORLD_SIZE", "1")) != "1":
-        raise ValueError(f"WORLD_SIZE: found {world}. Allowed: 1. Start one process, without torchrun.")
+    for objective in plan.objectives:
+        _check_split(objective)
     accelerator = Accelerator(
-        mixed_precision="bf16" if plan.precision == "bfloat16" else "no", cpu=device.type == "cpu"
+        mixed_precision="bf16" if plan.precision == "bfloat16" else "no",
+        cpu=device.type == "cpu",
+        step_scheduler_with_optimizer=False,  # which would step once for each process
     )
+    device = accelerator.device
     set_seed(plan.seed)
-    model.lm.to(accelerator.device).train()
+    model.lm.to(device).train()
+    ranks.alike(model.lm)
     tables = {o.name: _usable(o, parts[o.reads]) for o in plan.objectives}
     held = {o.name: o.open(model, tables[o.name]) for o in plan.objectives}  # of the base: a checkpoint is loaded later
-    modules = [item.to(accelerator.device) for item in held.values() if isinstance(item, torch.nn.Module)]
+    modules = [item.to(device) for item in held.values() if isinstance(item, torch.nn.Module)]
+    for module in modules:
+        ranks.alike(module)
+    if ranks.rank():
+        set_seed(plan.seed + ranks.rank())  # its rows are others, so is their dropout
     optimiser = _adamw([model.lm, *modules], plan.optimiser)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate(plan.optimiser, step, plan.steps))
-    lm, optimiser, schedule = accelerator.prepare(model.lm, optimiser, schedule)
+    lm = accelerator.prepare_model(model.lm, evaluation_mode=True)  # not wrapped in DDP: see `ranks.summed`
+    optimiser, schedule = accelerator.prepare(optimiser, schedule)
     outcome = Outcome(0, *({o.name: 0 for o in plan.objectives} for _ in range(3)))
-    accelerator.register_for_checkpointing(outcome, *modules)
-    accelerator.register_save_state_pre_hook(without_frozen)
-    if last := _last(checkpoints):
-        accelerator.load_state(str(last), strict=all(p.requires_grad for p in model.lm.parameters()))
     rows = {
         o.name: Rows(tables[o.name], o.rows, _seed(plan.seed, o.name), partial(o.measure, model=model))
         for o in plan.objectives
     }
+    weights = [p for part in (lm, *modules) for p in part.parameters() if p.requires_grad]
+    flops = Flops()
+    (speed,) = ranks.total([peak(device, getattr(torch, plan.precision))], device)
+    probes = {
+        o.name: (o, o.collate(_some(rows[o.name].at(0), PROBED), model, plan.max_length))
+        for o in plan.objectives
+        if o.aligns and plan.guards.collapse
+    }
+    watch = Watch(plan.guards, model, probes)
+    accelerator.register_for_checkpointing(outcome, watch, flops, *modules)
+    accelerator.register_save_state_pre_hook(without_frozen)
+    if last := _last(checkpoints):
+        accelerator.load_state(str(last), strict=all(p.requires_grad for p in model.lm.parameters()))
+    looked = {} if outcome.steps else watch.states()
     reporter.rewind(outcome.steps)
 
     for step in range(outcome.steps, plan.steps):
-        found: dict[str, list[float]] = {}  # of each turn of an objective
-        figures: dict[str, list[float]] = {}
-        tokens = 0
-        for objective, turn in turns(plan, step):
-            batch = objective.collate(rows[objective.name].at(turn), model, plan.max_length)
-            with accelerator.autocast():
-                loss, metrics = objective.loss(model, batch, held[objective.name])
-            accelerator.backward(objective.weight / plan.accumulation * loss)
-            found.setdefault(objective.name, []).append(loss.item())
-            for name, value in metrics.items():
-                figures.setdefault(f"{objective.name}/{name}", []).append(value)
-            seen = int(batch["attention_mask"].sum())
-            tokens += seen
-            outcome.rows[objective.name] += objective.rows
-            outcome.tokens[objective.name] += seen
-            outcome.cut[objective.name] += int(batch["cut"])
-        losses, more = _means(found), _means(figures)
-        weights = [p for part in (lm, *modules) for p in part.parameters()]
-        norm = float(accelerator.clip_grad_norm_(weights, plan.optimiser.max_grad_norm) or 0.0)
-        if not math.isfinite(norm) or not all(map(math.isfinite, losses.values())):
-            raise ValueError(
-                f"step {step}: loss {losses} with gradient norm {norm}. Allowed: finite numbers. Lower "
-                f"train.optimiser.learning_rate; the last good state is in {_last(checkpoints) or 'the base model'}."
-            )
-        more |= {"gradient_norm": norm, "learning_rate": schedule.get_last_lr()[0]}
-        optimiser.step()
-        schedule.step()
-        optimiser.zero_grad()
-        outcome.steps = step + 1
-        reporter.step(step, plan.steps, losses, tokens, more, outcome.rows)
-        if outcome.steps % plan.checkpoint_every == 0 and outcome.steps < plan.steps:
+        losses: dict[str, float] = {}
+        figures: dict[str, float] = {}
+        tokens: dict[str, float] = {}
+        cut: dict[str, float] = {}
+        apart = Apart(weights, each=plan.gradients_every > 0 and step % plan.gradients_every == 0)
+        batches = [
+            (objective, objective.collate(_own(rows[objective.name].at(turn)), model, plan.max_length))
+            for objective, turn in turns(plan, step)
+        ]
+        with _stopping(step, checkpoints):
+            portions = shares(batches, plan.accumulation, device)
+            for (objective, batch), (share, scale) in zip(batches, portions, strict=True):
+                with (
+                    memory(*heavy(objective, batch, plan.max_length)),
+                    apart.of(objective.name),
+                    flops.counting(objective.name, batch["attention_mask"]) as forward_done,
+                ):
+                    with accelerator.autocast():
+                        loss, metrics = objective.loss(model, batch, held[objective.name])
+                    forward_done()
+                    accelerator.backward(objective.weight * scale * loss)
+                losses[objective.name] = losses.get(objective.name, 0.0) + share * loss.item()
+                for name, value in metrics.items():
+                    what = f"{objective.name}/{name}"
+                    figures[what] = figures.get(what, 0.0) + share * value
+                tokens[objective.name] = tokens.get(objective.name, 0) + int(batch["attention_mask"].sum())
+                cut[objective.name] = cut.get(objective.name, 0) + int(batch["cut"])
+                outcome.rows[objective.name] += objective.rows
+            losses, figures, tokens, cut = _summed([losses, figures, tokens, cut], device)
+            for name in tokens:
+                outcome.tokens[name] += round(tokens[name])
+                outcome.cut[name] += round(cut[name])
+            figures |= looked | apart.merge()
+            norm = float(accelerator.clip_grad_norm_(weights, plan.optimiser.max_grad_norm) or 0.0)
+            watch.losses(losses, norm)
+            looked = {}
+            figures |= {"gradient_norm": norm, "learning_rate": schedule.get_last_lr()[0]}
+            with memory("the optimiser, which holds two numbers for each weight", "Take a smaller base"):
+                optimiser.step()
+            schedule.step()
+            optimiser.zero_grad()
+            outcome.steps = step + 1
+            saves = outcome.steps % plan.checkpoint_every == 0 and outcome.steps < plan.steps
+            if saves or outcome.steps % plan.guards.every == 0:
+                figures |= watch.states()
+        ideal = flops.needed(tokens) / speed
+        reporter.step(step, plan.steps, losses, round(sum(tokens.values())), figures, outcome.rows, ideal)
+        if saves:
             _save(accelerator, checkpoints, outcome.steps)
+    reporter.close()
     model.lm.eval()
     return outcome
+
+
+@contextmanager
+def _stopping(step: int, checkpoints: Path) -> Iterator[None]:
+    """A guard's reason to stop becomes an error that says when, and what is left."""
+    try:
+        yield
+    except Stop as reason:
+        kept = _last(checkpoints) or "the base model"
+        raise ValueError(f"step {step}: {reason}. The last good state is in {kept}.") from None
+
+
+def _own(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of a batch that this process has; the batch is sorted by length, and so all have as much."""
+    return rows[ranks.rank() :: ranks.world()]
+
+
+def _summed(figures: list[dict[str, float]], device: torch.device) -> list[dict[str, float]]:
+    """Each figure as the sum over all processes, which have the same names in the same order."""
+    values = iter(ranks.total([value for found in figures for value in found.values()], device))
+    return [{name: next(values) for name in found} for found in figures]
+
+
+def _check_split(objective: Objective) -> None:
+    """ValueError where the batches of an objective cannot be divided among the processes."""
+    count, name = ranks.world(), f"train.objectives.{objective.name}"
+    if count > 1 and not objective.splits:
+        raise ValueError(
+            f"{name}: found {count} processes, but its loss needs its whole batch in one. Allowed: 1 process, without "
+            f"torchrun. Start one, or leave the objective out."
+        )
+    if objective.rows % count:
+        raise ValueError(
+            f"{name}.rows: found {objective.rows} with {count} processes. Allowed: a multiple of {count}, as each has "
+            f"the same part of a batch. Take {-(-objective.rows // count) * count}."
+        )
+
+
+def _some(rows: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+    """At most so many of the rows, from all lengths."""
+    return rows[:: -(-len(rows) // most)]
 
 
 def turns(plan: Plan, step: int) -> list[tuple[Objective, int]]:
@@ -155,8 +242,21 @@ def turns(plan: Plan, step: int) -> list[tuple[Objective, int]]:
     return out
 
 
-def _means(found: dict[str, list[float]]) -> dict[str, float]:
-    return {name: sum(values) / len(values) for name, values in found.items()}
+def shares(
+    batches: Sequence[tuple[Objective, dict[str, torch.Tensor]]], accumulation: int, device: torch.device
+) -> list[tuple[float, float]]:
+    """Of each micro-batch of a step: its share in its objective's loss, and what its gradient is multiplied by.
+
+    The shares of an objective go by `count` and sum to 1, over all processes; the multipliers sum to the part of the
+    step's micro-batches that are its own.
+    """
+    counts = [objective.count(batch) for objective, batch in batches]
+    total, turns = Counter[str](), Counter[str]()
+    for (objective, _), count in zip(batches, ranks.total(counts, device), strict=True):
+        total[objective.name] += round(count)
+        turns[objective.name] += 1
+    found = [count / max(1, total[objective.name]) for (objective, _), count in zip(batches, counts, strict=True)]
+    return [(share, share * turns[o.name] / accumulation) for (o, _), share in zip(batches, found, strict=True)]
 
 
 def rate(optimiser: Optimiser, step: int, steps: int) -> float:
@@ -209,9 +309,15 @@ def _last(checkpoints: Path) -> Path | None:
 
 
 def _save(accelerator: Accelerator, checkpoints: Path, step: int) -> None:
+    """The first process writes, each adds its random state; the folder is one that all of them see."""
     fresh, old = checkpoints / "unfinished", _last(checkpoints)
-    shutil.rmtree(fresh, ignore_errors=True)
+    if ranks.first():
+        shutil.rmtree(fresh, ignore_errors=True)
+    ranks.wait()
     accelerator.save_state(str(fresh))
-    fresh.rename(checkpoints / f"step-{step:08}")
-    if old:
-        shutil.rmtree(old)
+    ranks.wait()
+    if ranks.first():
+        fresh.rename(checkpoints / f"step-{step:08}")
+        if old:
+            shutil.rmtree(old)
+    ranks.wait()

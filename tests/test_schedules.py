@@ -12,14 +12,13 @@ from accelerate import Accelerator
 
 from alignment_train import stages
 from alignment_train.config import TrainConfig
-from alignment_train.data import token_counts
 from alignment_train.losses import info_nce, pool
 from alignment_train.objectives import Objective
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.language_model import LanguageModel
 from alignment_train.report import Reporter
 from alignment_train.stages import Trainer
-from alignment_train.train import train, turns
+from alignment_train.train import shares, train, turns
 from pipelines.config import read_recipe
 from pipelines.progress import silent
 from tests.models import tiny
@@ -33,6 +32,10 @@ def pair(**more) -> list[Objective]:
     """A contrast, which comes first, and language modelling."""
     contrast = {"rows": ROWS["contrastive"], "layer": 2, **more}
     return [Contrastive.model_validate(contrast), LanguageModel.model_validate({"rows": ROWS["language_model"]})]
+
+
+def reporter(folder) -> Reporter:
+    return Reporter("test", folder / "log.jsonl", silent)
 
 
 def log(folder) -> list[dict[str, Any]]:
@@ -58,18 +61,18 @@ def gradients(monkeypatch) -> list[dict[str, torch.Tensor]]:
     """The gradient of every step, before it is clipped."""
     found: list[dict[str, torch.Tensor]] = []
     models: list[Any] = []
-    make = Accelerator.prepare
+    make = Accelerator.prepare_model
     clip = Accelerator.clip_grad_norm_
 
-    def prepare(self, lm, *rest):
+    def prepare(self, lm, **how):
         models.append(lm)
-        return make(self, lm, *rest)
+        return make(self, lm, **how)
 
     def keep(self, parameters, most):
         found.append({n: p.grad.clone() for n, p in models[-1].named_parameters() if p.grad is not None})
         return clip(self, parameters, most)
 
-    monkeypatch.setattr(Accelerator, "prepare", prepare)
+    monkeypatch.setattr(Accelerator, "prepare_model", prepare)
     monkeypatch.setattr(Accelerator, "clip_grad_norm_", keep)
     return found
 
@@ -147,29 +150,44 @@ def test_nothing_moves_in_a_turn_that_the_control_leaves_empty(tmp_path):
 
 
 def test_accumulated_micro_batches_have_the_gradient_of_one_batch(tmp_path, gradients):
-    model = tiny()
-    counts = token_counts(PARTS["segments"]["text"].to_pylist(), model)
-    most = max(set(counts), key=counts.count)
-    chosen = [i for i, count in enumerate(counts) if count == most][:24]
-    assert len(chosen) == 24
-    parts = {"segments": PARTS["segments"].take(chosen)}  # one batch of 24 and four of 6 are the same rows
-    for rows, accumulation in ((24, 1), (6, 4)):
+    texts = [" ".join(["one two three four"] * (n % 4 + 1)) for n in range(8)]
+    for rows, accumulation in ((8, 1), (2, 4)):
         folder = tmp_path / str(rows)
         what = plan(1, objectives=[LanguageModel.model_validate({"rows": rows})], accumulation=accumulation)
-        train(tiny(), what, parts, folder, Reporter("test", folder / "log.jsonl", silent), CPU)
+        model = tiny()
+        model.lm.double()
+        train(model, what, {"segments": pa.table({"text": texts})}, folder, reporter(folder), CPU)
     one, four = gradients
-    assert same(one, four)
+    assert one.keys() == four.keys()
+    assert all(torch.allclose(value, four[name], rtol=1e-5, atol=1e-9) for name, value in one.items())  # float32 loss
     assert max(float(value.abs().max()) for value in one.values()) > 1e-3
-    [[big], [small]] = log(tmp_path / "24"), log(tmp_path / "6")
+    [[big], [small]] = log(tmp_path / "8"), log(tmp_path / "2")
     assert small["loss"]["language_model"] == pytest.approx(big["loss"]["language_model"], rel=1e-5)
     assert (small["rows"], small["tokens"]) == (big["rows"], big["tokens"])
+
+
+def test_a_micro_batch_counts_by_what_its_loss_is_a_mean_over():
+    model = tiny()
+    contrast, text = pair()
+    rows = [{"text": "one"}, {"text": "one two three"}]
+    few, many = (text.collate(chosen, model, 32) for chosen in (rows[:1], rows))
+    contrasts = [contrast.collate(PARTS["bitext"].slice(n, 2).to_pylist(), model, 32) for n in (0, 1)]
+    assert (text.count(few), text.count(many)) == tuple(
+        sum(len(ids) for ids in model.tokenizer([row["text"] for row in chosen])["input_ids"])
+        for chosen in (rows[:1], rows)
+    ), "all tokens but the first, and EOS"
+    batches = [(contrast, contrasts[0]), (text, few), (contrast, contrasts[1]), (text, many)]
+    found = shares(batches, 4, CPU)
+    part = text.count(few) / (text.count(few) + text.count(many))
+    assert [share for share, _ in found] == pytest.approx([0.5, part, 0.5, 1 - part])
+    assert [scale for _, scale in found] == pytest.approx([0.25, part / 2, 0.25, (1 - part) / 2])
 
 
 @pytest.mark.parametrize(
     ("schedule", "accumulation", "wanted"),
     [("joint", 2, "clcl"), ("alternate_step", 2, "cc"), ("alternate_microbatch", 4, "clcl")],
 )
-def test_a_steps_gradient_is_the_mean_over_its_micro_batches(
+def test_a_steps_gradient_is_that_of_the_mean_over_all_that_its_micro_batches_hold(
     tmp_path, seen, gradients, schedule: str, accumulation: int, wanted: str
 ):
     objectives = pair(weight=0.5, temperature=0.2, direction="src_to_tgt")
@@ -178,6 +196,7 @@ def test_a_steps_gradient_is_the_mean_over_its_micro_batches(
     target = dict(zip(PARTS["bitext"]["src"].to_pylist(), PARTS["bitext"]["tgt"].to_pylist(), strict=True))
     model = tiny()
     total = torch.zeros(())
+    each: list[torch.Tensor] = []
     for kind in wanted:
         texts = list(next(batches[kind]))
         if kind == "c":
@@ -190,8 +209,9 @@ def test_a_steps_gradient_is_the_mean_over_its_micro_batches(
             eos = model.tokenizer.eos_token_id
             ids = [[*row, eos] for row in model.tokenizer(texts)["input_ids"]]
             nats = [-model.lm(torch.tensor([row])).logits[0].log_softmax(-1) for row in ids]
-            each = [own[t, row[t + 1]] for own, row in zip(nats, ids, strict=True) for t in range(len(row) - 1)]
-            total = total + torch.stack(each).mean()
+            each += [own[t, row[t + 1]] for own, row in zip(nats, ids, strict=True) for t in range(len(row) - 1)]
+    if each:
+        total = total + wanted.count("l") * torch.stack(each).mean()
     (total / accumulation).backward()
     expected = {name: p.grad for name, p in model.lm.named_parameters() if p.grad is not None}
     assert same(gradients[0], expected)

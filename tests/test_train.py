@@ -118,12 +118,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_step_and_the_cure(tmp_
         run(tmp_path, plan(30))
 
 
-def test_more_than_one_process_is_refused_for_it_would_be_wrong(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="WORLD_SIZE: found 2. Allowed: 1"):
-        run(tmp_path, plan())
-
-
 @pytest.mark.parametrize(
     ("schedule", "wanted"),
     [

@@ -30,6 +30,9 @@ class Objective(Plugin):
     conversations of tasks."""
     aligns: ClassVar[bool] = False
     """Whether this is what the control goes without."""
+    splits: ClassVar[bool] = False
+    """Whether processes may have a part of a batch each: the loss is a mean of what each row has by itself, by `count`,
+    or it gathers what it compares (`losses.gathered`)."""
 
     def check(self, layers: int | None = None) -> None:
         """Raise ValueError where the settings cannot hold for a model of `layers` blocks: here, its `layer`."""
@@ -66,3 +69,12 @@ class Objective(Plugin):
     @abstractmethod
     def loss(self, model: "Model", batch: dict[str, "Tensor"], held: Any = None) -> tuple["Tensor", dict[str, float]]:
         """The mean loss of a batch in nats, and figures worth logging beside it; `held` is what `open` made."""
+
+    def count(self, batch: dict[str, "Tensor"]) -> int:
+        """What the loss of a batch is a mean over: its labels, or its rows where it has none.
+
+        A step's micro-batches are weighted by it, so that they have the gradient of one batch of them all.
+        """
+        if "labels" not in batch:
+            return self.rows
+        return int((batch["labels"][:, 1:] != -100).sum())  # the first token is never predicted

@@ -31,6 +31,7 @@ class Centered(Contrastive):
     pivot: Annotated[str, BeforeValidator(parse)] | None = None
     """The language whose mean is added to all states; with none they lie about the origin, where cosine tells most."""
 
+    splits: ClassVar[bool] = False
     modules: ClassVar[tuple[str, ...]] = ("alignment_train.objectives.contrastive",)
 
     def collate(self, rows: list[dict[str, Any]], model: "Model", max_length: int) -> dict[str, "Tensor"]:

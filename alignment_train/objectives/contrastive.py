@@ -1,5 +1,6 @@
 """Contrast: a sentence and its translation get near hidden states, the other sentences of the batch far ones."""
 
+import hashlib
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -31,6 +32,7 @@ class Contrastive(Objective):
     gradients that it has without (GradCache, Gao et al. 2021, arXiv 2101.06983, here by recomputation)."""
 
     reads: ClassVar[Reads] = "bitext"
+    splits: ClassVar[bool] = True
     aligns: ClassVar[bool] = True
 
     def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
@@ -41,17 +43,15 @@ class Contrastive(Objective):
 
         src, tgt = [row["src"] for row in rows], [row["tgt"] for row in rows]
         batch, cut = model.encode(src + tgt, max_length)
-        number: dict[str, int] = {}
-        ids = torch.tensor([number.setdefault(text, len(number)) for text in src + tgt], device=model.device)
-        one, two = ids[: len(src)], ids[len(src) :]
-        same = (one[:, None] == one[None]) | (two[:, None] == two[None])  # [B, B]
-        return {**batch, "same": same, "cut": torch.tensor(cut)}
+        texts = torch.tensor([text_number(text) for text in src + tgt], device=model.device).view(2, -1).T  # [B, 2]
+        return {**batch, "texts": texts, "same": same_texts(texts), "cut": torch.tensor(cut)}
 
     def loss(self, model: "Model", batch: dict[str, "Tensor"], held: Any = None) -> tuple["Tensor", dict[str, float]]:
-        from alignment_train.losses import info_nce
+        from alignment_train.losses import gathered, info_nce
 
-        src, tgt = self.states(model, batch).chunk(2)
-        return info_nce(src, tgt, self.temperature, self.direction, batch["same"]), {}
+        src, tgt = map(gathered, self.states(model, batch).chunk(2))
+        same = same_texts(gathered(batch["texts"]))
+        return info_nce(src, tgt, self.temperature, self.direction, same), {}
 
     def states(self, model: "Model", batch: dict[str, "Tensor"]) -> "Tensor":
         """[2B, H]: the pooled states of all sources, then of all targets."""
@@ -71,3 +71,13 @@ class Contrastive(Objective):
             return run(ids, mask)
         parts = zip(ids.split(self.chunk), mask.split(self.chunk), strict=True)
         return cat([checkpoint(run, *part, use_reentrant=False) for part in parts])  # it keeps the random state too
+
+
+def text_number(text: str) -> int:
+    """63 bits that are the text's own, in every process."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
+
+
+def same_texts(texts: "Tensor") -> "Tensor":
+    """bool [B, B]: pairs that share a side, of the numbers [B, 2] of both sides' texts."""
+    return (texts[:, None] == texts[None]).any(-1)

@@ -18,6 +18,7 @@ class Instruction(Objective):
     """
 
     reads: ClassVar[Reads] = "instructions"
+    splits: ClassVar[bool] = True
 
     def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
         return token_counts(["".join(render(row["messages"])) for row in rows], model)

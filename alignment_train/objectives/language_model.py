@@ -18,6 +18,7 @@ class LanguageModel(Objective):
     """
 
     reads: ClassVar[Reads] = "segments"
+    splits: ClassVar[bool] = True
 
     def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
         return token_counts([row["text"] for row in rows], model)

@@ -45,6 +45,7 @@ class QuestionTranslation(Objective):
     63 % in Japanese, 60 % in Thai, 1 % in Burmese, none in Tibetan: these write questions without one."""
 
     reads: ClassVar[Reads] = "bitext"
+    splits: ClassVar[bool] = True
     aligns: ClassVar[bool] = True
     modules: ClassVar[tuple[str, ...]] = ("pipelines.languages",)
     libraries: ClassVar[tuple[str, ...]] = ("langcodes", "language_data")

@@ -31,6 +31,7 @@ class Retain(Objective):
     """Of `hidden` alone."""
 
     reads: ClassVar[Reads] = "bitext"
+    splits: ClassVar[bool] = True
 
     def wanted(self, table: pa.Table) -> pa.Array:
         """True for the rows with a side in `language`."""
@@ -68,6 +69,9 @@ class Retain(Objective):
             base = pool(held.hidden(ids, mask, layer).float(), mask, "mean")  # [N, H]
         moved = (pool(model.hidden(ids, mask, layer).float(), mask, "mean") - base)[positions.any(1)]
         return moved.square().sum() / max(1, moved.numel()), {}
+
+    def count(self, batch: dict[str, "Tensor"]) -> int:
+        return int(batch["positions"].sum() if self.by == "kl" else batch["positions"].any(1).sum())
 
     def _texts(self, row: dict[str, Any]) -> list[str]:
         return [row[side] for side in ("src", "tgt") if row[f"{side}_lang"] == self.language]

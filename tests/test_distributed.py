@@ -1,0 +1,99 @@
+"""Two processes over gloo do what one does with the same batches."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from alignment_train.losses import gathered
+from alignment_train.objectives.centered import Centered
+from alignment_train.objectives.contrastive import same_texts, text_number
+from alignment_train.objectives.language_model import LanguageModel
+from tests.models import ROOT, tiny
+from tests.ranked import main
+from tests.test_train import plan, run
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Folders of one process, which is this, and of two."""
+    one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
+    clean = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [*TORCHRUN, str(ROOT / "tests" / "ranked.py"), str(two)]
+    done = subprocess.Popen(command, env=clean, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    main(one)
+    said, _ = done.communicate(timeout=300)
+    assert done.returncode == 0, said
+    return one, two
+
+
+def log(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").open()]
+
+
+def test_the_gradient_of_two_is_that_of_one(both: tuple[Path, Path]) -> None:
+    one, two = (torch.load(folder / "first.pt") for folder in both)
+    assert one.keys() == two.keys()
+    assert len(one) > 10
+    for name, value in one.items():
+        assert torch.allclose(value, two[name], rtol=1e-5, atol=1e-6), name
+    assert max(float(value.abs().max()) for value in one.values()) > 0.01
+
+
+def test_losses_counts_and_figures_of_two_are_those_of_one(both: tuple[Path, Path]) -> None:
+    one, two = (log(folder / "whole") for folder in both)
+    assert [line["step"] for line in two] == [line["step"] for line in one] == list(range(5))
+    exact = {"tokens", "rows", "learning_rate"}
+    near = {name for line in one for name in line if name.startswith(("gradient_", "effective_rank/"))}
+    assert {"gradient_cosine/contrastive/language_model", "effective_rank/contrastive"} <= near
+    for before, after in zip(one, two, strict=True):
+        assert {name: after[name] for name in exact} == {name: before[name] for name in exact}
+        assert after["loss"] == pytest.approx(before["loss"], abs=1e-5)
+        for name in near & set(before):
+            assert after[name] == pytest.approx(before[name], rel=1e-3, abs=1e-4), name
+
+
+def test_two_killed_processes_resume_to_the_weights_of_unbroken_ones(both: tuple[Path, Path]) -> None:
+    whole, resumed = (torch.load(both[1] / f"{name}.pt") for name in ("whole", "resumed"))
+    alone, start = torch.load(both[0] / "whole.pt"), tiny().lm.state_dict()
+    for name, value in whole.items():
+        assert torch.equal(value, resumed[name])
+        assert torch.allclose(value, alone[name], atol=1e-4), name
+    assert not torch.allclose(whole["lm_head.weight"], start["lm_head.weight"], atol=1e-3)
+    assert [path.name for path in (both[1] / "broken").glob("step-*")] == ["step-00000004"]
+
+
+def test_alone_nothing_is_gathered() -> None:
+    rows = torch.ones(2, 3)
+    assert gathered(rows) is rows
+
+
+def test_a_text_has_one_number_everywhere_and_pairs_that_share_one_are_known() -> None:
+    assert text_number("drei") == text_number("drei") != text_number("drei ")
+    assert 0 <= text_number("") < 1 << 63
+    pairs = torch.tensor([[text_number(a), text_number(b)] for a, b in (("a", "x"), ("b", "y"), ("a", "z"))])
+    assert same_texts(pairs).tolist() == [[True, False, True], [False, True, False], [True, False, True]]
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        (Centered.model_validate({"rows": 16}), "train.objectives.centered: found 2 processes, but its loss needs its"),
+        (
+            LanguageModel.model_validate({"rows": 15}),
+            "train.objectives.language_model.rows: found 15 with 2 processes. Allowed: a multiple of 2, as each has "
+            "the same part of a batch. Take 16.",
+        ),
+    ],
+)
+def test_batches_that_cannot_be_divided_are_refused(tmp_path: Path, monkeypatch, objective, message: str) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, plan(objectives=[objective]))
