@@ -12,6 +12,7 @@ from accelerate import Accelerator
 
 from alignment_train import stages
 from alignment_train.config import TrainConfig
+from alignment_train.guards import Watch
 from alignment_train.losses import info_nce, pool
 from alignment_train.objectives import Objective
 from alignment_train.objectives.contrastive import Contrastive
@@ -44,8 +45,15 @@ def log(folder) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def seen(monkeypatch) -> dict[str, list[tuple[str, ...]]]:
-    """The texts of every batch that was made, by objective."""
+    """The texts of every batch that was made to train on, by objective."""
     found: dict[str, list[tuple[str, ...]]] = {name: [] for name in ROWS}
+
+    def watch(guards: Any, model: Any, probes: dict[str, Any]) -> Watch:
+        for name in probes:
+            found[name].pop()  # the guards' own, which is looked at and not trained on
+        return Watch(guards, model, probes)
+
+    monkeypatch.setattr("alignment_train.train.Watch", watch)
     for kind, side in ((Contrastive, "src"), (LanguageModel, "text")):
 
         def collate(self, rows, *rest, kind=kind.collate, side=side):
