@@ -95,9 +95,7 @@ class Model:
             for hook in hooks:
                 hook.remove()
 
-    def logits(
-        self, input_ids: Tensor, mask: Tensor, wanted: Tensor, positions: Tensor | None = None
-    ) -> Tensor:
+    def logits(self, input_ids: Tensor, mask: Tensor, wanted: Tensor, positions: Tensor | None = None) -> Tensor:
         """[P, V]: the logits at the P positions where the bool [N, T] `wanted` is true, and nowhere else.
 
         positions: as of `hidden`.
@@ -181,7 +179,8 @@ class Model:
     def predictions(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Logits [P, V] and labels [P] of the labelled positions of a batch, and the row of each [P].
 
-        The batch is from `pad`, or from `data.pack` with its `position_ids`. A label is predicted from the position before it.
+        The batch is from `pad`, or from `data.pack` with its `position_ids`. A label is predicted from the position
+        before it.
         """
         labels = batch["labels"][:, 1:]
         wanted = torch.zeros_like(batch["labels"], dtype=torch.bool)
