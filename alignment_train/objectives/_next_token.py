@@ -17,8 +17,10 @@ class NextToken(Objective):
     """Base of objectives whose batches come from `data.texts` or `data.conversations`."""
 
     pack: bool = False
-    """Several texts share a row of `max_length` tokens, none of which sees another: a batch then has texts of all
-    lengths, and no padding to speak of. Without it, texts of like length share a batch. MEASURED"""
+    """Several texts share a row of `max_length` tokens, and none sees another; a batch has texts of all lengths then.
+    Without it each text has a row, and texts of like length share a batch. On a CPU that is faster: a token of opus8
+    took 1.5 times as long packed into rows of 512 (XGLM's shape at 33M parameters, 16 texts a batch: 2 % of the tokens
+    are padding where sorted; attention is computed over whole rows). On a GPU it is not measured yet."""
 
     def packs(self, model: "Model") -> bool:
         return self.pack and model.packing is not None
