@@ -99,20 +99,25 @@ def pair_counts(rows: list[dict[str, Any]], model: "Model") -> list[int]:
     return [max(pair) for pair in zip(*sides, strict=True)]
 
 
-def texts(segments: list[str], model: "Model", max_length: int) -> dict[str, "Tensor"]:
-    """A language modelling batch: labels are all tokens of a segment and its EOS, not what the tokenizer puts first."""
+def texts(segments: list[str], model: "Model", max_length: int, packed: bool = False) -> dict[str, "Tensor"]:
+    """A language modelling batch: labels are all tokens of a segment and its EOS, not what the tokenizer puts first.
+
+    packed: as of `pack`; else a row each.
+    """
     eos = model.tokenizer.eos_token_id
     ids = [row if row[-1:] == [eos] else [*row, eos] for row in model.tokenizer(segments)["input_ids"]]
     first = {model.tokenizer.bos_token_id, eos}
     labels = [[-100 if i == 0 and token in first else token for i, token in enumerate(row)] for row in ids]
-    return _cut(ids, labels, model, max_length)
+    return _cut(ids, labels, model, max_length, packed)
 
 
-def conversations(messages: list[list[dict[str, str]]], model: "Model", max_length: int) -> dict[str, "Tensor"]:
-    """A batch whose labels are the tokens of the last message and its EOS."""
+def conversations(
+    messages: list[list[dict[str, str]]], model: "Model", max_length: int, packed: bool = False
+) -> dict[str, "Tensor"]:
+    """A batch whose labels are the tokens of the last message and its EOS; packed: as of `pack`, else a row each."""
     write = _by_template if model.tokenizer.chat_template else _plainly
     ids, labels = zip(*(write(talk, model.tokenizer) for talk in messages), strict=True)
-    return _cut(list(ids), list(labels), model, max_length)
+    return _cut(list(ids), list(labels), model, max_length, packed)
 
 
 def render(talk: list[dict[str, str]]) -> tuple[str, str]:
@@ -147,8 +152,10 @@ def _by_template(talk: list[dict[str, str]], tokenizer: Any) -> tuple[list[int],
     return coded["input_ids"], labels
 
 
-def _cut(ids: list[list[int]], labels: list[list[int]], model: "Model", max_length: int) -> dict[str, "Tensor"]:
-    """Pad to a batch. A text over `max_length` tokens loses its end, or its beginning where the prompt fills it."""
+def _cut(
+    ids: list[list[int]], labels: list[list[int]], model: "Model", max_length: int, packed: bool
+) -> dict[str, "Tensor"]:
+    """To a batch. A text over `max_length` tokens loses its end, or its beginning where the prompt fills it."""
     import torch
 
     cut = 0
@@ -159,4 +166,31 @@ def _cut(ids: list[list[int]], labels: list[list[int]], model: "Model", max_leng
                 slice(max_length) if any(label != -100 for label in wanted[1:max_length]) else slice(-max_length, None)
             )
             ids[i], labels[i] = row[kept], wanted[kept]
-    return {**model.pad(ids, labels), "cut": torch.tensor(cut)}
+    batch = pack(ids, labels, model, max_length) if packed else model.pad(ids, labels)
+    return {**batch, "cut": torch.tensor(cut)}
+
+
+def pack(ids: list[list[int]], labels: list[list[int]], model: "Model", length: int) -> dict[str, "Tensor"]:
+    """Texts in as few rows of at most `length` tokens as first-fit decreasing finds; none is longer than that.
+
+    As `Model.pad`, and `position_ids` [N, T], which begin at 0 in each text and in what pads a row. The first token of
+    a text is no label: before it stands another text.
+    """
+    import torch
+
+    rows, room = list[list[int]](), list[int]()  # numbers of texts; tokens left
+    for i in sorted(range(len(ids)), key=lambda i: -len(ids[i])):
+        place = next((row for row, left in enumerate(room) if left >= len(ids[i])), len(rows))
+        if place == len(rows):
+            rows.append([])
+            room.append(length)
+        rows[place].append(i)
+        room[place] -= len(ids[i])
+    batch = model.pad(
+        [[token for i in row for token in ids[i]] for row in rows],
+        [[label for i in row for label in (-100, *labels[i][1:])] for row in rows],
+    )
+    longest = batch["input_ids"].shape[1]
+    positions = [[place for i in row for place in range(len(ids[i]))] for row in rows]
+    positions = [[*row, *range(longest - len(row))] for row in positions]
+    return {**batch, "position_ids": torch.tensor(positions, device=model.device)}

@@ -3,9 +3,9 @@
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from alignment_train import adapter, losses
 from alignment_train.config import Base
 
 disable_progress_bar()  # of loading and saving weights: our own line says what runs
+
+Packing = Literal["positions", "mask"]
+"""What keeps texts that share a row apart: positions that restart, or a mask for each query and key."""
 
 
 class _Reached(Exception):
@@ -47,20 +50,22 @@ class Model:
         """A copy as it is now, that is not trained and has no dropout; without a head it has states and no logits."""
         return Model(deepcopy(self.lm if head else self.body).eval().requires_grad_(False), self.tokenizer)
 
-    def hidden(self, input_ids: Tensor, mask: Tensor, layer: int) -> Tensor:
+    def hidden(self, input_ids: Tensor, mask: Tensor, layer: int, positions: Tensor | None = None) -> Tensor:
         """[N, T, H]: `hidden_states[layer]`, computed without the blocks above it.
 
-        layer: 0 to the number of blocks; the top one is normed, as in transformers.
+        layer: 0 to the number of blocks; the top one is normed, as in transformers. positions: [N, T] where several
+        texts share a row, 0 at the first token of each (`data.pack`); no text sees another then, and `mask` is unused.
         """
+        given = self._given(input_ids, mask, positions)
         if layer == len(self.blocks):
-            return self.body(input_ids=input_ids, attention_mask=mask, use_cache=False).last_hidden_state
+            return self.body(**given).last_hidden_state
 
         def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             raise _Reached(args[0] if args else kwargs["hidden_states"])
 
         hook = self.blocks[layer].register_forward_pre_hook(stop, with_kwargs=True)
         try:
-            self.body(input_ids=input_ids, attention_mask=mask, use_cache=False)
+            self.body(**given)
         except _Reached as reached:
             return reached.hidden
         finally:
@@ -99,26 +104,69 @@ class Model:
             for hook in hooks:
                 hook.remove()
 
-    def logits(self, input_ids: Tensor, mask: Tensor, wanted: Tensor) -> Tensor:
-        """[P, V]: the logits at the P positions where the bool [N, T] `wanted` is true, and nowhere else."""
+    def logits(self, input_ids: Tensor, mask: Tensor, wanted: Tensor, positions: Tensor | None = None) -> Tensor:
+        """[P, V]: the logits at the P positions where the bool [N, T] `wanted` is true, and nowhere else.
+
+        positions: as of `hidden`.
+        """
         if self._plain_head is None:
             self._plain_head = self._head_is_plain(input_ids[:1, :8], mask[:1, :8])
         if not self._plain_head:
-            return self.lm(input_ids=input_ids, attention_mask=mask, use_cache=False).logits[wanted]
-        return self.lm.get_output_embeddings()(self.hidden(input_ids, mask, len(self.blocks))[wanted])
+            return self.lm(**self._given(input_ids, mask, positions)).logits[wanted]
+        return self.lm.get_output_embeddings()(self.hidden(input_ids, mask, len(self.blocks), positions)[wanted])
 
     def _head_is_plain(self, input_ids: Tensor, mask: Tensor) -> bool:
-        """Whether logits are the output embedding of the last state and nothing more (Gemma caps, Cohere scales).
-
-        Asked without dropout, which would blur the answer and move the random state of a training.
-        """
-        training = self.lm.training
-        self.lm.eval()
-        with torch.no_grad(), torch.autocast(input_ids.device.type, enabled=False):
+        """Whether logits are the output embedding of the last state and nothing more (Gemma caps, Cohere scales)."""
+        with self._asking():
             whole = self.lm(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
             plain = self.lm.get_output_embeddings()(self.hidden(input_ids, mask, len(self.blocks)))
-        self.lm.train(training)
         return torch.allclose(whole, plain, atol=1e-3, rtol=1e-3)
+
+    @cached_property
+    def packing(self) -> Packing | None:
+        """How texts that share a row are kept apart in this model; None where they cannot be (BLOOM).
+
+        Asked of the model itself: two texts in one row must give the states that they give alone, up to a hundredth of
+        what the second changes by where it does see the first.
+        """
+        ids = torch.arange(5, 17, device=self.device)[None] % self.lm.config.vocab_size  # texts of 5 and 7 tokens
+        positions = torch.tensor([[*range(5), *range(7)]], device=self.device)
+        ones, top = torch.ones_like(ids), len(self.blocks)
+        with self._asking():
+            alone = torch.cat([self.hidden(part, torch.ones_like(part), top) for part in ids.split([5, 7], 1)], 1)
+            leak = (self.hidden(ids, ones, top) - alone).abs().max()
+            for way in ("positions", "mask"):
+                try:
+                    apart = self.body(**self._given(ids, ones, positions, way)).last_hidden_state
+                except (TypeError, ValueError, RuntimeError):  # it takes no such argument, or none of this shape
+                    continue
+                if (apart - alone).abs().max() < leak / 100:
+                    return way
+        return None
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Without dropout, which would blur the answer and move the random state of a training."""
+        training = self.lm.training
+        self.lm.eval()
+        try:
+            with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+                yield
+        finally:
+            self.lm.train(training)
+
+    def _given(
+        self, input_ids: Tensor, mask: Tensor, positions: Tensor | None, way: Packing | None = None
+    ) -> dict[str, Any]:
+        """What a forward pass is called with."""
+        if positions is None:
+            return {"input_ids": input_ids, "attention_mask": mask, "use_cache": False}
+        way = way or self.packing
+        if way is None:
+            raise AssertionError(f"{type(self.lm).__name__} takes no packed rows")
+        # transformers finds the texts of a row by their positions only where there is no mask, not even one of ones
+        isolated = {"attention_mask": _isolated(positions, self.lm.dtype)} if way == "mask" else {}
+        return {"input_ids": input_ids, "position_ids": positions, "use_cache": False, **isolated}
 
     def encode(self, texts: list[str], max_length: int) -> tuple[dict[str, Tensor], int]:
         """input_ids and attention_mask, [N, T] each, padded right on the model's device; and how many were cut."""
@@ -138,18 +186,19 @@ class Model:
         return {name: torch.tensor(rows, device=self.device) for name, rows in out.items()}
 
     def predictions(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits [P, V] and labels [P] of the labelled positions of a batch from `pad`, and the row of each [P].
+        """Logits [P, V] and labels [P] of the labelled positions of a batch, and the row of each [P].
 
-        A label is predicted from the position before it.
+        The batch is from `pad`, or from `data.pack` with its `position_ids`. A label is predicted from the position
+        before it.
         """
         labels = batch["labels"][:, 1:]
         wanted = torch.zeros_like(batch["labels"], dtype=torch.bool)
         wanted[:, :-1] = labels != -100
-        logits = self.logits(batch["input_ids"], batch["attention_mask"], wanted)
+        logits = self.logits(batch["input_ids"], batch["attention_mask"], wanted, batch.get("position_ids"))
         return logits, labels[labels != -100], wanted.nonzero()[:, 0]
 
     def language_model_loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """Mean nats over the labels of a batch from `pad`."""
+        """Mean nats over the labels of a batch from `pad` or `data.pack`."""
         logits, labels, _ = self.predictions(batch)
         return losses.token_loss(logits, labels)
 
@@ -204,6 +253,13 @@ def load_base(base: Base) -> Model:
     if base.model is None:
         raise AssertionError("a seed model is made, not loaded")
     return load(base.model, base.revision, base.trust_remote_code)
+
+
+def _isolated(positions: Tensor, dtype: torch.dtype) -> Tensor:
+    """[N, 1, T, T], to be added to the logits of attention: 0 where a token may look, the least number elsewhere."""
+    text = (positions == 0).cumsum(1)  # [N, T]
+    seen = (text[:, :, None] == text[:, None]).tril()
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)[:, None]
 
 
 def _blocks(body: nn.Module, count: int) -> nn.ModuleList:

@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from alignment_train.data import Rows, conversations, render, segments, texts, token_counts
+from alignment_train.data import Rows, conversations, pack, render, segments, texts, token_counts
 from tests.models import bitext, tiny
 
 
@@ -87,3 +87,29 @@ def test_a_prompt_that_fills_the_length_gives_way_to_the_response():
     batch = conversations([talk], model, 12)
     assert int(batch["cut"]) == 1
     assert labelled(model, batch, 0) == "vier fünf</s>"
+
+
+def test_packed_rows_hold_every_token_once_in_few_rows():
+    model = tiny()
+    rng = np.random.default_rng(0)
+    ids = [[1, *rng.integers(5, 90, size).tolist()] for size in rng.integers(1, 40, 60)]
+    batch = pack(ids, [[7] * len(row) for row in ids], model, 64)
+    starts, real = batch["position_ids"] == 0, batch["attention_mask"].bool()
+    assert sorted(batch["input_ids"][real].tolist()) == sorted(token for row in ids for token in row)
+    assert int((starts & real).sum()) == 60
+    assert batch["input_ids"][starts & real].tolist() == [1] * 60
+    assert set(batch["labels"][starts].tolist()) == {-100}, "nothing is predicted from another text"
+    assert set(batch["labels"][real & ~starts].tolist()) == {7}
+    assert set(batch["labels"][~real].tolist()) <= {-100}
+    assert batch["input_ids"].shape[1] <= 64
+    assert len(batch["input_ids"]) <= 1.1 * np.ceil(sum(map(len, ids)) / 64)
+
+
+def test_packed_texts_are_cut_and_counted_as_others():
+    model = tiny()
+    long = "one two three " * 20
+    padded, packed = (texts([long, "three", "four"], model, 12, packed) for packed in (False, True))
+    assert int(padded["cut"]) == int(packed["cut"]) == 1
+    assert len(padded["input_ids"]) == 3
+    assert len(packed["input_ids"]) == 2
+    assert int((packed["labels"] != -100).sum()) == int((padded["labels"][:, 1:] != -100).sum())

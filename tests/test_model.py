@@ -1,9 +1,11 @@
 import json
+from itertools import pairwise
 
 import pytest
 import torch
 
 from alignment_train.config import Base
+from alignment_train.data import pack
 from alignment_train.model import choose_device, choose_precision, load, load_base
 from tests.models import SHAPES, bitext, tiny
 
@@ -23,12 +25,90 @@ def test_a_truncated_forward_gives_the_hidden_state_of_the_whole_one(kind: str):
 
 
 @pytest.mark.parametrize("kind", SHAPES)
-def test_logits_at_chosen_positions_are_those_of_the_whole_model(kind: str):
-    model = tiny(kind)
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_logits_at_chosen_positions_are_those_of_the_whole_model(kind: str, tied: bool):
+    model = tiny(kind, tie_word_embeddings=tied)
+    assert (model.lm.get_output_embeddings().weight is model.lm.get_input_embeddings().weight) == tied
     batch, _ = model.encode(TEXTS, 64)
     wanted = batch["attention_mask"].bool() & (torch.arange(batch["input_ids"].shape[1]) % 2 == 0)
     whole = model.lm(**batch, use_cache=False).logits
     assert torch.allclose(model.logits(batch["input_ids"], batch["attention_mask"], wanted), whole[wanted], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_states_are_recorded_while_logits_are_made(kind: str):
+    model = tiny(kind)
+    batch, _ = model.encode(TEXTS, 64)
+    states = model.hidden_states(batch["input_ids"], batch["attention_mask"])
+    with model.recording([0, 2, 3]) as found:
+        model.logits(batch["input_ids"], batch["attention_mask"], batch["attention_mask"].bool())
+    assert sorted(found) == [0, 2, 3]
+    for layer, state in found.items():
+        assert torch.allclose(state, states[layer], atol=1e-6), layer
+
+
+APART = {"xglm": "mask", "bloom": None}  # all others by positions alone
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_packed_logits_are_those_of_each_text_alone(kind: str):
+    window = {"sliding_window": 4} if kind in ("gemma2", "mistral") else {}
+    model = tiny(kind, **window)
+    assert model.packing == APART.get(kind, "positions")
+    if model.packing is None:
+        return
+    rows = model.tokenizer(TEXTS)["input_ids"]
+    assert max(map(len, rows)) > 5
+    batch = pack(rows, rows, model, 24)
+    ids, positions = batch["input_ids"], batch["position_ids"]
+    assert 1 < len(ids) < len(rows)
+    packed = model.logits(ids, batch["attention_mask"], torch.ones_like(ids, dtype=torch.bool), positions)
+    packed = packed.view(*ids.shape, -1)
+    found = []
+    for row in range(len(ids)):
+        starts = [*(positions[row] == 0).nonzero()[:, 0].tolist(), ids.shape[1]]
+        for start, stop in pairwise(starts):
+            if not batch["attention_mask"][row, start]:
+                continue  # what pads the row
+            found.append(ids[row, start:stop].tolist())
+            alone = model.lm(input_ids=ids[None, row, start:stop], use_cache=False).logits[0]
+            torch.testing.assert_close(packed[row, start:stop], alone, rtol=0, atol=1e-5)
+    assert sorted(found) == sorted(rows)
+
+
+@pytest.mark.parametrize("kind", ["llama", "xglm"])
+def test_packing_changes_neither_loss_nor_gradients(kind: str):
+    model = tiny(kind)
+    rows = model.tokenizer(TEXTS)["input_ids"]
+    sums = []
+    for batch in (model.pad(rows, rows), pack(rows, rows, model, 24)):
+        model.lm.zero_grad()
+        loss = model.language_model_loss(batch)
+        loss.backward()
+        sums.append((loss.item(), {name: p.grad.clone() for name, p in model.lm.named_parameters()}))
+    (padded, expected), (packed, found) = sums
+    assert packed == pytest.approx(padded, rel=1e-6)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_asking_how_to_pack_moves_no_random_state():
+    model = tiny("xglm", attention_dropout=0.5)
+    model.lm.train()
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    assert model.packing == "mask"
+    assert torch.equal(torch.rand(1), expected)
+    assert model.lm.training
+
+
+def test_the_side_on_which_a_tokenizer_pads_changes_nothing():
+    model = tiny()
+    right, _ = model.encode(TEXTS, 64)
+    model.tokenizer.padding_side = "left"
+    left, _ = model.encode(TEXTS, 64)
+    assert torch.equal(left["input_ids"], right["input_ids"])
+    assert torch.equal(left["attention_mask"], right["attention_mask"])
 
 
 def test_padding_changes_no_loss():

@@ -10,7 +10,6 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from alignment_train import stages
 from alignment_train.config import TrainConfig
 from alignment_train.guards import Watch
 from alignment_train.losses import info_nce, pool
@@ -320,11 +319,9 @@ def test_the_stages_give_both_models_the_same_turns(monkeypatch):
         {"objectives": CONTRAST_AND_TEXT, "schedule": "alternate_microbatch", "accumulation": 4}
     )
     stored = SimpleNamespace(fingerprint="made")
-    store = SimpleNamespace(
-        require=lambda _: stored, unchanged=lambda *_: None, fetched=lambda _: "", table=lambda *_, part: PARTS[part]
-    )
+    store = SimpleNamespace(require=lambda _: stored, unchanged=lambda *_: None, table=lambda *_, part: PARTS[part])
     plans: dict[str, Any] = {}
-    monkeypatch.setattr(stages, "load", lambda _: tiny())
+    monkeypatch.setattr(Trainer, "stored", lambda *_: tiny())
     monkeypatch.setattr(Trainer, "_train", lambda self, asset, model, what, *_: plans.update({asset: what}))
     trainer = Trainer.__new__(Trainer)
     trainer.recipe, trainer.store = cast(Any, SimpleNamespace(seed=0)), cast(Any, store)

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from alignment_train.model import Model
 
 
+CHUNK = 64
+"""Texts run at once on a CPU: 128 pairs of opus8 take a tenth less time than all at once, 32 pairs as long."""
+
+
 class Contrastive(Objective):
     """InfoNCE over the pooled states of one layer; only the blocks below it are run.
 
@@ -54,7 +58,10 @@ class Contrastive(Objective):
         return info_nce(src, tgt, self.temperature, self.direction, same), {}
 
     def states(self, model: "Model", batch: dict[str, "Tensor"]) -> "Tensor":
-        """[2B, H]: the pooled states of all sources, then of all targets."""
+        """[2B, H]: the pooled states of all sources, then of all targets.
+
+        They are run shortest first, `chunk` or on a CPU CHUNK at a time, padded to the longest of these.
+        """
         from torch import cat
         from torch.utils.checkpoint import checkpoint
 
@@ -67,10 +74,15 @@ class Contrastive(Objective):
             return pool(model.hidden(ids, mask, layer), mask, self.pooling)
 
         ids, mask = batch["input_ids"], batch["attention_mask"]
-        if self.chunk is None or len(ids) <= self.chunk:
-            return run(ids, mask)
-        parts = zip(ids.split(self.chunk), mask.split(self.chunk), strict=True)
-        return cat([checkpoint(run, *part, use_reentrant=False) for part in parts])  # it keeps the random state too
+        lengths, order = mask.sum(1).sort(stable=True)
+        size = self.chunk or (CHUNK if ids.device.type == "cpu" else len(ids))
+        parts = zip(order.split(size), lengths[size - 1 :: size].tolist() + lengths[-1:].tolist(), strict=False)
+        states = []
+        for chosen, longest in parts:
+            part = ids[chosen, :longest], mask[chosen, :longest]
+            again = self.chunk is not None and len(ids) > self.chunk
+            states.append(checkpoint(run, *part, use_reentrant=False) if again else run(*part))  # random state kept too
+        return cat(states)[order.argsort()]
 
 
 def text_number(text: str) -> int:

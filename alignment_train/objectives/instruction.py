@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from alignment_train.data import conversations, render, token_counts
-from alignment_train.objectives import Objective, Reads
+from alignment_train.objectives import Reads
+from alignment_train.objectives._next_token import NextToken
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -11,20 +12,20 @@ if TYPE_CHECKING:
     from alignment_train.model import Model
 
 
-class Instruction(Objective):
+class Instruction(NextToken):
     """Next-token loss on responses. Conversations are rendered by the tokenizer's chat template, else as AFP does.
 
     Source: AFP, cross-lingual instruction following (arXiv 2311.08089), weight 1.5 there.
     """
 
+    modules: ClassVar[tuple[str, ...]] = ("alignment_train.objectives._next_token",)
     reads: ClassVar[Reads] = "instructions"
     splits: ClassVar[bool] = True
 
     def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
+        if self.packs(model):
+            return [0] * len(rows)  # in random order: lengths of all sizes fill rows best
         return token_counts(["".join(render(row["messages"])) for row in rows], model)
 
     def collate(self, rows: list[dict[str, Any]], model: "Model", max_length: int) -> dict[str, "Tensor"]:
-        return conversations([row["messages"] for row in rows], model, max_length)
-
-    def loss(self, model: "Model", batch: dict[str, "Tensor"], held: Any = None) -> tuple["Tensor", dict[str, float]]:
-        return model.language_model_loss(batch), {}
+        return conversations([row["messages"] for row in rows], model, max_length, self.packs(model))

@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from alignment_train.data import texts, token_counts
-from alignment_train.objectives import Objective, Reads
+from alignment_train.objectives import Reads
+from alignment_train.objectives._next_token import NextToken
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -11,20 +12,20 @@ if TYPE_CHECKING:
     from alignment_train.model import Model
 
 
-class LanguageModel(Objective):
+class LanguageModel(NextToken):
     """Next-token loss on single segments, EOS included; a pivot language is half of the text.
 
     Rehearsal of old data beside new (Robins 1995, doi 10.1080/09540099550039318).
     """
 
+    modules: ClassVar[tuple[str, ...]] = ("alignment_train.objectives._next_token",)
     reads: ClassVar[Reads] = "segments"
     splits: ClassVar[bool] = True
 
     def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
+        if self.packs(model):
+            return [0] * len(rows)  # in random order: lengths of all sizes fill rows best
         return token_counts([row["text"] for row in rows], model)
 
     def collate(self, rows: list[dict[str, Any]], model: "Model", max_length: int) -> dict[str, "Tensor"]:
-        return texts([row["text"] for row in rows], model, max_length)
-
-    def loss(self, model: "Model", batch: dict[str, "Tensor"], held: Any = None) -> tuple["Tensor", dict[str, float]]:
-        return model.language_model_loss(batch), {}
+        return texts([row["text"] for row in rows], model, max_length, self.packs(model))

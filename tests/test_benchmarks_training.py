@@ -1,0 +1,66 @@
+"""The benchmarks of training run from end to end on something tiny, and their figures follow from what they run."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from benchmarks import recall, training, training_gpu
+from benchmarks.training import afp, afp_loss, ours, pieces, spelt
+from pipelines.instructions.translate import Translate
+from tests.models import bitext, tiny
+
+ROWS = bitext(24)
+TALKS = pa.Table.from_batches([Translate().render(ROWS.combine_chunks().to_batches()[0], np.random.default_rng(0))])
+
+
+def test_pieces_see_across_texts_and_lose_the_rest(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(training, "LENGTH", 4)
+    ids, labels = [[1, 2, 3], [4, 5, 6], [7, 8, 9]], [[-100, 2, 3], [-100, 5, 6], [-100, 8, 9]]
+    batch = pieces(ids, labels, torch.device("cpu"))
+    assert batch["input_ids"].tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    assert batch["labels"].tolist() == [[-100, 2, 3, -100], [5, 6, -100, 8]]
+    assert pieces(ids[:1], labels[:1], torch.device("cpu"))["input_ids"].tolist() == [[1, 2, 3]]
+
+
+def test_afp_s_step_with_a_padded_row_a_text_has_the_loss_that_our_objectives_have():
+    model = tiny("xglm")
+    settings = {"layer": 1, "pooling": "last", "temperature": 0.05, "direction": "src_to_tgt", "rows": 24}
+    (theirs, rows), *more = afp(model, ROWS, TALKS, 24, concatenated=False)
+    ((own, own_rows),) = ours(model, ROWS, TALKS, settings, {"rows": 24})
+    assert (rows, own_rows, more) == (24, 24, [])
+    assert own.item() == pytest.approx(theirs.item(), rel=1e-5)
+
+
+def test_a_text_of_afp_s_pieces_sees_the_one_before_it():
+    model = tiny("xglm")
+    pairs = model.pad(model.tokenizer(ROWS["src"].to_pylist() + ROWS["tgt"].to_pylist())["input_ids"])
+    ids, labels = spelt(model, TALKS.slice(0, 3))
+    apart = afp_loss(model, pairs, model.pad(ids, labels)).item()
+    assert abs(afp_loss(model, pairs, pieces(ids, labels, torch.device("cpu"))).item() - apart) > 1e-4
+    one = slice(0, 1)
+    alone = afp_loss(model, pairs, model.pad(ids[one], labels[one])).item()
+    assert afp_loss(model, pairs, pieces(ids[one], labels[one], torch.device("cpu"))).item() == pytest.approx(alone)
+
+
+def test_the_gpu_benchmark_runs_to_its_table():
+    found = training_gpu.measured(training_gpu.TOY, torch.device("cpu"))
+    assert [run["rows"] for run in found["runs"]] == [2, 4, 2, 4]
+    assert found["runs"][1]["flops"] == 2 * found["runs"][0]["flops"]
+    assert "| xglm, as trained | 4 |" in training_gpu.report(found)
+
+
+def test_operations_are_those_of_a_count_by_hand():
+    model = training_gpu.shaped(training_gpu.TOY.shapes["xglm"], 16, torch.device("cpu"))
+    block = 4 * 32 * 32 + 2 * 32 * 64
+    pairs = 2 * 3 * 8 * 1 * (2 * block + 2 * 8 * 32)
+    texts = 3 * 16 * 2 * (2 * block + 2 * 16 * 32) + 3 * 8 * 2 * 500 * 32
+    assert training_gpu.flops(model, 3, training_gpu.TOY) == 3 * (pairs + texts)
+
+
+def test_the_time_to_a_recall_is_that_of_the_first_point_that_has_it():
+    points = [(1.0, 0.1), (2.0, 0.4), (3.0, 0.3)]
+    assert [recall.reached(points, wanted) for wanted in (0.05, 0.2, 0.5)] == [1.0, 2.0, None]
+    curves = {name: [points] for name in (recall.OURS, recall.THIRD, recall.MID_ALIGN, recall.AFP)}
+    said = recall.report({"curves": curves, "recipe": "r", "machine": "m", "base": 0.1})
+    assert "In a third of the time ours reaches what mid-align's settings end with (30.0 % against 30.0 %)" in said

@@ -1,0 +1,44 @@
+import logging
+
+import pytest
+
+from alignment_train.objectives.instruction import Instruction
+from alignment_train.objectives.language_model import LanguageModel
+from tests.models import bitext, tiny
+
+ROWS = bitext(12).to_pylist()
+TALKS = [
+    {"messages": [{"role": "user", "content": row["src"]}, {"role": "assistant", "content": row["tgt"]}]}
+    for row in ROWS
+]
+TEXTS = [{"text": row["src"] + " " + row["tgt"] if i % 3 else row["src"]} for i, row in enumerate(ROWS)]
+
+
+@pytest.mark.parametrize(("kind", "rows"), [(Instruction, TALKS), (LanguageModel, TEXTS)], ids=["talks", "texts"])
+@pytest.mark.parametrize("family", ["llama", "xglm"])
+def test_the_loss_is_the_same_packed(kind, rows, family: str):
+    model = tiny(family)
+    padded, packed = (kind.model_validate({"rows": 12, "pack": pack}) for pack in (False, True))
+    one, two = padded.collate(rows, model, 64), packed.collate(rows, model, 64)
+    assert len(two["input_ids"]) < len(one["input_ids"]) == 12
+    assert int(two["attention_mask"].sum()) == int(one["attention_mask"].sum())
+    (expected, none), (found, figures) = padded.loss(model, one), packed.loss(model, two)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert (none, figures) == ({}, {"texts_per_row": 12 / len(two["input_ids"])})
+
+
+def test_only_rows_of_one_text_each_are_sorted_by_length():
+    model = tiny()
+    assert LanguageModel.model_validate({"pack": True}).measure(TEXTS, model) == [0] * 12
+    assert len(set(LanguageModel.model_validate({}).measure(TEXTS, model))) > 1
+
+
+def test_a_model_that_takes_no_packed_rows_gets_a_row_a_text_and_the_log_says_so(caplog: pytest.LogCaptureFixture):
+    model, item = tiny("bloom"), Instruction.model_validate({"pack": True, "rows": 12})
+    with caplog.at_level(logging.WARNING):
+        item.open(model, bitext(1))
+    assert "instruction.pack: BloomForCausalLM can keep no texts of a row apart" in caplog.text
+    batch = item.collate(TALKS, model, 64)
+    assert "position_ids" not in batch
+    assert item.measure(TALKS, model) == [9] * 12
+    assert item.loss(model, batch)[1] == {"texts_per_row": 1.0}
