@@ -10,8 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from alignment_train.config import TrainConfig
-from alignment_train.guards import Watch
+from alignment_train.config import Guards, TrainConfig
 from alignment_train.losses import info_nce, pool
 from alignment_train.objectives import Objective
 from alignment_train.objectives.contrastive import Contrastive
@@ -25,6 +24,7 @@ from tests.models import tiny
 from tests.test_train import CPU, PARTS, plan, run, weights
 
 SCHEDULES = [("joint", 1), ("joint", 3), ("alternate_step", 1), ("alternate_step", 2), ("alternate_microbatch", 4)]
+UNGUARDED = Guards.model_validate({"collapse": None})  # which makes a batch of its own
 ROWS = {"contrastive": 12, "language_model": 8}
 
 
@@ -44,15 +44,8 @@ def log(folder) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def seen(monkeypatch) -> dict[str, list[tuple[str, ...]]]:
-    """The texts of every batch that was made to train on, by objective."""
+    """The texts of every batch that was made, by objective."""
     found: dict[str, list[tuple[str, ...]]] = {name: [] for name in ROWS}
-
-    def watch(guards: Any, model: Any, probes: dict[str, Any]) -> Watch:
-        for name in probes:
-            found[name].pop()  # the guards' own, which is looked at and not trained on
-        return Watch(guards, model, probes)
-
-    monkeypatch.setattr("alignment_train.train.Watch", watch)
     for kind, side in ((Contrastive, "src"), (LanguageModel, "text")):
 
         def collate(self, rows, *rest, kind=kind.collate, side=side):
@@ -115,7 +108,8 @@ def test_every_row_is_seen_once_before_any_is_seen_again(tmp_path, monkeypatch, 
     for kind in (Contrastive, LanguageModel):  # only the rows are looked at
         monkeypatch.setattr(kind, "loss", lambda self, model, *_: (model.lm.lm_head.weight.mean(), {}))
     steps = {"joint": 30, "alternate_step": 60, "alternate_microbatch": 60}[schedule] // accumulation
-    run(tmp_path, plan(steps, objectives=pair(), schedule=schedule, accumulation=accumulation, checkpoint_every=99))
+    settings = {"schedule": schedule, "accumulation": accumulation, "checkpoint_every": 99, "guards": UNGUARDED}
+    run(tmp_path, plan(steps, objectives=pair(), **settings))
     assert len(seen["contrastive"]) == len(seen["language_model"]) == 240 // 8
     for name, column in (("contrastive", PARTS["bitext"]["src"]), ("language_model", PARTS["segments"]["text"])):
         epoch = len(column) // ROWS[name]
@@ -198,7 +192,8 @@ def test_a_steps_gradient_is_that_of_the_mean_over_all_that_its_micro_batches_ho
     tmp_path, seen, gradients, schedule: str, accumulation: int, wanted: str
 ):
     objectives = pair(weight=0.5, temperature=0.2, direction="src_to_tgt")
-    run(tmp_path, plan(1, objectives=objectives, schedule=schedule, accumulation=accumulation))
+    settings = {"schedule": schedule, "accumulation": accumulation, "guards": UNGUARDED}
+    run(tmp_path, plan(1, objectives=objectives, **settings))
     batches = {name[0]: iter(texts) for name, texts in seen.items()}
     target = dict(zip(PARTS["bitext"]["src"].to_pylist(), PARTS["bitext"]["tgt"].to_pylist(), strict=True))
     model = tiny()
