@@ -13,7 +13,7 @@ from alignment_train.report import Reporter
 from alignment_train.train import train
 from pipelines.config import read_recipe
 from pipelines.progress import silent
-from tests.models import SHAPES, tiny
+from tests.models import tiny
 from tests.test_train import CPU, PARTS, plan, weights
 
 TEXTS = ["one two three", "nine", "four five six seven eight"]
@@ -49,7 +49,7 @@ def run(folder: Path, what, **settings) -> Model:
     return model
 
 
-@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("kind", ["llama", "gemma2", "gpt_neox", "gpt2", "xglm", "bloom"])
 def test_a_new_adapter_leaves_the_model_as_it_was_and_has_every_linear_layer_of_the_blocks(kind: str):
     model = adapted(kind)
     assert torch.equal(logits(model), logits(tiny(kind)))
@@ -128,7 +128,7 @@ def test_an_adapter_of_another_model_is_refused(tmp_path: Path):
 
 def test_training_moves_the_adapter_alone(tmp_path: Path):
     before = weights(adapted())
-    after = weights(run(tmp_path, plan(24)))
+    after = weights(run(tmp_path, plan(4)))
     still = {name for name in before if torch.equal(before[name], after[name])}
     assert still == {name for name in before if "lora_" not in name}
 
