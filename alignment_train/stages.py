@@ -28,6 +28,9 @@ from pipelines.store import Manifest, Store, fingerprint, sha256
 MODULES = tuple(f"alignment_train.{name}" for name in ("train", "data", "model", "losses"))
 TEXTS = 10_000  # most segments by which a seed model is compared with the unigram
 LIBRARIES = ("torch", "transformers", "accelerate")
+KEY = 16  # digits of a cell's fingerprint by which it is stored
+Write = Callable[[Model, Path], None]
+"""Leaves what is kept of a trained model in a folder."""
 
 
 class Trainer:
@@ -117,15 +120,31 @@ class Trainer:
 
         return {name: partial(opened, asset) for name, asset in names.items() if self.store.manifest(asset)}
 
-    def _continue(self, asset: str, objectives: list[Objective]) -> Manifest:
+    def identity(self, objectives: list[Objective]) -> tuple[str, dict[str, str]]:
+        """The fingerprint of what these objectives make of the base model, and those of what they read."""
         base, mix = self.store.require("base_model"), self.store.require("training_mix")
         inputs = {"base_model": base.fingerprint, "training_mix": mix.fingerprint}
-        settings = self.config.settings(objectives)
-        print_ = fingerprint(
-            __name__, {"seed": self.recipe.seed, "train": settings}, inputs, objectives, MODULES, LIBRARIES
-        )
-        if done := self.store.unchanged(asset, None, print_):
-            return done
+        said = {"seed": self.recipe.seed, "train": self.config.settings(objectives)}
+        return fingerprint(__name__, said, inputs, objectives, MODULES, LIBRARIES), inputs
+
+    def cell(self, objectives: list[Objective], print_: str, inputs: dict[str, str], write: Write) -> Manifest:
+        """A training whose model is not kept: `write` leaves in a folder what is; stored by its fingerprint."""
+        return self._further("cells", objectives, print_, inputs, print_[:KEY], write)
+
+    def _continue(self, asset: str, objectives: list[Objective]) -> Manifest:
+        print_, inputs = self.identity(objectives)
+        return self.store.unchanged(asset, None, print_) or self._further(asset, objectives, print_, inputs)
+
+    def _further(
+        self,
+        asset: str,
+        objectives: list[Objective],
+        print_: str,
+        inputs: dict[str, str],
+        key: str | None = None,
+        write: Write = Model.save,
+    ) -> Manifest:
+        """The base model trained on with these objectives."""
         plan = Plan(
             objectives=objectives,
             steps=self.config.steps if objectives else 0,  # a control of contrast alone is the base itself
@@ -141,7 +160,7 @@ class Trainer:
         parts = self._parts({objective.reads for objective in objectives})
         model = load(self.store.fetched("base_model"))
         layer = layer_index(self.config.layer, len(model.blocks))
-        return self._train(asset, model, plan, parts, print_, inputs, lambda: {"trained_layer": layer})
+        return self._train(asset, model, plan, parts, print_, inputs, lambda: {"trained_layer": layer}, key, write)
 
     def _train(
         self,
@@ -152,13 +171,15 @@ class Trainer:
         print_: str,
         inputs: dict[str, str],
         more: Callable[[], dict[str, Any]],
+        key: str | None = None,
+        write: Write = Model.save,
     ) -> Manifest:
         checkpoints = self.store.scratch(asset, print_)
         reporter = Reporter(asset, checkpoints / "log.jsonl", self.tell, self.dagster)
         outcome = train(model, plan, parts, checkpoints, reporter, self.device)
-        numbers = {**more(), **self._numbers(model, outcome, reporter)}
-        with self.store.writing(asset) as out:
-            model.save(out.path)
+        numbers, spent = {**more(), **self._numbers(model, outcome, reporter)}, reporter.seconds()
+        with self.store.writing(asset, key) as out:
+            write(model, out.path)
             if reporter.log.exists():
                 shutil.copy(reporter.log, out.path / "log.jsonl")
             manifest = out.commit(
@@ -166,7 +187,7 @@ class Trainer:
                 self.recipe.resolved(),
                 inputs=inputs,
                 rows={},
-                seconds=reporter.seconds(),
+                seconds=spent,
                 numbers=numbers,
             )
         shutil.rmtree(checkpoints)
