@@ -70,7 +70,9 @@ def run(common: Recipe, recipes: Recipes, store: Store, seeds: int, keep: bool, 
     total, number = 1 + (len(rows) - 1) * seeds, 0
     there = {pair for asset, pair in store.datasets() if asset == "cells"}
     with store.writer(), Progress() as progress:
-        for seed in range(common.seed, common.seed + seeds):
+        last = common.seed + seeds - 1
+        for seed in range(common.seed, last + 1):
+            news = False
             for row in rows if seed == common.seed else rows[1:]:
                 number += 1
                 recipe = recipes.get(row.name) or recipes.get(row.of[0] if row.of else "", common)
@@ -80,12 +82,14 @@ def run(common: Recipe, recipes: Recipes, store: Store, seeds: int, keep: bool, 
                 try:
                     cell = cells.base(trainer) if row.role == "base" else cells.trained(trainer, row.role, keep)
                 except ValueError as error:  # a method may diverge; the others are still worth their row
-                    row.failed[seed] = str(error)
+                    row.failed[seed], news = str(error), True
                     progress.finish(f"failed: {error}")
                     continue
                 row.cells[seed] = cells.metrics(store, cell), cell
+                news |= cell.pair not in there
                 progress.finish("unchanged" if cell.pair in there else f"done, {cell.seconds:.0f} s of training")
-            made = _write(common, recipes, store, rows, list(range(common.seed, seed + 1)))
+            if news or seed == last:  # a whole table of more seeds is not replaced by one of fewer
+                made = _write(common, recipes, store, rows, list(range(common.seed, seed + 1)))
     assert made is not None, "no seed"
     return made
 
