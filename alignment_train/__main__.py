@@ -1,6 +1,7 @@
 """python -m alignment_train base|probe|control|train|merge|eval|push RECIPE --store DIR: a step of the tensor half.
 
 On several devices: python -m torch.distributed.run --nproc-per-node N -m alignment_train train RECIPE --store DIR.
+python -m alignment_train compare RECIPE... --store DIR: several recipes or methods over several seeds, in one table.
 """
 
 import argparse
@@ -16,6 +17,9 @@ MODELS = ("align_model", "merged_model", "control_model")
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0; 1 with one sentence where the recipe, the store or the machine cannot serve."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["compare"]:
+        return _compare(words[1:])
     parser = argparse.ArgumentParser(prog="python -m alignment_train", description=__doc__)
     parser.add_argument("command", choices=["base", "probe", "control", "train", "merge", "eval", "all", "push"], help=(
         "base: load or make base_model; probe: write layer_probe; control: train control_model; train: train "
@@ -29,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--to", metavar="USER/NAME", help="push: where to")
     parser.add_argument("--asset", choices=MODELS, default="align_model", help="push: which model (%(default)s)")
     parser.add_argument("--private", action="store_true", help="push: make a private repository, where there is none")
-    given = parser.parse_args(argv)
+    given = parser.parse_args(words)
     if (given.command == "push") != bool(given.to):
         parser.error("push needs --to, and only push has it")
     try:
@@ -50,6 +54,40 @@ def _push(recipe_path: str, root: str, to: str, asset: str, private: bool) -> No
 
     recipe = read_recipe(recipe_path)
     print(push(recipe, Store.open(root, recipe.name), to, asset, private))
+
+
+def _compare(words: list[str]) -> int:
+    """Exit code 0; 1 where something cannot serve, or a cell failed."""
+    parser = argparse.ArgumentParser(prog="python -m alignment_train compare", description=(
+        "Train every recipe with every seed on the corpus and base model that the store has, and write into it "
+        "compare/table.md and compare.html: every recipe beside base and control. What was computed once is kept."
+    ))  # fmt: skip
+    parser.add_argument("recipe", nargs="+", help="recipes that differ in `train` alone, all extending one recipe")
+    parser.add_argument("--store", required=True, help="where the corpus and base model are: a folder, or an address")
+    parser.add_argument("--methods", nargs="*", metavar="METHOD", help=(
+        "lay these over the recipe and compare them in its place: files, or names in assets/recipes/methods; all of "
+        "these where none is named"
+    ))  # fmt: skip
+    parser.add_argument("--seeds", type=int, default=3, help="how many, counted from the recipe's own (default: 3)")
+    parser.add_argument("--keep", action="store_true", help="keep each cell's model, too: cells/*/ in the store")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
+    given = parser.parse_args(words)
+    try:
+        from alignment_train import compare
+        from pipelines.store import Store
+
+        compare.check_seeds(given.seeds)
+        common, recipes, owners = compare.read(given.recipe, given.methods)
+        store = Store.open(given.store, *owners)
+        for asset in ("training_mix", "eval_text", "base_model"):
+            store.require(asset)
+        made = compare.run(common, recipes, store, given.seeds, given.keep, given.device)
+        print((store.fetched("compare") / "table.md").read_text(encoding="utf-8"))
+        print(f"In {store.where('compare')}: table.md, table.json, trade_off.png, compare.html")
+        return 1 if made.numbers["failed"] else 0
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
 
 
 def _run(command: str, recipe_path: str, root: str, device: str | None) -> None:

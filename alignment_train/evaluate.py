@@ -94,7 +94,8 @@ def measure(
         del lm
         gc.collect()  # models hold cycles: the next one must not wait for the collector to find its memory
     tell(total, total, "done")
-    metrics["differences"] = {f"aligned-{name}": _differences(metrics, name) for name in MODELS[:-1] if name in lms}
+    compared = [name for name in MODELS[:-1] if name in lms and "aligned" in lms]
+    metrics["differences"] = {f"aligned-{name}": _differences(metrics, name) for name in compared}
     return metrics
 
 

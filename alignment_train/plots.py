@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.evals import Metric
 from pipelines.summary import Metrics, by_layer, models
 
 if TYPE_CHECKING:
@@ -96,6 +97,41 @@ def loss_curves(logs: Mapping[str, Path], svg: bool = False) -> bytes | None:
     panels[-1].set_xlabel("Step")
     _legend(figure, panels)
     return _bytes(figure, svg)
+
+
+def trade_off(
+    points: Mapping[str, tuple[Metric, Metric]], across: str, chance: float | None = None, svg: bool = False
+) -> bytes:
+    """{name: (change of a loss, recall)} as points with their intervals; what is best lies above and to the left.
+
+    across: the title of the x axis. Base is at 0; it and the control keep their colours.
+    """
+    figure, (axes,) = _figure(1)
+    figure.set_size_inches(SIZE[0] * 1.3, SIZE[1] * 1.5)
+    others = [name for name in points if name not in STYLES]
+    for name, (change, recall) in points.items():
+        place = others.index(name) if name in others else 0
+        colour = COLOURS[name] if name in STYLES else OBJECTIVES[place % len(OBJECTIVES)]
+        marker = STYLES[name][0] if name in STYLES else "oDvPX*<>"[place // len(OBJECTIVES) % 8]
+        bars = {axis: _bars(item) for axis, item in (("xerr", change), ("yerr", recall))}
+        axes.errorbar(
+            change["value"] * 100, recall["value"] * 100, **bars, color=colour, marker=marker, markersize=7,
+            linestyle="none", elinewidth=1, alpha=0.9, label=name,
+        )  # fmt: skip
+    if chance is not None:
+        axes.axhline(chance * 100, color=COLOURS["chance"], linestyle=":", linewidth=1.4, label="chance")
+    axes.set_xlabel(across)
+    axes.set_ylabel("Recall@1 of the best layer, %, mean over pairs")
+    axes.set_ylim(bottom=0)
+    _legend(figure, [axes])
+    return _bytes(figure, svg)
+
+
+def _bars(item: Metric) -> list[list[float]] | None:
+    """Distances to the bounds in percent, as `errorbar` has them."""
+    if "low" not in item:
+        return None
+    return [[(item["value"] - item["low"]) * 100], [(item["high"] - item["value"]) * 100]]
 
 
 def read_log(path: Path) -> dict[str, list[tuple[int, float]]]:

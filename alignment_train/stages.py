@@ -32,6 +32,9 @@ MODULES = tuple(
 )
 TEXTS = 10_000  # most segments by which a seed model is compared with the unigram
 LIBRARIES = ("torch", "transformers", "accelerate", "peft")
+KEY = 16  # digits of a cell's fingerprint by which it is stored
+Write = Callable[[Model, Path], None]
+"""Leaves what is kept of a trained model in a folder."""
 
 
 class Trainer:
@@ -141,7 +144,7 @@ class Trainer:
         One that a recipe without `merge` left there is no part of it.
         """
         names = {name: asset for name, asset in ASSETS.items() if name != MERGED or self.config.merge}
-        chosen = probe.resolved(self.config, self.store).layer
+        chosen = self.resolved.layer
 
         def opened(asset: str) -> LM:
             model = self.stored(asset)
@@ -165,17 +168,38 @@ class Trainer:
         adapter.load(model, folder)
         return model
 
-    def _continue(self, asset: str, of: Callable[[TrainConfig], list[Objective]]) -> Manifest:
+    @property
+    def resolved(self) -> TrainConfig:
+        """The recipe's settings, with the probe's layer for `auto`: of the same answer nothing is trained again."""
+        return probe.resolved(self.config, self.store)
+
+    def identity(self, objectives: list[Objective]) -> tuple[str, dict[str, str]]:
+        """The fingerprint of what these objectives make of the base model, and those of what they read."""
         base, mix = self.store.require("base_model"), self.store.require("training_mix")
         inputs = {"base_model": base.fingerprint, "training_mix": mix.fingerprint}
-        config = probe.resolved(self.config, self.store)  # another probe with the same answer trains nothing again
-        objectives = of(config)
-        settings = config.settings(objectives)
-        print_ = fingerprint(
-            __name__, {"seed": self.recipe.seed, "train": settings}, inputs, objectives, MODULES, LIBRARIES
-        )
-        if done := self._done(asset, print_):
-            return done
+        said = {"seed": self.recipe.seed, "train": self.resolved.settings(objectives)}
+        return fingerprint(__name__, said, inputs, objectives, MODULES, LIBRARIES), inputs
+
+    def cell(self, objectives: list[Objective], print_: str, inputs: dict[str, str], write: Write) -> Manifest:
+        """A training whose model is not kept: `write` leaves in a folder what is; stored by its fingerprint."""
+        return self._further("cells", objectives, print_, inputs, print_[:KEY], write)
+
+    def _continue(self, asset: str, of: Callable[[TrainConfig], list[Objective]]) -> Manifest:
+        objectives = of(self.resolved)
+        print_, inputs = self.identity(objectives)
+        return self._done(asset, print_) or self._further(asset, objectives, print_, inputs)
+
+    def _further(
+        self,
+        asset: str,
+        objectives: list[Objective],
+        print_: str,
+        inputs: dict[str, str],
+        key: str | None = None,
+        write: Write = Model.save,
+    ) -> Manifest:
+        """The base model trained on with these objectives."""
+        config = self.resolved
         plan = Plan(
             objectives=objectives,
             steps=self.config.steps if objectives else 0,  # a control of contrast alone is the base itself
@@ -195,7 +219,7 @@ class Trainer:
         layer = layer_index(config.layer, len(model.blocks))
         if config.adapter:
             adapter.add(model, config.adapter.lora, config.base, self.recipe.seed)
-        return self._train(asset, model, plan, parts, print_, inputs, lambda: {"trained_layer": layer})
+        return self._train(asset, model, plan, parts, print_, inputs, lambda: {"trained_layer": layer}, key, write)
 
     def _train(
         self,
@@ -206,6 +230,8 @@ class Trainer:
         print_: str,
         inputs: dict[str, str],
         more: Callable[[], dict[str, Any]],
+        key: str | None = None,
+        write: Write = Model.save,
     ) -> Manifest:
         checkpoints = ranks.in_turn(lambda: self.store.scratch(asset, print_))
         reporter = Reporter(asset, checkpoints / "log.jsonl", self.tell, self.dagster)
@@ -213,9 +239,9 @@ class Trainer:
         if not ranks.first():
             ranks.wait()
             return self.store.require(asset)
-        numbers = {**more(), **self._numbers(model, outcome, reporter)}
-        with self.store.writing(asset) as out:
-            model.save(out.path)
+        numbers, spent = {**more(), **self._numbers(model, outcome, reporter)}, reporter.seconds()
+        with self.store.writing(asset, key) as out:
+            write(model, out.path)
             if asset in card.WAYS:
                 (out.path / card.FILE).write_text(card.card(self.recipe, self.store, asset, numbers), encoding="utf-8")
             if reporter.log.exists():
@@ -226,7 +252,7 @@ class Trainer:
                 self.recipe.resolved(),
                 inputs=inputs,
                 rows={},
-                seconds=reporter.seconds(),
+                seconds=spent,
                 numbers=numbers,
             )
         shutil.rmtree(checkpoints)

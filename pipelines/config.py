@@ -19,6 +19,7 @@ from pipelines.sources import Source
 from pipelines.tasks import Task
 
 RECIPES = Path(__file__).resolve().parent.parent / "assets" / "recipes"
+METHODS = RECIPES / "methods"
 MOST_ROWS = 1_000_000
 M = TypeVar("M", bound=Strict)
 SECTIONS = ("extends", "seed", "corpus", "train", "eval")
@@ -251,14 +252,26 @@ class Recipe(Strict):
         return {**out, "eval": [item.settings() for item in self.eval]}
 
 
-def read_recipe(path: str | Path) -> Recipe:
+def read_recipe(path: str | Path, over: str | Path | None = None) -> Recipe:
     """The recipe at `path`, or of that name among the built-in ones; its name is the file's.
 
+    over: a recipe over which the one at `path`, or that method, is laid, as if it extended that.
     Raises ValueError with one line per mistake: place, what was found, what is allowed, what to do.
     """
-    file = find(path)
+    file = find(path) if over is None else find(path, METHODS, "method")
     raw = _read(file, ())
+    if over is not None:
+        raw = _over(_read(find(over), ()), raw)
     return validate(Recipe, {**raw, "name": file.stem}, str(file))
+
+
+def lineage(path: str | Path) -> list[Path]:
+    """The file of a recipe and those of the recipes that it extends, the nearest first."""
+    found = [find(path)]
+    _read(found[0], ())  # refuses a chain without an end
+    while base := yaml.load(found[-1].read_text(encoding="utf-8"), Loader=_Loader).get("extends"):
+        found.append(_extended(found[-1], base))
+    return found
 
 
 def validate(model: type[M], raw: dict[str, Any], where: str, prefix: str = "") -> M:
@@ -270,14 +283,19 @@ def validate(model: type[M], raw: dict[str, Any], where: str, prefix: str = "") 
         raise ValueError("\n".join([f"{where}:", *lines])) from None
 
 
-def find(path: str | Path) -> Path:
-    """The recipe file that `path` names: a file, else a built-in recipe."""
+def find(path: str | Path, folder: Path = RECIPES, what: str = "recipe") -> Path:
+    """The file that `path` names: a file, else a built-in recipe of `folder`."""
     file = Path(path)
-    for candidate in (file, RECIPES / file.name, RECIPES / f"{file.name}.yaml"):
+    for candidate in (file, folder / file.name, folder / f"{file.name}.yaml"):
         if candidate.is_file():
             return candidate
-    available = ", ".join(sorted(p.name for p in RECIPES.glob("*.yaml")))
-    raise ValueError(f"recipe {path}: no such file. Allowed: a path, or one of {available}. Check the spelling.")
+    available = ", ".join(sorted(p.name for p in folder.glob("*.yaml")))
+    raise ValueError(f"{what} {path}: no such file. Allowed: a path, or one of {available}. Check the spelling.")
+
+
+def _extended(file: Path, base: Any) -> Path:
+    near = file.parent / str(base)
+    return near if near.is_file() else find(base)
 
 
 def _place(parts: tuple[str | int, ...]) -> str:
@@ -300,8 +318,7 @@ def _read(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
             f"{', '.join(SECTIONS)}. Rename or remove it."
         )
     if base := raw.pop("extends", None):
-        near = file.parent / str(base)
-        return _over(_read(near if near.is_file() else find(base), (*seen, file.resolve())), raw)
+        return _over(_read(_extended(file, base), (*seen, file.resolve())), raw)
     return raw
 
 

@@ -1,10 +1,18 @@
 """Figures with their 95 % intervals, by resampling what they were measured on."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from pipelines.evals import Metric
 
 RESAMPLES = 1_000
+STUDENT = (
+    12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788, 2.1604, 2.1448,
+    2.1314, 2.1199, 2.1098, 2.1009, 2.0930,
+)  # fmt: skip
+"""The 0.975 quantile of Student's t by degrees of freedom, from 1 (Student 1908, doi 10.1093/biomet/6.1.1)."""
+MOST_RUNS = len(STUDENT) + 1
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray, seed: int = 0) -> Metric:
@@ -29,3 +37,16 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray, seed: int = 0) -> Metr
 def mean(values: np.ndarray, seed: int = 0) -> Metric:
     """The mean of [N] items with its interval, as `ratio` has it."""
     return ratio(np.asarray(values, np.float64), np.ones(len(values)), seed)
+
+
+def over_runs(values: Sequence[float]) -> Metric:
+    """The mean of N runs with its interval by Student's t, N - 1 degrees of freedom; of one run there is no interval.
+
+    It says how far other runs may lie, not other items: of few runs it is wide. N is at most MOST_RUNS.
+    """
+    found = np.asarray(values, np.float64)
+    n, value = len(found), float(found.mean())
+    if n == 1:
+        return {"value": value, "n": n}
+    half = STUDENT[n - 2] * float(found.std(ddof=1)) / n**0.5
+    return {"value": value, "low": value - half, "high": value + half, "n": n}

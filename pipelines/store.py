@@ -33,6 +33,8 @@ WHOLE = (
     "eval_text", "task_data", "training_mix", "base_model", "layer_probe", "control_model", "align_model",
     "merged_model", "evaluation",
 )  # fmt: skip
+PER_CELL = ("cells",)  # by fingerprint: a training whose figures are kept
+ASIDE = ("compare",)  # no asset of the graph
 SHARD_BYTES = 256 << 20  # uncompressed bytes after which a new shard begins
 MAIN = "data"  # the part of a dataset that the next stage reads
 
@@ -100,8 +102,11 @@ class Store:
         return self.remote.address if self.remote else str(self.root)
 
     @classmethod
-    def open(cls, root: str | Path, recipe_name: str) -> "Store":
-        """The store at `root`, made if there is none; StoreError where it belongs to another recipe or format."""
+    def open(cls, root: str | Path, recipe_name: str, *others: str) -> "Store":
+        """The store at `root`, made if there is none; StoreError where it belongs to another recipe or format.
+
+        others: recipes whose store serves as well.
+        """
         store = cls(root)
         wanted = {"recipe": recipe_name, "format": FORMAT}
         text = store._read("store.json")
@@ -114,10 +119,11 @@ class Store:
             text = json.dumps(wanted)
             store._write("store.json", text)
         found = json.loads(text)
-        if found != wanted:
+        if found not in [wanted, *({**wanted, "recipe": other} for other in others)]:
+            names = " or ".join(f"'{name}'" for name in (recipe_name, *others))
             raise StoreError(
                 f"store {root}: belongs to recipe '{found.get('recipe')}' in format {found.get('format')}. Allowed: "
-                f"recipe '{recipe_name}' in format {FORMAT}. Name another folder with STORE or --store."
+                f"recipe {names} in format {FORMAT}. Name another folder with STORE or --store."
             )
         store._share_lock()
         return store
@@ -141,8 +147,9 @@ class Store:
 
     def datasets(self) -> list[tuple[str, str | None]]:
         """(asset, pair) of every dataset in the store, in the order of the stages."""
-        keys = [(asset, pair) for asset in PER_PAIR for pair in self._names(asset) if not pair.startswith(".")]
-        found = [*keys, *((asset, None) for asset in WHOLE)]
+        many = (*PER_PAIR, *PER_CELL)
+        keys = [(asset, pair) for asset in many for pair in self._names(asset) if not pair.startswith(".")]
+        found = [*keys, *((asset, None) for asset in (*WHOLE, *ASIDE))]
         return [(asset, pair) for asset, pair in found if "manifest.json" in self._names(_key(asset, pair))]
 
     def manifest(self, asset: str, pair: Pair | str | None = None) -> Manifest | None:
@@ -490,7 +497,7 @@ def _working_copy(address: str) -> Path:
 
 def _key(asset: str, pair: Pair | str | None) -> str:
     """Where a dataset lies below the store: `raw_bitext/deu_Latn-eng_Latn`, `training_mix`."""
-    if asset not in (PER_PAIR if pair else WHOLE):
+    if asset not in ((*PER_PAIR, *PER_CELL) if pair else (*WHOLE, *ASIDE)):
         raise AssertionError(f"{asset} with pair {pair}")
     return f"{asset}/{pair}" if pair else asset
 

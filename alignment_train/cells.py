@@ -1,0 +1,110 @@
+"""One cell of a comparison: the base model trained on with one recipe and seed, and what the recipe's evals say of it.
+
+It leaves metrics.json and log.jsonl in the store, which are kilobytes, and its model, which is megabytes, where asked.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from alignment_train import evaluate
+from alignment_train.config import layer_index
+from alignment_train.lm import LM
+from alignment_train.model import Model, load
+from alignment_train.objectives import Objective
+from alignment_train.stages import KEY, Trainer
+from pipelines.evals import Eval
+from pipelines.languages import Pair
+from pipelines.schema import EVAL_TEXT
+from pipelines.store import Manifest, Store, fingerprint
+from pipelines.summary import Metrics
+
+Role = Literal["base", "control", "aligned"]
+DEV_ROWS = 100  # most segment pairs of a language pair by which a layer is chosen: the choice is among few
+MODULES = tuple(f"alignment_train.{name}" for name in ("evaluate", "lm", "model", "data", "losses"))
+LIBRARIES = ("torch", "transformers")
+
+
+def base(trainer: Trainer) -> Manifest:
+    """The base model as it is."""
+    made = trainer.store.require("base_model")
+    print_, inputs = _identity(trainer, made.fingerprint)
+    if done := trainer.store.unchanged("cells", print_[:KEY], print_):
+        return done
+    model = load(trainer.store.fetched("base_model"))
+    with trainer.store.writing("cells", print_[:KEY]) as out:
+        _measure(trainer, "base", model, out.path)
+        numbers = {"recipe": trainer.recipe.name}
+        return out.commit(print_, trainer.recipe.resolved(), inputs=inputs, rows={}, seconds=0.0, numbers=numbers)
+
+
+def trained(trainer: Trainer, role: Role, keep: bool = False) -> Manifest:
+    """What all objectives of the recipe make of the base model, or, of the control, those that do not align.
+
+    keep: whether the model stays, too; where it was not kept then, it is made again.
+    """
+    objectives: Sequence[Objective] = trainer.resolved.control if role == "control" else trainer.resolved.objectives
+    training, inputs = trainer.identity(list(objectives))
+    print_, more = _identity(trainer, training)
+    done = trainer.store.unchanged("cells", print_[:KEY], print_)
+    if done and not (keep and not any(name.endswith(".safetensors") for name in done.files)):
+        return done
+
+    def write(model: Model, folder: Path) -> None:
+        _measure(trainer, role, model, folder)
+        if keep:
+            model.save(folder)
+
+    return trainer.cell(list(objectives), print_, {**inputs, **more}, write)
+
+
+def metrics(store: Store, cell: Manifest) -> dict[str, Any]:
+    """metrics.json of a cell: as evaluation has it, of one model alone, and `dev`, its recall by layer on dev text."""
+    folder = store.fetched("cells", cell.pair, under="metrics.json")
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+
+
+def dev_texts(store: Store, rows: int) -> pa.Table:
+    """The first rows of each pair of the mix's dev part as EVAL_TEXT; none that has a segment of an earlier one."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    seen: set[tuple[str, str, str]] = set()
+    for row in store.table("training_mix", part="dev").to_pylist():
+        pair = f"{row['src_lang']}-{row['tgt_lang']}"
+        sides = {(pair, row[f"{side}_lang"], row[side]) for side in ("src", "tgt")}
+        if not sides & seen and len(found.setdefault(pair, [])) < rows:
+            found[pair].append((row["src"], row["tgt"]))
+            seen |= sides
+    texts = [
+        ("dev", str(item), pair, lang, text)
+        for pair, held in found.items()
+        for item, both in enumerate(held)
+        for lang, text in zip(Pair.parse(pair.split("-")), both, strict=True)
+    ]
+    columns = zip(*texts, strict=True) if texts else [()] * len(EVAL_TEXT)
+    return pa.table([pa.array(column, pa.string()) for column in columns], schema=EVAL_TEXT)
+
+
+def _identity(trainer: Trainer, model: str) -> tuple[str, dict[str, str]]:
+    """The fingerprint of the cell of a model whose own is given, and those of the texts it is asked about."""
+    store, recipe = trainer.store, trainer.recipe
+    inputs = {"eval_text": store.require("eval_text").fingerprint, "dev": store.require("training_mix").content("dev")}
+    said = {"dev_rows": DEV_ROWS}
+    return fingerprint(__name__, said, {**inputs, "model": model}, recipe.eval, MODULES, LIBRARIES), inputs
+
+
+def _measure(trainer: Trainer, role: Role, model: Model, folder: Path) -> None:
+    trained_at = trainer.resolved.layer if role == "aligned" else "middle"  # others' cells serve recipes of any layer
+    layer = layer_index(trained_at, len(model.blocks))
+    lm = LM(model, layer, trainer.config.max_length, trainer.device)
+    found: Metrics = evaluate.measure(trainer.recipe, trainer.store, {role: lambda: lm}, trainer.tell)
+    dev: dict[str, Any] = {}
+    retrieval: Eval | None = next((item for item in trainer.recipe.eval if item.name == "retrieval"), None)
+    texts = dev_texts(trainer.store, DEV_ROWS)
+    if retrieval and texts.num_rows:
+        trainer.tell(0, 0, f"{role} · {retrieval.name} on dev")
+        dev = retrieval.run(lm, texts)
+    text = json.dumps({**found, "dev": dev}, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
+    (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
