@@ -21,7 +21,7 @@ FORMAT = 1
 
 ASSETS = {"base": "base_model", "control": "control_model", "aligned": "align_model", MERGED: "merged_model"}
 SOURCES = (
-    *(f"alignment_train.{name}" for name in ("page", "plots", "lm", "model", "data", "losses")),
+    *(f"alignment_train.{name}" for name in ("page", "plots", "lm", "scoring", "model", "data", "losses")),
     "pipelines.summary",
 )
 LIBRARIES = ("torch", "transformers", "matplotlib")

@@ -1,22 +1,30 @@
-"""All that an eval may ask of a model: states of texts and the loss of texts, in batches of like length."""
+"""All that an eval may ask of a model: states, loss, continuations and their likelihood, in batches of like length."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
 
+from alignment_train import scoring
 from alignment_train.data import texts as language_model_batch
 from alignment_train.losses import pool
 from alignment_train.model import Model
 
 TOKENS = 8192  # a batch, padding included
+WINDOW = 2048  # tokens, where neither configuration nor tokenizer says how many a model takes; as in lm-eval
+UNLIMITED = 10**9  # tokens, from which on a tokenizer's limit means that there is none
 
 
 class LM:
-    """Answers `pipelines.evals.LanguageModel`. Texts beyond `max_length` tokens are cut."""
+    """Answers `pipelines.evals.LanguageModel`. Texts to embed or take the loss of are cut after `max_length` tokens."""
 
-    def __init__(self, model: Model, trained_layer: int, max_length: int, device: torch.device):
-        self.model, self.max_length = model, max_length
+    def __init__(
+        self, model: Model, trained_layer: int, max_length: int, device: torch.device, rows: int | None = None
+    ):
+        """rows: requests or prompts that a batch has at most, beside the bound on its tokens."""
+        self.model, self.max_length, self.rows = model, max_length, rows
         self.num_layers = len(model.blocks)
         self.trained_layer = trained_layer
         model.lm.to(device).eval()
@@ -44,6 +52,95 @@ class LM:
             counts[chosen] = rows.bincount(minlength=len(chosen)).cpu()
         return nats, counts
 
+    @torch.inference_mode()
+    def loglikelihood(self, requests: Sequence[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
+        """ln p of each continuation after its context, float64 [N], and whether it is the greedy one, bool [N].
+
+        Tokens are split where those of the context alone end, as in lm-eval; an empty context is BOS, or EOS where
+        there is none. What is longer than the window loses its start.
+        """
+        whole = [(context + continuation, context.rstrip()) for context, continuation in requests]
+        special = self._ids({text for pair in whole if pair[1] for text in pair}, True)
+        plain = self._ids({text for text, context in whole if not context}, False)
+        start, most = self._start, self.window + 1
+        asked = []
+        for text, context in whole:
+            ids, known = (special[text], len(special[context])) if context else (plain[text], 1)
+            if not context and ids[:1] != [start]:
+                ids = [start, *ids]
+            if len(ids) <= known:
+                raise ValueError(f"found no token after {context!r} in {text!r}. Needed: at least one. Leave it out.")
+            known = max(1, known - max(0, len(ids) - most))
+            asked.append(scoring.Request(tuple(ids[-most:]), known))
+        return scoring.loglikelihood(self.model, asked, TOKENS, self.rows)
+
+    @torch.inference_mode()
+    def generate(self, prompts: Sequence[str], stop: Sequence[str], max_new_tokens: int) -> list[str]:
+        """What greedy decoding adds to each prompt, up to EOS or the first of the texts in `stop`, which is cut off.
+
+        A prompt loses its start where it and the new tokens are longer than the window.
+        """
+        room = self.window - max_new_tokens
+        if room < 1:
+            raise ValueError(
+                f"max_new_tokens: found {max_new_tokens:,}. Allowed: fewer than the model's {self.window:,} tokens. "
+                f"Lower it."
+            )
+        ids = [row[-room:] or [self._start] for row in self.model.tokenizer(list(prompts), verbose=False)["input_ids"]]
+        out = [""] * len(ids)
+        tokenizer, pad = self.model.tokenizer, self.model.tokenizer.pad_token_id
+        for chosen in self._buckets([len(row) + max_new_tokens for row in ids]):
+            longest = max(len(ids[i]) for i in chosen)
+            padded = torch.tensor([[pad] * (longest - len(ids[i])) + ids[i] for i in chosen])
+            mask = torch.tensor([[0] * (longest - len(ids[i])) + [1] * len(ids[i]) for i in chosen])
+            made = self.model.lm.generate(
+                input_ids=padded.to(self.model.device),
+                attention_mask=mask.to(self.model.device),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                pad_token_id=pad,
+                stopping_criteria=StoppingCriteriaList([_Stop(tokenizer, stop, longest)]),
+            )
+            new = made[:, longest:]
+            for i, text in zip(chosen, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
+                out[i] = _before(text, stop)
+        return out
+
+    @property
+    def window(self) -> int:
+        """Tokens that the model takes at once, looked up where lm-eval looks it up."""
+        config, limit = self.model.lm.config.get_text_config(), self.model.tokenizer.model_max_length
+        named = [getattr(config, name, None) for name in ("n_positions", "max_position_embeddings", "n_ctx")]
+        return next((int(found) for found in named if found), limit if limit < UNLIMITED else WINDOW)
+
+    @property
+    def _start(self) -> int:
+        """The token before a text without context."""
+        tokenizer = self.model.tokenizer
+        return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+
+    def _ids(self, texts: Iterable[str], special: bool) -> dict[str, list[int]]:
+        """Tokens of each text, with special ones unless the text begins with one itself."""
+        tokenizer, written = self.model.tokenizer, self.model.tokenizer.decode(self._start)
+        out: dict[str, list[int]] = {}
+        for add in (True, False):
+            chosen = [text for text in texts if (special and not text.startswith(written)) is add]
+            if chosen:
+                ids = tokenizer(chosen, add_special_tokens=add, verbose=False)["input_ids"]
+                out.update(zip(chosen, ids, strict=True))
+        return out
+
+    def _buckets(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        """Row numbers, those of like length together, within the bounds of a batch."""
+        batch: list[int] = []
+        for i in np.argsort(lengths, kind="stable").tolist():
+            if batch and ((len(batch) + 1) * lengths[i] > TOKENS or len(batch) == self.rows):
+                yield batch
+                batch = []
+            batch.append(i)
+        if batch:
+            yield batch
+
     def _batches(self, texts: list[str], labels: bool = False) -> Iterator[tuple[np.ndarray, dict[str, torch.Tensor]]]:
         """(row numbers, tensors) over all segments, those of like length together."""
         order = np.argsort([len(text) for text in texts], kind="stable")
@@ -65,3 +162,22 @@ class LM:
             )
             yield chosen, batch
             start = stop
+
+
+def _before(text: str, stop: Sequence[str]) -> str:
+    for end in stop:
+        text = text.partition(end)[0]
+    return text
+
+
+class _Stop(StoppingCriteria):
+    """True of a row once one of `stop` stands in what was added to it, after `begin` tokens."""
+
+    def __init__(self, tokenizer: Any, stop: Sequence[str], begin: int):
+        self.tokenizer, self.stop, self.begin = tokenizer, stop, begin
+        self.back = max((len(text.encode()) for text in stop), default=0) + 1  # a token is at least a byte long
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.BoolTensor:
+        tails = self.tokenizer.batch_decode(input_ids[:, max(self.begin, input_ids.shape[1] - self.back) :])
+        found = [any(text in tail for text in self.stop) for tail in tails]
+        return torch.tensor(found, device=input_ids.device)  # type: ignore[return-value]

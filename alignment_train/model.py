@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import cached_property, partial
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from alignment_train import adapter, losses
 from alignment_train.config import Base
+
+LOGITS = 1 << 25
+"""How many logits are held at once where each is needed for its own label alone: 128 MiB."""
 
 disable_progress_bar()  # of loading and saving weights: our own line says what runs
 
@@ -115,12 +119,46 @@ class Model:
             return self.lm(**self._given(input_ids, mask, positions)).logits[wanted]
         return self.lm.get_output_embeddings()(self.hidden(input_ids, mask, len(self.blocks), positions)[wanted])
 
+    def score(
+        self,
+        input_ids: Tensor,
+        mask: Tensor | None,
+        where: tuple[Tensor, Tensor],
+        labels: Tensor,
+        cache: Any = None,
+        keep: bool = False,
+    ) -> tuple[Tensor, Tensor, Any]:
+        """ln p, float64 [P], of each of `labels` [P] after row, place `where`; is it the likeliest; and, to `keep`, the
+        cache of keys and values.
+
+        input_ids: [N, T], padded right, or left where they are kept. mask: [N, C + T] with a cache of C positions, None
+        where padding on the right is all that it would say.
+        """
+        if self._plain_head is None:
+            some = torch.arange(8, device=input_ids.device)[None]  # not of the batch: it may begin with padding
+            self._plain_head = self._head_is_plain(some, torch.ones_like(some))
+        inputs: dict[str, Any] = {"attention_mask": mask, "past_key_values": cache}
+        if mask is not None and "position_ids" in signature(self.body.forward).parameters:
+            inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
+        network = self.body if self._plain_head else self.lm
+        out = network(input_ids=input_ids, use_cache=keep or cache is not None, **inputs)
+        found = (out.last_hidden_state if self._plain_head else out.logits)[where]
+        head = self.lm.get_output_embeddings()
+        nats, likeliest = [torch.zeros(0, dtype=torch.float64)], [torch.zeros(0, dtype=torch.bool)]
+        at_once = max(1, LOGITS // self.lm.config.vocab_size)
+        for part, wanted in zip(found.split(at_once), labels.split(at_once), strict=True):
+            logits = (head(part) if self._plain_head else part).float()
+            own = logits.gather(1, wanted[:, None])[:, 0]
+            nats.append((own - logits.logsumexp(-1)).double().cpu())
+            likeliest.append((logits.argmax(-1) == wanted).cpu())
+        return torch.cat(nats), torch.cat(likeliest), out.past_key_values if keep else None
+
     def _head_is_plain(self, input_ids: Tensor, mask: Tensor) -> bool:
         """Whether logits are the output embedding of the last state and nothing more (Gemma caps, Cohere scales)."""
         with self._asking():
             whole = self.lm(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
             plain = self.lm.get_output_embeddings()(self.hidden(input_ids, mask, len(self.blocks)))
-        return torch.allclose(whole, plain, atol=1e-3, rtol=1e-3)
+        return torch.allclose(whole, plain, atol=1e-5, rtol=1e-5)
 
     @cached_property
     def packing(self) -> Packing | None:

@@ -242,7 +242,7 @@ class Recipe(Strict):
 
     def notes(self) -> list[str]:
         """What to tell the user before work starts; ValueError where this machine lacks what a plug-in needs."""
-        return self.corpus.notes()
+        return [*self.corpus.notes(), *(note for item in self.eval for note in item.notes(self.corpus.pairs))]
 
     def resolved(self) -> dict[str, Any]:
         """The recipe with every default written out, as JSON."""

@@ -60,6 +60,12 @@ class Fake:
     def loss(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         raise AssertionError("not asked for")
 
+    def loglikelihood(self, requests: Sequence[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
+        raise AssertionError("not asked for")
+
+    def generate(self, prompts: Sequence[str], stop: Sequence[str], max_new_tokens: int) -> list[str]:
+        raise AssertionError("not asked for")
+
 
 def figures(recall: Mapping[str, Rate], loss: Mapping[str, Rate]) -> dict[str, Metric]:
     """Metrics of one model: recall@1 by pair (and by layer, lower away from the trained one), loss by language."""

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from alignment_train import lm
+from alignment_train import lm, scoring
 from alignment_train.lm import LM
-from tests.models import bitext, tiny
+from alignment_train.scoring import Group, groups
+from tests.models import SHAPES, bitext, sentence, tiny
 
 TEXTS = [*bitext(30)["src"].to_pylist(), "neun", "eins zwei " * 9]
 
@@ -38,3 +39,102 @@ def test_loss_is_the_sum_over_all_tokens_and_eos(model: LM):
         logits = model.model.lm(input_ids=ids).logits[0, :-1].log_softmax(-1)
         assert counts[i] == ids.shape[1] - 1
         assert nats[i] == pytest.approx(-logits.gather(1, ids[0, 1:, None]).sum().item(), rel=1e-5)
+
+
+def requests() -> list[tuple[str, str]]:
+    """Choices after one context, of one token and of several; whole texts that begin alike; a text alone."""
+    out = [("", "sieben acht"), ("neun ", "neun")]
+    for number in (12345678, 1234567890):
+        context = sentence(number, "deu_Latn")
+        out += [(context, " " + sentence(n, "eng_Latn")) for n in (7, 71, 777)]
+        out += [(context + " ", letter) for letter in "abcd"]
+        out += [("", f"{context}, {word} {sentence(42, 'eng_Latn')}") for word in ("ja", "nein", "auch")]
+    return out
+
+
+def alone(model: LM, context: str, continuation: str) -> tuple[float, bool]:
+    """One request, by one forward pass over all of its tokens."""
+    tokenizer, bare = model.model.tokenizer, context.rstrip()
+    ids = tokenizer(context + continuation, add_special_tokens=bool(bare))["input_ids"]
+    begin = len(tokenizer(bare)["input_ids"]) if bare else 1
+    if not bare:
+        ids = [tokenizer.bos_token_id, *ids]
+    ids = torch.tensor([ids])
+    logits = model.model.lm(input_ids=ids).logits[0, begin - 1 : -1].log_softmax(-1)
+    wanted = ids[0, begin:]
+    own = logits.gather(1, wanted[:, None]).double().sum().item()
+    return own, bool((logits.argmax(-1) == wanted).all())
+
+
+@pytest.mark.parametrize(
+    ("kind", "tokens", "rows"), [("llama", 8192, None), *((kind, 200, 3) for kind in SHAPES if kind != "mistral")]
+)
+def test_log_likelihoods_are_those_of_each_request_alone(kind: str, tokens: int, rows: int | None, monkeypatch):
+    monkeypatch.setattr(lm, "TOKENS", tokens)
+    monkeypatch.setattr(scoring, "SHARED", 3)
+    model = LM(tiny(kind), 1, 64, torch.device("cpu"), rows)
+    nats, greedy = model.loglikelihood(requests())
+    expected = [alone(model, *request) for request in requests()]
+    assert nats == pytest.approx(np.array([own for own, _ in expected]), abs=1e-4)
+    assert greedy.tolist() == [likeliest for _, likeliest in expected]
+
+
+def test_the_greedy_continuation_is_known_as_such(model: LM):
+    nats, _ = model.loglikelihood([("eins zwei", f" {digit}") for digit in ("drei", "vier")])
+    assert nats.max() < 0
+    ids = torch.tensor([model.model.tokenizer("eins zwei")["input_ids"]])
+    best = int(model.model.lm(input_ids=ids).logits[0, -1].argmax())
+    asked = [scoring.Request((*ids[0].tolist(), token), ids.shape[1]) for token in (best, best - 1)]
+    with torch.inference_mode():
+        found = scoring.loglikelihood(model.model, asked, 8192)
+    assert found[1].tolist() == [True, False]
+    assert found[0][0] > found[0][1]
+
+
+def test_a_request_longer_than_the_window_loses_its_start():
+    short = LM(tiny("gpt2", n_positions=16), 1, 64, torch.device("cpu"))
+    assert short.window == 16
+    context, answer = sentence(123456789012345678, "deu_Latn"), " eins"
+    ids = short.model.tokenizer(context + answer)["input_ids"]
+    kept = torch.tensor([ids[-17:]])
+    begin = len(short.model.tokenizer(context)["input_ids"]) - len(ids)
+    logits = short.model.lm(input_ids=kept[:, :-1]).logits[0].log_softmax(-1)[begin:]
+    expected = logits.gather(1, kept[0, begin:, None]).sum().item()
+    assert short.loglikelihood([(context, answer)])[0][0] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_continuation_of_no_tokens_is_refused(model: LM):
+    with pytest.raises(ValueError, match="found no token after 'eins' in 'eins'. Needed: at least one."):
+        model.loglikelihood([("eins", "")])
+
+
+def test_rows_are_grouped_so_that_the_fewest_tokens_are_run():
+    first, second = tuple(range(10, 50)), tuple(range(10, 22))
+    rows = sorted([(*first, 1), (*first, 2), (*second, 3, 3), (*second, 4, 4), (5, 6)])
+    assert groups(rows, 8) == [
+        Group(0, [(5, 6)]),
+        Group(11, [(*second, 3, 3), (*second, 4, 4)]),
+        Group(39, [(*first, 1), (*first, 2)]),
+    ]
+    assert groups(rows, 1) == [Group(0, [row]) for row in rows]
+    assert groups([(1, 2, 3, 4), (1, 2, 3, 5)], 8) == [Group(0, [(1, 2, 3, 4)]), Group(0, [(1, 2, 3, 5)])]  # too short
+
+
+def test_generation_is_greedy_stops_and_keeps_the_order_of_the_prompts(monkeypatch):
+    monkeypatch.setattr(lm, "TOKENS", 60)
+    model = LM(tiny("gpt_neox"), 1, 64, torch.device("cpu"))
+    prompts = ["eins zwei drei vier fünf sechs", "neun", "zwei null"]
+    whole = []
+    for prompt in prompts:
+        ids = torch.tensor([model.model.tokenizer(prompt)["input_ids"]])
+        new = []
+        for _ in range(8):
+            new.append(
+                int(model.model.lm(input_ids=torch.cat([ids, torch.tensor([new]).long()], 1)).logits[0, -1].argmax())
+            )
+        whole.append(model.model.tokenizer.decode(new, skip_special_tokens=True))
+    assert model.generate(prompts, [], 8) == whole
+    end = whole[0][4:7]
+    assert model.generate(prompts, [end], 8) == [text.partition(end)[0] for text in whole]
+    with pytest.raises(ValueError, match="max_new_tokens: found 9,999. Allowed: fewer than the model's 2,048 tokens."):
+        model.generate(prompts, [], 9999)

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,12 @@ class Planting:
 
     def loss(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         raise AssertionError("retrieval asks for no loss")
+
+    def loglikelihood(self, requests: Sequence[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
+        raise AssertionError("retrieval asks for none")
+
+    def generate(self, prompts: Sequence[str], stop: Sequence[str], max_new_tokens: int) -> list[str]:
+        raise AssertionError("retrieval asks for none")
 
 
 def test_recall_is_that_of_the_planted_alignment_at_every_layer() -> None:

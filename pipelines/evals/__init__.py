@@ -1,7 +1,7 @@
 """Evals, one file each: held-out texts, how a model is asked, and the metric."""
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,12 +29,27 @@ class LanguageModel(Protocol):
         """Nats and predicted tokens of each text, float64 [N] and int64 [N]; EOS is predicted, BOS is not."""
         ...
 
+    def loglikelihood(self, requests: Sequence[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
+        """ln p of each continuation after its context, float64 [N], and whether it is the greedy one, bool [N].
+
+        A context may be empty. Requests whose beginnings are alike are best asked for together.
+        """
+        ...
+
+    def generate(self, prompts: Sequence[str], stop: Sequence[str], max_new_tokens: int) -> list[str]:
+        """What greedy decoding adds to each prompt, up to EOS or the first of the texts in `stop`, which is cut off."""
+        ...
+
 
 class Eval(Plugin):
     """Base of evals. Its texts are kept in the store, decontaminated against, and handed to `run`."""
 
     def check(self, pairs: list[Pair]) -> None:
         """Raise ValueError, before any work starts, where this eval cannot serve `pairs`."""
+
+    def notes(self, pairs: list[Pair]) -> list[str]:
+        """Sentences to show before work starts, e.g. of languages that this eval does not have."""
+        return []
 
     def pin(self, pairs: list[Pair], home: Path) -> Any:
         """What identifies the texts, as JSON; part of the fingerprint."""
