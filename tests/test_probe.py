@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,12 @@ class Planting:
 
     def loss(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         raise AssertionError("the probe asks for no loss")
+
+    def loglikelihood(self, requests: Sequence[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
+        raise AssertionError("the probe asks for none")
+
+    def generate(self, prompts: Sequence[str], stop: Sequence[str], max_new_tokens: int) -> list[str]:
+        raise AssertionError("the probe asks for no text")
 
 
 def with_train(**train: Any) -> Recipe:
