@@ -14,7 +14,7 @@ from alignment_train import probe, seed
 from alignment_train.config import TrainConfig, layer_index
 from alignment_train.data import segments
 from alignment_train.lm import LM
-from alignment_train.model import Model, choose_device, choose_precision, load, load_base
+from alignment_train.model import Model, choose_device, choose_precision, load, load_base, untrained
 from alignment_train.objectives import Objective, Reads
 from alignment_train.objectives.language_model import LanguageModel
 from alignment_train.report import Reporter
@@ -115,16 +115,20 @@ class Trainer:
         return self._continue("control_model", lambda config: config.control)
 
     def models(self) -> dict[str, Callable[[], LM]]:
-        """What evaluation compares, each loaded when called: base, control and aligned, where the store has them."""
+        """What evaluation compares, each loaded when called: base, control and aligned, where the store has them.
+
+        And `random`, of the base's shape and tokenizer with weights that learned nothing.
+        """
         names = {"base": "base_model", "control": "control_model", "aligned": "align_model"}
         chosen = probe.resolved(self.config, self.store).layer
 
-        def opened(asset: str) -> LM:
-            model = load(self.store.fetched(asset))
+        def opened(asset: str, loaded: Callable[[Path], Model] = load) -> LM:
+            model = loaded(self.store.fetched(asset))
             layer = layer_index(chosen, len(model.blocks))
             return LM(model, layer, self.config.max_length, self.device)
 
-        return {name: partial(opened, asset) for name, asset in names.items() if self.store.manifest(asset)}
+        found = {name: partial(opened, asset) for name, asset in names.items() if self.store.manifest(asset)}
+        return {**found, "random": partial(opened, "base_model", partial(untrained, seed=self.recipe.seed))}
 
     def _continue(self, asset: str, of: Callable[[TrainConfig], list[Objective]]) -> Manifest:
         base, mix = self.store.require("base_model"), self.store.require("training_mix")
