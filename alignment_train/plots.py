@@ -1,15 +1,21 @@
-"""The pictures of report and probe: figures by layer and loss curves, as PNG or as SVG in the page's colours."""
+"""The pictures of report and probe: by layer, loss curves, languages; as PNG or as SVG in the page's colours."""
 
 import hashlib
+import importlib.util
 import io
 import json
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.evals import Metric
-from pipelines.summary import Metrics, by_layer, models
+import numpy as np
+
+from pipelines import languages
+from pipelines.evals import Metric, States
+from pipelines.evals._states import unit
+from pipelines.summary import Metrics, by_layer, figure, models
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,12 +24,26 @@ if TYPE_CHECKING:
 COLOURS = {"base": "#7a7a7a", "control": "#d55e00", "aligned": "#0072b2", "merged": "#cc79a7", "chance": "#999999"}
 STYLES = {"base": ("s", "--"), "control": ("^", "-."), "aligned": ("o", "-"), "merged": ("D", "-")}
 OBJECTIVES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a")
+LEVELS = {"chance": ("chance", ":"), "random": ("random model", "--"), "ngrams": ("n-grams", "-.")}
+"""What finds translations without learning, and its dashes."""
 MEASURES = {
     "margin_recall@1": ("margin recall@1", "#0072b2", "o", "-"),
     "recall@1": ("recall@1", "#d55e00", "s", "--"),
     "mexa": ("MEXA", "#009e73", "^", "-."),
 }
 """What is drawn of layer_probe, and how."""
+GUARDS = {
+    "effective_rank": ("Effective rank", 1),
+    "uniformity": ("Uniformity, nats", 1),
+    "variance_ratio": ("Between languages, %", 100),
+    "language_probe": ("Language told, %", 100),
+}
+"""What is drawn of each layer's states, and its scale."""
+POINTS_MAPPED = 1_200  # most sentences of a map, over all languages
+MOST_MAPPED = 60  # of one language
+MARKS = "osv^DPX*"
+UMAP_FROM = 500
+"""Sentences, both models together, from which on UMAP is drawn where it is installed; its neighbourhoods are of 15."""
 INK = "#010203"  # stands for the page's text colour until the SVG is written
 SIZE = (5.0, 3.2)  # inches; small, so that the text stays readable on a phone
 POINTS = 400  # most points of a curve; more are averaged
@@ -43,9 +63,10 @@ def recall_by_layer(metrics: Metrics, svg: bool = False) -> bytes | None:
         if all("low" in layers[layer] for layer in x):
             low, high = ([layers[layer][part] * 100 for layer in x] for part in ("low", "high"))
             axes.fill_between(x, low, high, color=COLOURS[name], alpha=0.15, linewidth=0)
-    if chance := by_layer(metrics, "chance") or _chance(metrics):
-        level = next(iter(chance.values()))["value"] * 100
-        axes.axhline(level, color=COLOURS["chance"], linestyle=":", linewidth=1.4, label=f"chance ({level:.2g} %)")
+    for name, (title, dash) in LEVELS.items():
+        if (level := _level(metrics, name)) is not None:
+            label = f"{title} ({level:.2g} %)"
+            axes.axhline(level, color=COLOURS["chance"], linestyle=dash, linewidth=1.4, label=label)
     if (trained := metrics.get("trained_layer")) is not None:
         _mark(axes, trained, "trained")
     layers = sorted({layer for found in curves.values() for layer in found})
@@ -75,6 +96,152 @@ def layer_probe(rows: Sequence[Mapping[str, Any]], svg: bool = False) -> bytes:
         _layer_axis(axes, x, named=axes is panels[-1])
     _legend(figure, panels)
     return _bytes(figure, svg)
+
+
+def guards(metrics: Metrics, svg: bool = False) -> bytes | None:
+    """What the states of each layer are like, a panel a guard, means over languages; None where none was measured."""
+    panels = {
+        metric: {name: found for name in models(metrics) if (found := by_layer(metrics, name, metric, "representation"))}
+        for metric in GUARDS
+    }
+    panels = {metric: curves for metric, curves in panels.items() if curves}
+    if not panels:
+        return None
+    figure, grid = _figure(len(panels))
+    for axes, (metric, curves) in zip(grid, panels.items(), strict=True):
+        title, scale = GUARDS[metric]
+        for name, layers in curves.items():
+            x, marker, dash = list(layers), *STYLES[name]
+            y, low, high = ([layers[n][part] * scale for n in x] for part in ("value", "low", "high"))
+            axes.plot(x, y, color=COLOURS[name], marker=marker, linestyle=dash, linewidth=1.6, markersize=4, label=name)
+            axes.fill_between(x, low, high, color=COLOURS[name], alpha=0.15, linewidth=0)
+        axes.set_title(title, fontsize=11, color=INK, loc="left")
+        _layer_axis(axes, sorted({n for layers in curves.values() for n in layers}), named=axes is grid[-1])
+    _legend(figure, grid)
+    return _bytes(figure, svg)
+
+
+def heat_map(metrics: Metrics, svg: bool = False) -> bytes | None:
+    """Recall@1 of every language that asks (row) among every other's sentences (column), before and after aligning.
+
+    Over the items that all languages share where they were measured, else of the recipe's pairs. None of one pair.
+    """
+    tables = {name: found for name in ("base", "aligned") if (found := _crossed(metrics, name))}
+    langs = sorted({lang for found in tables.values() for pair in found for lang in pair})
+    if len(langs) < 3:
+        return None
+    from matplotlib.figure import Figure
+
+    size, large = len(langs), len(langs) > 12
+    side = 3.0 if size <= 6 else 0.45 * size if not large else 5.6
+    figure = Figure(figsize=(side + 1.2, len(tables) * (side + 0.6) + 0.9), layout="constrained")
+    grid = figure.subplots(len(tables), 1, squeeze=False)[:, 0]
+    top = max(max(found.values()) for found in tables.values()) * 100 or 1
+    mesh = None
+    for axes, (name, found) in zip(grid, tables.items(), strict=True):
+        cells = np.full((size, size), np.nan)
+        for (src, tgt), value in found.items():
+            cells[langs.index(src), langs.index(tgt)] = value * 100
+        mesh = axes.pcolormesh(cells, cmap="cividis", vmin=0, vmax=top, edgecolors="none", rasterized=large)
+        axes.invert_yaxis()
+        axes.set_aspect("equal")
+        names = [languages.name(lang) for lang in langs]
+        axes.set_xticks(np.arange(size) + 0.5, names, rotation=60, ha="right", rotation_mode="anchor")
+        axes.set_yticks(np.arange(size) + 0.5, names)
+        axes.tick_params(colors=INK, labelsize=6 if large else 9, length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_title(name, fontsize=11, color=INK, loc="left")
+        for row, column in np.argwhere(np.isfinite(cells)).tolist() if not large else []:
+            value = cells[row, column]
+            axes.text(
+                column + 0.5, row + 0.5, f"{value:.0f}", ha="center", va="center", fontsize=8,
+                color="#111111" if value > 0.55 * top else "#ffffff",
+            )  # fmt: skip
+    bar = figure.colorbar(mesh, ax=list(grid), orientation="horizontal", fraction=0.05, pad=0.02)
+    bar.set_label("Recall@1, %; rows ask, columns answer", color=INK, fontsize=10)
+    bar.ax.tick_params(colors=INK, labelsize=9)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    return _bytes(figure, svg)
+
+
+def ways(states: Mapping[str, States]) -> list[str]:
+    """How these can be drawn: `pca`, and `umap` where it is installed and there are enough; [] without two models."""
+    if not {"base", "aligned"} <= set(states):
+        return []
+    count = sum(len(rows) for name in ("base", "aligned") for rows in _mapped(states[name]).values())
+    return ["pca", "umap"] if count >= UMAP_FROM and importlib.util.find_spec("umap") else ["pca"]
+
+
+def language_map(states: Mapping[str, States], way: str = "pca", svg: bool = False) -> bytes:
+    """The same sentences of every language in base and aligned, on the same two axes.
+
+    way: `pca`, the leading directions of both models' states together; `umap` (McInnes et al. 2018, arXiv 1802.03426),
+    both laid out together. States are rows of length 1, as cosine sees them.
+    """
+    shown = {name: _mapped(states[name]) for name in ("base", "aligned")}
+    rows = unit(np.concatenate([own for found in shown.values() for own in found.values()]))
+    places, labels = _pca(rows) if way == "pca" else _umap(rows)
+    figure, grid = _figure(2, height=3.4)
+    start = 0
+    for axes, (name, found) in zip(grid, shown.items(), strict=True):
+        for i, (lang, own) in enumerate(found.items()):
+            x, y = places[start : start + len(own)].T
+            start += len(own)
+            colour, mark = OBJECTIVES[i % len(OBJECTIVES)], MARKS[i % len(MARKS)]
+            axes.plot(
+                x, y, color=colour, marker=mark, linestyle="", markersize=3.5, alpha=0.75, markeredgewidth=0,
+                label=languages.name(lang),
+            )  # fmt: skip
+        axes.set_title({"base": "before: base", "aligned": "after: aligned"}[name], fontsize=11, color=INK, loc="left")
+        axes.set_ylabel(labels[1])
+        low, high = places.min(axis=0), places.max(axis=0)
+        room = np.maximum(high - low, 1e-9) * 0.05
+        axes.set_xlim(low[0] - room[0], high[0] + room[0])
+        axes.set_ylim(low[1] - room[1], high[1] + room[1])
+    grid[-1].set_xlabel(labels[0])
+    _legend(figure, grid)
+    return _bytes(figure, svg)
+
+
+def _mapped(states: States) -> dict[str, np.ndarray]:
+    """The first sentences of each language, so many that a map stays readable and light."""
+    most = max(2, min(MOST_MAPPED, POINTS_MAPPED // max(len(states), 1)))
+    return {lang: rows[:most] for lang, rows in sorted(states.items())}
+
+
+def _pca(rows: np.ndarray) -> tuple[np.ndarray, tuple[str, str]]:
+    """[N, 2]: the rows on their two leading principal axes, and what to call these.
+
+    Of the two senses of an axis that is taken in which the longest row is positive, so that a picture stays the same.
+    """
+    centred = rows - rows.mean(axis=0)
+    left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
+    places = left[:, :2] * sizes[:2]
+    places *= np.where(places[np.abs(places).argmax(axis=0), [0, 1]] < 0, -1, 1)
+    shares = sizes**2 / max(float((sizes**2).sum()), 1e-24) * 100
+    return places, (f"First axis ({shares[0]:.0f} % of variance)", f"Second ({shares[1]:.0f} %)")
+
+
+def _umap(rows: np.ndarray) -> tuple[np.ndarray, tuple[str, str]]:
+    import umap
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that one thread is used, as a seed needs
+        return np.asarray(umap.UMAP(random_state=0).fit_transform(rows)), ("UMAP 1", "UMAP 2")
+
+
+def _crossed(metrics: Metrics, name: str) -> dict[tuple[str, str], float]:
+    """{(language that asks, language that is asked): recall@1} of one model."""
+    pattern = r"retrieval/([^/-]+)-([^/-]+)/recall@1_from_(src|tgt)"
+    keys = list(metrics.get(name, {}))
+    found = [m for key in keys if (m := re.fullmatch(f"{pattern}/shared", key))]
+    found = found or [m for key in keys if (m := re.fullmatch(pattern, key))]
+    out = {}
+    for match in found:
+        if (item := figure(metrics, name, match[0])) is not None:
+            src, tgt, way = match.groups()
+            out[(src, tgt) if way == "src" else (tgt, src)] = item["value"]
+    return out
 
 
 def loss_curves(logs: Mapping[str, Path], svg: bool = False) -> bytes | None:
@@ -153,13 +320,14 @@ def read_log(path: Path) -> dict[str, list[tuple[int, float]]]:
     return {name: sorted(points.items()) for name, points in sorted(found.items())}
 
 
-def _chance(metrics: Metrics) -> dict[int, dict[str, float]]:
+def _level(metrics: Metrics, name: str) -> float | None:
+    """Mean recall@1 over pairs, %, of chance or a baseline, which have no layers."""
     found = [
         item["value"] if isinstance(item, Mapping) else item
-        for key, item in sorted(metrics.get("chance", {}).items())
+        for key, item in sorted(metrics.get(name, {}).items())
         if key.startswith("retrieval/") and key.endswith("/recall@1")
     ]
-    return {0: {"value": sum(found) / len(found)}} if found else {}
+    return sum(found) / len(found) * 100 if found else None
 
 
 def _layer_axis(axes: Any, layers: Sequence[int], named: bool = True) -> None:
@@ -184,12 +352,12 @@ def _thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
     return [(chunk[-1][0], sum(loss for _, loss in chunk) / len(chunk)) for chunk in chunks]
 
 
-def _figure(panels: int) -> tuple["Figure", list[Any]]:
-    """A figure of `panels` plots under each other that share the x axis."""
+def _figure(panels: int, height: float = 1.9) -> tuple["Figure", list[Any]]:
+    """A figure of `panels` plots under each other, each `height` inches high where there are several."""
     from matplotlib.figure import Figure
 
-    height = SIZE[1] if panels == 1 else 1.9 * panels + 0.4
-    figure = Figure(figsize=(SIZE[0], height), layout="constrained")
+    whole = SIZE[1] if panels == 1 else height * panels + 0.4
+    figure = Figure(figsize=(SIZE[0], whole), layout="constrained")
     grid = figure.subplots(panels, 1, squeeze=False)
     for axes in grid[:, 0]:
         axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.8)

@@ -14,7 +14,7 @@ from alignment_train.config import TrainConfig
 from pipelines.config import Recipe
 from pipelines.evals import LanguageModel
 from pipelines.evals._bitext import questions
-from pipelines.evals.retrieval import cosines, embedded, found, mexa, ratio_margin
+from pipelines.evals.retrieval import cosines, embedded, found, mexa, ratio_margin, sides
 from pipelines.progress import Tell, silent
 from pipelines.store import Manifest, Store, fingerprint
 
@@ -25,7 +25,7 @@ ROWS = 500  # dev rows of a pair that are asked, at most
 DIGITS = 6
 SOURCES = (
     *(f"alignment_train.{name}" for name in ("plots", "lm", "model", "data", "losses")),
-    *(f"pipelines.{name}" for name in ("evals.retrieval", "evals._bitext", "segments", "matching")),
+    *(f"pipelines.{name}" for name in ("evals.retrieval", "evals._bitext", "evals._states", "segments", "matching")),
 )
 LIBRARIES = ("torch", "transformers", "numpy", "matplotlib")
 
@@ -104,11 +104,11 @@ def measure(
     count, pairs = lm.num_layers + 1, len(set(asked["pair"].to_pylist()))
     each: list[dict[str, Any]] = []
     credit: list[np.ndarray] = []
-    for done, (pair, src, tgt) in enumerate(embedded(lm, asked, list(range(count)), pooling)):
+    for done, (pair, src, tgt) in enumerate(embedded(lm, sides(asked), list(range(count)), pooling)):
         tell(done, pairs, f"{pooling}, {pair}")
         own = []
         for layer in range(count):
-            cosine = cosines(src[layer], tgt[layer], f"layer_probe, {pair}, layer {layer}")
+            cosine = cosines(src.states[layer], tgt.states[layer], f"layer_probe, {pair}, layer {layer}")
             own.append(found(ratio_margin(cosine)).mean(axis=0))
             figures = {
                 "recall@1": found(cosine).mean(),

@@ -15,7 +15,7 @@ from alignment_train.config import TrainConfig, layer_index
 from alignment_train.data import segments
 from alignment_train.evaluate import ASSETS
 from alignment_train.lm import LM
-from alignment_train.model import Model, choose_device, choose_precision, load, load_base
+from alignment_train.model import Model, choose_device, choose_precision, load, load_base, untrained
 from alignment_train.objectives import Objective, Reads
 from alignment_train.objectives.language_model import LanguageModel
 from alignment_train.report import Reporter
@@ -141,17 +141,19 @@ class Trainer:
     def models(self) -> dict[str, Callable[[], LM]]:
         """What evaluation compares, each loaded when called: base, control, aligned and merged, as the store has them.
 
-        One that a recipe without `merge` left there is no part of it.
+        One that a recipe without `merge` left there is no part of it. And `random`, of the base's shape and tokenizer
+        with weights that learned nothing.
         """
         names = {name: asset for name, asset in ASSETS.items() if name != MERGED or self.config.merge}
         chosen = self.resolved.layer
 
-        def opened(asset: str) -> LM:
-            model = self.stored(asset)
+        def opened(asset: str, loaded: Callable[[Path], Model] | None = None) -> LM:
+            model = loaded(self.store.fetched(asset)) if loaded else self.stored(asset)
             layer = layer_index(chosen, len(model.blocks))
             return LM(model, layer, self.config.max_length, self.device)
 
-        return {name: partial(opened, asset) for name, asset in names.items() if self.store.manifest(asset)}
+        found = {name: partial(opened, asset) for name, asset in names.items() if self.store.manifest(asset)}
+        return {**found, "random": partial(opened, "base_model", partial(untrained, seed=self.recipe.seed))}
 
     def stored(self, asset: str) -> Model:
         """A model of the store, an adapter laid on the base_model that it was trained on."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from pipelines.languages import name
 from pipelines.store import PER_PAIR, WHOLE, Manifest, Store
-from pipelines.summary import by_layer, figure, models, summary
+from pipelines.summary import PLAIN, by_layer, figure, models, references, summary
 
 TRAINED = ("base_model", "control_model", "align_model")
 
@@ -38,15 +38,15 @@ def markdown(header: list[str], lines: Iterable[list[str]]) -> str:
 
 def _results(metrics: dict) -> str:
     """Each figure with its 95 % interval."""
-    lines = []
+    lines, beside = [], references(metrics).values()
     for row in summary(metrics):
-        share = row["metric"] == "recall@1"
+        share = row["metric"] not in PLAIN
         cells = []
         for model in models(metrics):
             found = figure(metrics, model, row["key"])
             cells.append(_interval(found, share) if found else _number(row[model], share))
-        lines.append([f"{row['subject']}, {row['metric']}", *cells, _number(row["chance"], share)])
-    return markdown(["held-out text", *models(metrics), "chance"], lines)
+        lines.append([f"{row['subject']}, {row['metric']}", *cells, *(_number(row[name], share) for name in beside)])
+    return markdown(["held-out text", *models(metrics), *beside], lines)
 
 
 def _number(value: float | None, share: bool) -> str:

@@ -1,6 +1,7 @@
 """Figures with their 95 % intervals, by resampling what they were measured on."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -13,6 +14,7 @@ STUDENT = (
 )  # fmt: skip
 """The 0.975 quantile of Student's t by degrees of freedom, from 1 (Student 1908, doi 10.1093/biomet/6.1.1)."""
 MOST_RUNS = len(STUDENT) + 1
+BLOCK = 4_000_000  # most weights that are turned into float64 at once
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray, seed: int = 0) -> Metric:
@@ -25,18 +27,45 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray, seed: int = 0) -> Metr
     n = len(numerator)
     if n == 0:
         raise ValueError("a figure of no items: allowed is at least one. Give the eval texts to measure on.")
-    rng = np.random.default_rng(seed)
-    found = np.empty(RESAMPLES)
-    for i in range(RESAMPLES):
-        weights = np.bincount(rng.integers(n, size=n), minlength=n)
-        found[i] = (weights @ numerator) / (weights @ denominator)
-    low, high = np.quantile(found, [0.025, 0.975])
-    return {"value": float(numerator.sum() / denominator.sum()), "low": float(low), "high": float(high), "n": n}
+    sums = resampled(np.stack([numerator, denominator], axis=1), seed)
+    return from_resamples(numerator.sum() / denominator.sum(), n, sums[:, 0] / sums[:, 1])
 
 
 def mean(values: np.ndarray, seed: int = 0) -> Metric:
     """The mean of [N] items with its interval, as `ratio` has it."""
     return ratio(np.asarray(values, np.float64), np.ones(len(values)), seed)
+
+
+def means(values: np.ndarray, seed: int = 0) -> list[Metric]:
+    """`mean` of each row of [F, N], all figures of the same items."""
+    values = np.asarray(values, np.float64)
+    n = values.shape[1]
+    found = resampled(values.T, seed) / n
+    return [from_resamples(own.mean(), n, found[:, i]) for i, own in enumerate(values)]
+
+
+def from_resamples(value: float, n: int, found: np.ndarray) -> Metric:
+    """A figure of n items with the percentile interval of its resamples [RESAMPLES]."""
+    low, high = np.quantile(found, [0.025, 0.975])
+    return {"value": float(value), "low": float(low), "high": float(high), "n": n}
+
+
+def resampled(values: np.ndarray, seed: int = 0) -> np.ndarray:
+    """float64 [RESAMPLES, F]: the column sums of [N, F] in every resample of the N items."""
+    drawn = weights(len(values), seed)
+    step = max(1, BLOCK // len(values))
+    return np.concatenate([drawn[i : i + step].astype(np.float64) @ values for i in range(0, RESAMPLES, step)])
+
+
+@lru_cache(maxsize=4)
+def weights(n: int, seed: int = 0) -> np.ndarray:
+    """uint8 [RESAMPLES, n]: how often each resample holds each item."""
+    rng = np.random.default_rng(seed)
+    drawn = np.empty((RESAMPLES, n), np.uint8)
+    for row in drawn:
+        row[:] = np.bincount(rng.integers(n, size=n), minlength=n)
+    drawn.flags.writeable = False
+    return drawn
 
 
 def over_runs(values: Sequence[float]) -> Metric:

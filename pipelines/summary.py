@@ -11,7 +11,14 @@ from pipelines.evals import Metric
 MODELS = ("base", "control", "aligned")
 MERGED = "merged"
 """Of recipes that merge adapters: shown beside the others where it is there; the verdict is of `aligned`."""
-LOWER_IS_BETTER = frozenset({"nats_per_token"})
+REFERENCES = {"chance": "chance", "random": "random model", "ngrams": "character n-grams"}
+"""What needs no learning: {name in metrics.json: title}."""
+LOWER_IS_BETTER = frozenset({"nats_per_token", "uniformity"})
+NEUTRAL = frozenset({"variance_ratio", "language_probe"})
+"""Metrics of which neither more nor less is better by itself."""
+PLAIN = frozenset({"nats_per_token", "uniformity", "effective_rank", "cosine_gap"})
+"""Metrics that are no rates, shown as they are."""
+HIGHER, LOWER = "higher", "lower"
 BETTER, WORSE, SAME = "better", "worse", "cannot be told apart"
 HEADLINES = {
     BETTER: "Better: translations find each other more often after aligning",
@@ -39,31 +46,32 @@ def models(metrics: Metrics) -> tuple[str, ...]:
 
 
 def summary(metrics: Metrics) -> list[dict[str, Any]]:
-    """Rows for a table: {key, subject, metric, base, control, aligned, chance}, one a metric and its mean last.
+    """Rows for a table: {key, subject, metric, base, control, aligned, chance ...}, one a metric and its mean last.
 
     `merged` stands before `chance` where it was evaluated.
 
     `subject` is the language or pair in English. Figures are floats, None where there is none. Figures per layer are
     left out.
     """
-    rows, names = [], (*models(metrics), "chance")
+    rows = []
+    shown = {name: name for name in models(metrics)} | references(metrics)
     for task, metric, keys in groups(metrics):
         for key in keys:
-            row = {name: value(metrics, name, key) for name in names}
+            row = {title: value(metrics, name, key) for name, title in shown.items()}
             rows.append({"key": key, "subject": subject(key), "metric": metric, **row})
         if len(keys) > 1:
-            row = {name: _value(mean(metrics, name, keys)) for name in names}
+            row = {title: _value(mean(metrics, name, keys)) for name, title in shown.items()}
             rows.append({"key": f"{task}/mean/{metric}", "subject": "mean", "metric": metric, **row})
     return rows
 
 
 def table(metrics: Metrics) -> str:
     """`summary` as plain text; rates in percent."""
-    names = (*models(metrics), "chance")
-    rows: list[tuple[str, ...]] = [("", "", *names)]
+    titles = (*models(metrics), *references(metrics).values())
+    rows: list[tuple[str, ...]] = [("", "", *titles)]
     for row in summary(metrics):
-        scale, unit = (1, "") if row["metric"] in LOWER_IS_BETTER else (100, " %")
-        cells = [row[name] for name in names]
+        scale, unit = (1, "") if row["metric"] in PLAIN else (100, " %")
+        cells = [row[name] for name in titles]
         shown = ["–" if cell is None else f"{cell * scale:.{2 if scale == 1 else 1}f}{unit}" for cell in cells]
         rows.append((row["subject"], row["metric"].replace("_", " "), *shown))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -72,6 +80,11 @@ def table(metrics: Metrics) -> str:
         for cells in (zip(row, widths, strict=True) for row in rows)
     ]
     return "\n".join("  ".join(line) for line in lines)
+
+
+def references(metrics: Metrics) -> dict[str, str]:
+    """{name: title} of chance and of the baselines that were measured."""
+    return {name: title for name, title in REFERENCES.items() if name == "chance" or metrics.get(name)}
 
 
 def groups(metrics: Metrics) -> list[tuple[str, str, list[str]]]:
@@ -92,11 +105,11 @@ def keys_of(metrics: Metrics, task: str, metric: str) -> list[str]:
     return next((keys for *group, keys in groups(metrics) if group == [task, metric]), [])
 
 
-def by_layer(metrics: Metrics, name: str, metric: str = "recall@1") -> dict[int, Metric]:
-    """{layer: mean over pairs} of a retrieval metric of one model."""
+def by_layer(metrics: Metrics, name: str, metric: str = "recall@1", task: str = "retrieval") -> dict[int, Metric]:
+    """{layer: mean over pairs or languages} of a metric of one model."""
     layers: dict[int, list[Metric]] = {}
     for key in sorted(metrics.get(name, {})):
-        if found := re.fullmatch(rf"retrieval/[^/]+/{re.escape(metric)}/layer=(\d+)", key):
+        if found := re.fullmatch(rf"{task}/[^/]+/{re.escape(metric)}/layer=(\d+)", key):
             layers.setdefault(int(found[1]), []).append(_figure(metrics[name][key]))
     return {layer: _mean(found) for layer, found in sorted(layers.items())}
 
@@ -160,6 +173,12 @@ def told(diff: Metric | None, lower_is_better: bool = False) -> str:
     if not diff or not _bounded(diff) or diff["low"] <= 0 <= diff["high"]:
         return SAME
     return BETTER if (diff["value"] > 0) != lower_is_better else WORSE
+
+
+def moved(diff: Metric | None, metric: str) -> str:
+    """`told` of a metric; of a neutral one `higher` or `lower`."""
+    word = told(diff, metric in LOWER_IS_BETTER)
+    return word if metric not in NEUTRAL else {BETTER: HIGHER, WORSE: LOWER}.get(word, word)
 
 
 def subject(key: str) -> str:

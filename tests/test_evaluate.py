@@ -1,10 +1,14 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from alignment_train import evaluate
+from pipelines.evals import LanguageModel, Metric, States
 from pipelines.store import Store, StoreError
 from pipelines.summary import table
 from tests.evaluated import TRAINED_LAYER, Answers, Fake, fabricate, figures, recipe
@@ -46,7 +50,7 @@ def test_metrics_hold_models_chance_and_differences(store: Store):
     evaluate.run(RECIPE, store, opened())
     found = json.loads((store.folder("evaluation") / "metrics.json").read_text())
     assert sorted(found) == ["aligned", "base", "chance", "control", "differences", "format", "trained_layer"]
-    assert (found["format"], found["trained_layer"]) == (1, TRAINED_LAYER)
+    assert (found["format"], found["trained_layer"]) == (2, TRAINED_LAYER)
     key = f"retrieval/{DE}/recall@1"
     assert found["aligned"][key] == {"value": 0.4, "low": 0.37, "high": 0.43, "n": 600}
     assert found["aligned"][f"{key}/layer=0"] == {"value": 0.24, "low": 0.21, "high": 0.27, "n": 600}
@@ -77,6 +81,49 @@ def test_the_folder_holds_report_and_pictures_and_the_same_twice(tmp_path: Path)
         assert "Better: translations find" in (store.folder("evaluation") / "report.html").read_text()
     assert sorted(found[0]) == ["loss_curves.png", "metrics.json", "recall_by_layer.png"]
     assert found[0] == found[1]
+
+
+class Observed(Answers):
+    """Answers with states to look at and baselines."""
+
+    def observe(self, lm: LanguageModel, texts: pa.Table) -> tuple[dict[str, Metric], States]:
+        rows = np.random.default_rng(len(self.run(lm, texts))).normal(size=(3, 12, 8))
+        return self.run(lm, texts), dict(zip(("deu_Latn", "eng_Latn", "swh_Latn"), rows, strict=True))
+
+    def baselines(self, texts: pa.Table, random: Callable[[], LanguageModel] | None) -> dict[str, dict[str, Metric]]:
+        found = {"ngrams": {f"retrieval/{DE}/recall@1": {"value": 0.0512345678, "low": 0.04, "high": 0.06, "n": 300}}}
+        return found if random is None else {**found, "random": dict(self.run(random(), texts))}
+
+
+def test_baselines_stand_beside_the_models_and_states_are_drawn(tmp_path: Path):
+    models = {**MODELS, "random": figures({DE: 0.02, SW: 0.01}, {})}
+    found, told = [], []
+    for name in ("one", "two"):
+        some = recipe(evals=[Observed()])
+        store = fabricate(tmp_path / name, some, rows=8)
+        manifest = evaluate.run(some, store, opened(models), lambda done, total=0, note="": told.append(note))
+        found.append({file: digest for file, digest in manifest.files.items() if file != "report.html"})
+    assert told[0] == "baselines"
+    assert {"language_map.png", "metrics.json"} <= set(found[0])
+    assert found[0] == found[1], "the same inputs give the same JSON and the same pictures"
+    text = (store.folder("evaluation") / "metrics.json").read_text()
+    metrics = json.loads(text)
+    assert metrics["ngrams"] == {f"retrieval/{DE}/recall@1": {"value": 0.051235, "low": 0.04, "high": 0.06, "n": 300}}
+    assert metrics["random"][f"retrieval/{SW}/recall@1"]["value"] == 0.01
+    assert f'"retrieval/{DE}/recall@1": {{"high": 0.43, "low": 0.37, "n": 600, "value": 0.4}}' in text
+    report = (store.folder("evaluation") / "report.html").read_text()
+    for word in ("Random model", "Character n-grams", "Where sentences lie: PCA", "before: base"):
+        assert word in report
+    assert "random" not in metrics["differences"]["aligned-base"]
+
+
+def test_differences_leave_single_layers_out(store: Store):
+    metrics = evaluate.measure(RECIPE, store, opened())
+    key = f"retrieval/{DE}/recall@1"
+    assert f"{key}/layer=0" in metrics["aligned"]
+    assert {key, f"retrieval/{SW}/recall@1", "loss/eng_Latn/nats_per_token"} == set(
+        metrics["differences"]["aligned-base"]
+    )
 
 
 def test_an_unchanged_evaluation_loads_no_model(store: Store):

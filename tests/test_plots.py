@@ -1,7 +1,25 @@
 import struct
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
-from alignment_train.plots import POINTS, loss_curves, read_log, recall_by_layer
+import numpy as np
+import pytest
+
+from alignment_train import plots
+from alignment_train.plots import (
+    POINTS,
+    _mapped,
+    _pca,
+    guards,
+    heat_map,
+    language_map,
+    loss_curves,
+    read_log,
+    recall_by_layer,
+    ways,
+)
 from tests.evaluated import figures
 
 METRICS = {
@@ -41,6 +59,103 @@ def test_an_svg_follows_the_page():
     for label in ("base", "aligned", "chance (1 %)", "trained", "Layer (0 is the embeddings)"):
         assert label in svg
     assert "control" not in svg
+
+
+def crossed(value: float, shared: bool) -> dict[str, dict[str, float]]:
+    """Recall@1 each way of three languages: of all their pairs, or of those with English."""
+    pairs = ["deu_Latn-eng_Latn", "eng_Latn-swh_Latn", *(["deu_Latn-swh_Latn"] if shared else [])]
+    keys = [f"retrieval/{pair}/recall@1_from_{way}" for pair in pairs for way in ("src", "tgt")]
+    return {key + ("/shared" if shared else ""): {"value": value + i / 100} for i, key in enumerate(keys)}
+
+
+def test_the_heat_map_has_a_cell_for_each_direction_that_was_measured():
+    svg = (heat_map({"base": crossed(0.1, True), "aligned": crossed(0.4, True)}, svg=True) or b"").decode()
+    assert [f">{number}<" in svg for number in (10, 15, 40, 45)] == [True] * 4
+    assert svg.count(">Swahili<") == 4
+    some = {"base": crossed(0.1, False), "aligned": crossed(0.4, False)}
+    assert ">43<" in (heat_map(some, svg=True) or b"").decode()
+    assert ">45<" not in (heat_map(some, svg=True) or b"").decode()
+    assert heat_map(some) == heat_map(some)
+    assert heat_map(METRICS) is None
+    assert heat_map({"base": dict(list(crossed(0.1, False).items())[:2])}) is None, "of one pair there is no map"
+
+
+def test_guards_are_drawn_by_layer_where_they_were_measured():
+    def of(rank: float) -> dict[str, dict[str, float]]:
+        langs, key = ("deu_Latn", "eng_Latn"), "representation/{}/effective_rank/layer={}"
+        return {
+            key.format(lang, n): {"value": rank + n, "low": rank, "high": rank + 9} for lang in langs for n in range(4)
+        }
+
+    svg = (guards({"base": of(90), "aligned": of(2)}, svg=True) or b"").decode()
+    assert ">Effective rank<" in svg
+    assert "Uniformity" not in svg
+    assert guards({"base": of(90)}) != guards({"base": of(2)})
+    assert guards(METRICS) is None
+
+
+def states(**shift: float) -> dict[str, dict[str, np.ndarray]]:
+    """Two languages apart by `shift` in each model."""
+    rows = np.random.default_rng(0).normal(size=(2, 30, 6))
+    return {
+        name: {"deu_Latn": rows[0], "eng_Latn": rows[1] + far * np.eye(6)[0]} for name, far in shift.items()
+    }  # fmt: skip
+
+
+def test_the_map_shows_the_same_sentences_on_the_same_axes():
+    both = states(base=20, aligned=0)
+    svg = language_map(both, svg=True).decode()
+    for label in ("before: base", "after: aligned", "German", "English", "of variance)"):
+        assert label in svg
+    assert language_map(both) == language_map(both)
+    assert language_map(both) != language_map(states(base=0, aligned=20))
+    assert ways({"base": both["base"]}) == []
+    assert ways(both) == ["pca"], "too few for neighbourhoods of 15"
+
+
+def test_principal_axes_are_those_of_the_variance_and_keep_their_sense():
+    rows = np.random.default_rng(1).normal(size=(50, 5)) * [1, 7, 1, 3, 1]
+    places, labels = _pca(rows)
+    centred = rows - rows.mean(axis=0)
+    assert abs(np.corrcoef(places[:, 0], centred[:, 1])[0, 1]) > 0.98
+    assert places.var(axis=0)[0] > places.var(axis=0)[1] > rows[:, 0].var()
+    assert labels[0].startswith("First axis (")
+    turned = _pca(rows * [1, -1, 1, 1, 1])[0]
+    assert np.abs(places).max(axis=0) == pytest.approx(places.max(axis=0))
+    assert turned == pytest.approx(places)
+
+
+def test_umap_is_drawn_where_it_is_there_and_has_enough_sentences(monkeypatch: pytest.MonkeyPatch):
+    seen = []
+
+    class Umap(ModuleType):
+        def UMAP(self, random_state: int):
+            return SimpleNamespace(fit_transform=lambda rows: seen.append((random_state, rows.shape)) or rows[:, :2])
+
+    found = Umap("umap")
+    found.__spec__ = ModuleSpec("umap", None)
+    monkeypatch.setitem(sys.modules, "umap", found)
+    monkeypatch.setattr(plots, "UMAP_FROM", 120)
+    both = states(base=20, aligned=0)
+    assert ways(both) == ["pca", "umap"]
+    assert "UMAP 1" in language_map(both, "umap", svg=True).decode()
+    assert seen == [(0, (120, 6))]
+    monkeypatch.setitem(sys.modules, "umap", None)
+    monkeypatch.setattr(plots.importlib.util, "find_spec", lambda _: None)
+    assert ways(both) == ["pca"]
+
+
+def test_a_map_of_many_languages_shows_fewer_of_each():
+    many = {f"l{i}": np.ones((200, 2)) for i in range(40)}
+    assert {len(rows) for rows in _mapped(many).values()} == {30}
+    assert {len(rows) for rows in _mapped(dict(list(many.items())[:2])).values()} == {60}
+
+
+def test_baselines_are_lines_beside_chance():
+    key = "retrieval/deu_Latn-eng_Latn/recall@1"
+    svg = recall_by_layer({**METRICS, "random": {key: {"value": 0.02}}, "ngrams": {key: {"value": 0.05}}}, svg=True)
+    for label in ("chance (1 %)", "random model (2 %)", "n-grams (5 %)"):
+        assert label in (svg or b"").decode()
 
 
 def test_two_pictures_share_no_id(tmp_path: Path):

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from pipelines.config import Recipe
-from pipelines.evals.retrieval import Retrieval, credits
+from pipelines.evals.retrieval import Retrieval, Side, by_item, cosine_gap, cosines, credits, parallel
 from pipelines.languages import Pair
 from pipelines.registry import build
 from pipelines.schema import bitext_batch
@@ -62,7 +63,113 @@ def test_recall_is_that_of_the_planted_alignment_at_every_layer() -> None:
     # twenty; from English, ten are found and ten zero vectors tie with all twenty.
     assert at == pytest.approx({0: 1 / 20, 1: (10 + 10 / 20) / 20, 2: 1.0})
     assert metrics[f"retrieval/{DE}/recall@1"] == metrics[f"retrieval/{DE}/recall@1/layer=2"]
-    assert len(metrics) == 4
+    per_pair = {"recall@1", "recall@1_from_src", "recall@1_from_tgt", "margin", "mexa", "cosine_gap"}
+    guards = {f"{lang}/{guard}" for lang in DE.languages for guard in ("effective_rank", "uniformity")}
+    known = {f"retrieval/{DE}/{name}" for name in per_pair} | {f"representation/{name}" for name in guards}
+    known |= {"representation/all/variance_ratio", "representation/all/language_probe"}
+    assert set(metrics) == known | {f"{key}/layer={layer}" for key in known for layer in range(3)}
+
+
+def test_every_figure_of_a_pair_is_that_of_its_formula() -> None:
+    item = retrieval()
+    metrics = item.run(Planting(), held_out(item, DE))
+
+    def at(layer: int, *names: str) -> list[float]:
+        return [metrics[f"retrieval/{DE}/{name}/layer={layer}"]["value"] for name in names]
+
+    assert at(2, "margin", "mexa", "cosine_gap") == pytest.approx([1, 1, 1])
+    assert at(0, "margin", "mexa", "cosine_gap") == pytest.approx([1 / 20, 0, 0]), "all alike: nothing is found"
+    assert at(1, "mexa", "cosine_gap") == pytest.approx([0.5, 0.5])
+    # German asks: ten are found, ten tie with twenty; English asks: ten zero vectors tie with twenty.
+    assert at(1, "recall@1_from_src", "recall@1_from_tgt") == pytest.approx([0.525, 0.525])
+
+
+def test_directions_are_kept_apart() -> None:
+    src = np.array([[1, 0], [0, 1]], np.float32)
+    figures = by_item(cosines(src, np.array([[1, 0], [2, 1]], np.float32)))
+    means = {name: values.mean() for name, values in figures.items()}
+    assert (means["recall@1_from_src"], means["recall@1_from_tgt"], means["recall@1"]) == (1, 0.5, 0.75)
+
+
+def test_the_cosine_gap_is_translations_less_all_others() -> None:
+    rng = np.random.default_rng(0)
+    cosine = cosines(rng.normal(size=(9, 4)), rng.normal(size=(9, 4)))
+    others = cosine[~np.eye(9, dtype=bool)]
+    assert cosine_gap(cosine).mean() == pytest.approx(np.diag(cosine).mean() - others.mean())
+    assert cosine_gap(np.array([[0.7]])).tolist() == [0.7]
+
+
+def test_a_collapsed_model_shows_in_the_guards_where_its_cosines_rise() -> None:
+    class Collapsed(Planting):
+        def embed(self, texts: list[str], layers: list[int], pooling: str) -> dict[int, np.ndarray]:
+            return {layer: rows + 50 for layer, rows in super().embed(texts, layers, pooling).items()}
+
+    item = retrieval()
+    sound, collapsed = (item.run(model, held_out(item, DE, FR)) for model in (Planting(), Collapsed()))
+    for lang in ("deu_Latn", "eng_Latn", "fra_Latn"):
+        rank, spread = f"representation/{lang}/effective_rank", f"representation/{lang}/uniformity"
+        assert (sound[rank]["value"], sound[spread]["value"]) == pytest.approx((20, -4))
+        assert collapsed[rank]["value"] < 1.2
+        assert collapsed[spread]["value"] > -0.01
+    assert collapsed[f"retrieval/{DE}/recall@1"]["value"] == 1, "retrieval alone does not see it"
+    assert collapsed[f"retrieval/{DE}/cosine_gap"]["value"] < 0.01
+    assert sound["representation/all/language_probe"]["value"] == pytest.approx(1 / 3), "the states say no language"
+    assert sound["representation/all/variance_ratio"]["value"] == pytest.approx(0)
+    assert item.chance(held_out(item, DE, FR))["representation/all/language_probe"] == 1 / 3
+
+
+def test_languages_are_asked_about_each_other_where_the_pairs_share_sentences() -> None:
+    item = retrieval()
+    metrics = item.run(Planting(), held_out(item, DE, FR))
+    shared = {key for key in metrics if key.endswith("/shared")}
+    pairs = ("deu_Latn-eng_Latn", "deu_Latn-fra_Latn", "eng_Latn-fra_Latn")
+    assert shared == {f"retrieval/{pair}/recall@1_from_{way}/shared" for pair in pairs for way in ("src", "tgt")}
+    assert metrics["retrieval/deu_Latn-fra_Latn/recall@1_from_src/shared"] == {
+        "value": 1.0, "low": 1.0, "high": 1.0, "n": 20
+    }  # fmt: skip
+
+
+def test_only_sentences_that_every_pair_has_are_shared() -> None:
+    def pair(name: str, src: list[int], tgt: list[int]) -> tuple[str, Side, Side]:
+        langs = name.split("-")
+        return name, *(
+            Side(lang, tuple(f"{lang}{n}" for n in own), {}) for lang, own in zip(langs, (src, tgt), strict=True)
+        )
+
+    one, two = pair("de-en", [1, 2, 3, 4], [1, 2, 3, 4]), pair("en-fr", [4, 2, 3, 9], [4, 2, 3, 9])
+    assert parallel([one, two]) == (
+        {"en": ("en2", "en3", "en4"), "de": ("de2", "de3", "de4"), "fr": ("fr2", "fr3", "fr4")}, True
+    )  # fmt: skip
+    few = pair("en-fr", [4, 7, 8, 9], [4, 7, 8, 9])
+    texts, shared = parallel([one, few])
+    assert not shared
+    assert texts["en"] == one[2].texts, "those of the first pair"
+    assert not parallel([one])[1]
+    assert not parallel([one, pair("ja-zh", [1, 2, 3, 4], [1, 2, 3, 4])])[1], "no language in common"
+
+
+def test_a_text_passes_the_model_once_where_pairs_have_it_in_part() -> None:
+    item, model = retrieval(), Planting()
+    texts = held_out(item, DE, FR)
+    gone = pc.and_(pc.equal(texts["pair"], str(FR)), pc.equal(texts["item"], "3"))
+    metrics = item.run(model, texts.filter(pc.invert(gone)))
+    assert sorted(map(len, model.asked)) == [19, 20, 20]
+    assert metrics[f"retrieval/{FR}/recall@1"]["n"] == 19
+    assert metrics["retrieval/deu_Latn-fra_Latn/recall@1_from_src/shared"]["n"] == 19
+
+
+def test_baselines_are_of_characters_and_of_random_weights() -> None:
+    item = retrieval()
+    texts = held_out(item, DE)
+    model = Planting()
+    found = item.baselines(texts, lambda: model)
+    keys = {key for key in item.chance(texts) if key.startswith("retrieval/")}
+    assert set(found) == {"ngrams", "random"}
+    assert set(found["ngrams"]) == set(found["random"]) == keys
+    assert found["random"][f"retrieval/{DE}/recall@1"]["value"] == 1
+    assert found["ngrams"][f"retrieval/{DE}/recall@1"]["value"] > 0.9, "the planted sentences share their numbers"
+    assert set(item.baselines(texts, None)) == {"ngrams"}
+    assert retrieval(lexical=False).baselines(texts, lambda: model) == {}
 
 
 def test_the_interval_holds_the_figure_and_counts_the_items() -> None:
@@ -133,7 +240,9 @@ def test_repeated_sentences_are_left_out_on_either_side() -> None:
     item = retrieval().model_copy(update={"source": Repeating()})
     rows = held_out(item, DE)
     assert rows.num_rows == 4
-    assert item.chance(rows) == {f"retrieval/{DE}/recall@1": 1 / 2}
+    chance = item.chance(rows)
+    assert chance[f"retrieval/{DE}/recall@1"] == chance[f"retrieval/{DE}/margin"] == 1 / 2
+    assert chance[f"retrieval/{DE}/mexa"] == 1 / 3
 
 
 def test_a_pair_the_source_lacks_is_refused_with_the_recipe() -> None:

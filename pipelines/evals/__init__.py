@@ -1,7 +1,7 @@
 """Evals, one file each: held-out texts, how a model is asked, and the metric."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +13,10 @@ from pipelines.registry import Plugin
 
 Metric = dict[str, float | int]
 """{value, low, high, n}: the figure, its 95 % interval and the number of items; low and high only where they exist."""
+
+
+States = Mapping[str, np.ndarray]
+"""{language: float32 [N, H]} of sentences to look at, the same of every model."""
 
 
 class LanguageModel(Protocol):
@@ -66,6 +70,17 @@ class Eval(Plugin):
     @abstractmethod
     def run(self, lm: LanguageModel, texts: pa.Table) -> dict[str, Metric]:
         """Metrics of one model by key `task/language or pair/metric`; `texts` are the rows of this eval."""
+
+    def observe(self, lm: LanguageModel, texts: pa.Table) -> tuple[dict[str, Metric], States | None]:
+        """What `run` gives, and states to draw where this eval has such."""
+        return self.run(lm, texts), None
+
+    def baselines(self, texts: pa.Table, random: Callable[[], LanguageModel] | None) -> dict[str, dict[str, Metric]]:
+        """{baseline: figures by the same keys}: what can be had without learning, beside chance.
+
+        random: loads a model of the same shape whose weights are random; None where there is none.
+        """
+        return {}
 
     def chance(self, texts: pa.Table) -> dict[str, float]:
         """The value that guessing gives, by the same keys, where there is one."""

@@ -1,51 +1,130 @@
-"""Does a sentence find its translation? Recall@1 by cosine among the held-out sentences, at every layer.
+"""Does a sentence find its translation among the held-out sentences, at every layer, and at what price to the states?
 
-Source: the retrieval probe of mid-align (Liu and Niehues 2025, arXiv 2502.14830), which scores by ratio margin;
-here by plain cosine, as in Tatoeba retrieval (Artetxe and Schwenk 2019, arXiv 1812.10464, section 4.3). Ratio margin
-and MEXA are here too, for the probe of layers that comes before training.
+Source: the retrieval probe of mid-align (Liu and Niehues 2025, arXiv 2502.14830), which scores by ratio margin, here
+`margin`; the leading figure is by plain cosine, as in Tatoeba retrieval (Artetxe and Schwenk 2019, arXiv 1812.10464,
+section 4.3).
 """
 
-from collections.abc import Iterator
-from typing import ClassVar, Literal
+from collections.abc import Callable, Iterable, Iterator
+from itertools import combinations
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines import statistics
-from pipelines.evals import LanguageModel, Metric
+from pipelines.evals import LanguageModel, Metric, States, _ngrams
 from pipelines.evals._bitext import BitextEval
+from pipelines.evals._states import effective_rank, language_probe, uniformity, unit, variance_ratio
 from pipelines.languages import Pair
+
+GUARDS = "representation"
+SAMPLE = 200
+"""Sentences of a language by which its states are judged and drawn; all layers of them are held at once."""
+RECALLS = ("recall@1", "recall@1_from_src", "recall@1_from_tgt", "margin")
 
 ROUNDING = 1e-9  # of a product in float64, not of the states: nearer together is equally near
 
 
 class Retrieval(BitextEval):
-    """recall@1, mean of both directions; N candidates are the sentences of the other side, so chance is 1/N."""
+    """How near translations are, and what the states are like that bring it about. Every figure at every layer.
 
-    modules: ClassVar[tuple[str, ...]] = ("pipelines.evals._bitext", "pipelines.statistics", "pipelines.segments")
+    Of a pair, over the sentences of its two sides, N each: `recall@1`, mean of both directions, N candidates, and each
+    direction by itself (`_from_src`: sources ask); `margin`, the same by ratio margin; `mexa`; `cosine_gap`, the mean
+    cosine of translations less that of all other pairs of the same sides.
+    Of a language, over SAMPLE sentences: `effective_rank`, `uniformity`. Of all together: `variance_ratio`,
+    `language_probe`. These go by the name `representation`.
+    Where the pairs share sentences of a common language, every language is asked about every other: see `parallel`.
+    """
+
+    modules: ClassVar[tuple[str, ...]] = (
+        "pipelines.evals._bitext", "pipelines.evals._ngrams", "pipelines.evals._states", "pipelines.statistics",
+        "pipelines.segments",
+    )  # fmt: skip
     libraries: ClassVar[tuple[str, ...]] = ("numpy",)
 
     layer: Literal["trained", "middle"] | int = "trained"
     """The layer of the figure without a layer in its key: of the contrast, half the blocks, or an index."""
     pooling: Literal["mean", "last"] = "mean"
+    lexical: bool = True
+    """Whether a model of random weights and character n-grams are asked for translations too."""
 
     def run(self, lm: LanguageModel, texts: pa.Table) -> dict[str, Metric]:
+        return self.observe(lm, texts)[0]
+
+    def observe(self, lm: LanguageModel, texts: pa.Table) -> tuple[dict[str, Metric], States]:
         headline = self._headline(lm)
         layers = list(range(lm.num_layers + 1))
+        bitext = sides(texts)
+        asked, shared = parallel(bitext)
+        sampled: dict[int, dict[str, np.ndarray]] = {layer: {} for layer in layers}
+        whole: dict[str, np.ndarray] = {}
         out: dict[str, Metric] = {}
-        for pair, src, tgt in embedded(lm, texts, layers, self.pooling):
-            for layer in layers:
-                credit = credits(src[layer], tgt[layer], f"{self.name}, {pair}, layer {layer}")
-                metric = statistics.mean(credit.mean(axis=0))
-                out[f"{self.name}/{pair}/recall@1/layer={layer}"] = metric
-                if layer == headline:
-                    out[f"{self.name}/{pair}/recall@1"] = metric
-        return out
+        for pair, *both in embedded(lm, bitext, layers, self.pooling):
+            src, tgt = both
+            figures = {
+                f"{self.name}/{pair}/{metric}/layer={layer}": values
+                for layer in layers
+                for metric, values in by_item(
+                    cosines(src.states[layer], tgt.states[layer], f"{self.name}, {pair}, layer {layer}")
+                ).items()
+            }
+            out.update(zip(figures, statistics.means(np.stack(list(figures.values()))), strict=True))
+            for side in both:
+                if side.lang not in whole:
+                    place = {text: row for row, text in enumerate(side.texts)}
+                    rows = [place[text] for text in asked[side.lang]]
+                    whole[side.lang] = side.states[headline][rows]
+                    for layer in layers:
+                        sampled[layer][side.lang] = side.states[layer][rows[:SAMPLE]]
+        for layer in layers:
+            out.update({f"{key}/layer={layer}": metric for key, metric in _guards(sampled[layer]).items()})
+        at = f"/layer={headline}"
+        out.update({key.removesuffix(at): metric for key, metric in list(out.items()) if key.endswith(at)})
+        if shared:
+            out.update({f"{self.name}/{key}/shared": metric for key, metric in _all_pairs(whole).items()})
+        return out, sampled[headline]
+
+    def baselines(self, texts: pa.Table, random: Callable[[], LanguageModel] | None) -> dict[str, dict[str, Metric]]:
+        """Names, numbers and loans find translations without any learning: `ngrams` is that by characters alone.
+
+        `random` is the same through a model that learned nothing: a random network still gives like texts like states
+        (Wieting and Kiela 2019, arXiv 1901.10444).
+        """
+        if not self.lexical:
+            return {}
+        bitext = sides(texts)
+        found = {"ngrams": self._pairs((pair, _ngrams.cosines(src.texts, tgt.texts)) for pair, src, tgt in bitext)}
+        if random is not None:
+            lm = random()
+            layer = self._headline(lm)
+            states = embedded(lm, bitext, [layer], self.pooling)
+            found["random"] = self._pairs(
+                (pair, cosines(src.states[layer], tgt.states[layer], f"{self.name}, {pair}, random model"))
+                for pair, src, tgt in states
+            )
+        return found
 
     def chance(self, texts: pa.Table) -> dict[str, float]:
-        found = texts.group_by(["pair", "lang"]).aggregate([("text", "count")]).to_pylist()
-        return {f"{self.name}/{row['pair']}/recall@1": 1 / row["text_count"] for row in found}
+        """Guessing finds one in N, and one in 2 N - 1 where it must be above its row and its column, as in MEXA."""
+        out = {}
+        bitext = sides(texts)
+        for pair, src, _ in bitext:
+            n = len(src.texts)
+            out.update({f"{self.name}/{pair}/{metric}": 1 / n for metric in RECALLS})
+            out.update({f"{self.name}/{pair}/mexa": 1 / (2 * n - 1), f"{self.name}/{pair}/cosine_gap": 0.0})
+        languages = {side.lang for _, *both in bitext for side in both}
+        return {**out, f"{GUARDS}/all/language_probe": 1 / len(languages)} if languages else out
+
+    def _pairs(self, found: Iterable[tuple[str, np.ndarray]]) -> dict[str, Metric]:
+        """Figures of pairs from their cosines, without a layer."""
+        out: dict[str, Metric] = {}
+        for pair, cosine in found:
+            figures = by_item(cosine)
+            metrics = statistics.means(np.stack(list(figures.values())))
+            out.update({f"{self.name}/{pair}/{name}": metric for name, metric in zip(figures, metrics, strict=True)})
+        return out
 
     def _headline(self, lm: LanguageModel) -> int:
         named = {"trained": lm.trained_layer, "middle": lm.num_layers // 2}
@@ -59,29 +138,96 @@ class Retrieval(BitextEval):
         return layer
 
 
-def embedded(
-    lm: LanguageModel, texts: pa.Table, layers: list[int], pooling: str
-) -> Iterator[tuple[str, dict[int, np.ndarray], dict[int, np.ndarray]]]:
-    """(pair, source side, target side) of every pair; a side that several pairs have alike is embedded once."""
-    sides: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = []
+class Side(NamedTuple):
+    """One side of a pair: row i of each of `states` ({layer: float32 [N, H]}) is of text i."""
+
+    lang: str
+    texts: tuple[str, ...]
+    states: dict[int, np.ndarray]
+
+
+Bitext = list[tuple[str, Side, Side]]
+"""(pair, source side, target side); row i of both mean the same."""
+
+
+def sides(texts: pa.Table) -> Bitext:
+    """EVAL_TEXT rows by pair, without states."""
+    out: Bitext = []
     for pair in sorted(set(texts["pair"].to_pylist())):
         rows = texts.filter(pc.equal(texts["pair"], pair))
-        src, tgt = (
-            rows.filter(pc.equal(rows["lang"], lang)).to_pylist() for lang in Pair.parse(pair.split("-")).languages
-        )
+        langs = Pair.parse(pair.split("-")).languages
+        src, tgt = (rows.filter(pc.equal(rows["lang"], lang)).to_pylist() for lang in langs)
         answers = {row["item"]: row["text"] for row in tgt}
-        sides.append((pair, tuple(r["text"] for r in src), tuple(answers[r["item"]] for r in src)))
-    uses = [side for _, *both in sides for side in both]
-    held: dict[tuple[str, ...], dict[int, np.ndarray]] = {}
-    for pair, *both in sides:
+        out.append(
+            (
+                pair,
+                Side(langs[0], tuple(row["text"] for row in src), {}),
+                Side(langs[1], tuple(answers[row["item"]] for row in src), {}),
+            )
+        )
+    return out
+
+
+def parallel(bitext: Bitext) -> tuple[dict[str, tuple[str, ...]], bool]:
+    """({language: texts}, whether text i means the same in all languages).
+
+    It does where all pairs have a language in common and the texts of that language which are in every pair are at
+    least half of those of any. Else the texts are those of the language's first pair.
+    """
+    first = {side.lang: side.texts for _, *both in reversed(bitext) for side in both}
+    common = set.intersection(*({src.lang, tgt.lang} for _, src, tgt in bitext)) if len(bitext) > 1 else set()
+    if len(common) != 1:
+        return first, False
+    (pivot,) = common
+    rows = [
+        dict(zip(src.texts, tgt.texts, strict=True) if src.lang == pivot else zip(tgt.texts, src.texts, strict=True))
+        for _, src, tgt in bitext
+    ]
+    chosen = tuple(text for text in rows[0] if all(text in own for own in rows))
+    if not chosen or 2 * len(chosen) < max(map(len, rows)):
+        return first, False
+    others = [src.lang if tgt.lang == pivot else tgt.lang for _, src, tgt in bitext]
+    return {
+        pivot: chosen,
+        **{lang: tuple(own[text] for text in chosen) for lang, own in zip(others, rows, strict=True)},
+    }, True
+
+
+def embedded(lm: LanguageModel, bitext: Bitext, layers: list[int], pooling: str) -> Iterator[tuple[str, Side, Side]]:
+    """`bitext` with its states; a text of a language passes the model once for all layers, pairs and figures.
+
+    The states of a language are let go after its last pair.
+    """
+    last = {side.lang: pair for pair, *both in bitext for side in both}
+    held: dict[str, tuple[dict[str, int], dict[int, np.ndarray]]] = {}
+    for pair, *both in bitext:
+        filled = []
         for side in both:
-            if side not in held:
-                held[side] = lm.embed(list(side), layers, pooling)
-        yield pair, held[both[0]], held[both[1]]
+            if side.lang not in held:
+                every = (own.texts for _, *found in bitext for own in found if own.lang == side.lang)
+                distinct = list(dict.fromkeys(text for texts in every for text in texts))
+                place = {text: row for row, text in enumerate(distinct)}
+                held[side.lang] = place, lm.embed(distinct, layers, pooling)
+            place, states = held[side.lang]
+            rows = [place[text] for text in side.texts]
+            filled.append(side._replace(states={layer: states[layer][rows] for layer in layers}))
+        yield pair, filled[0], filled[1]
         for side in both:
-            uses.remove(side)
-            if side not in uses:
-                del held[side]
+            if last[side.lang] == pair:
+                del held[side.lang]
+
+
+def by_item(cosine: np.ndarray) -> dict[str, np.ndarray]:
+    """{metric: [N]}: what each pair of translations adds to the figures of a pair; their means are the figures."""
+    both = found(cosine)
+    return {
+        "recall@1": both.mean(axis=0),
+        "recall@1_from_src": both[0],
+        "recall@1_from_tgt": both[1],
+        "margin": found(ratio_margin(cosine)).mean(axis=0),
+        "mexa": mexa(cosine).astype(np.float64),
+        "cosine_gap": cosine_gap(cosine),
+    }
 
 
 def credits(src: np.ndarray, tgt: np.ndarray, where: str = "retrieval") -> np.ndarray:
@@ -93,7 +239,7 @@ def cosines(src: np.ndarray, tgt: np.ndarray, where: str = "retrieval") -> np.nd
     """float64 [N, N]: of row i of `src` and row j of `tgt`, [N, H] each; 0 with a row of zeros."""
     if not (np.isfinite(src).all() and np.isfinite(tgt).all()):
         raise ValueError(f"{where}: embeddings hold NaN or infinity. Needed: finite ones. The training diverged.")
-    return _unit(src) @ _unit(tgt).T
+    return unit(src) @ unit(tgt).T
 
 
 def found(scores: np.ndarray) -> np.ndarray:
@@ -117,9 +263,19 @@ def ratio_margin(cosine: np.ndarray, neighbours: int = 4) -> np.ndarray:
     Source: Artetxe and Schwenk 2019 (arXiv 1811.01136), eqs. 1 and 2, ratio; k = 4 there.
     """
     k = min(neighbours, len(cosine))
-    of_src = -np.partition(-cosine, k - 1, axis=1)[:, :k].mean(axis=1)  # [N]
-    of_tgt = -np.partition(-cosine, k - 1, axis=0)[:k].mean(axis=0)  # [N]
+    of_src = np.partition(cosine, -k, axis=1)[:, -k:].mean(axis=1)  # [N]
+    of_tgt = np.partition(cosine, -k, axis=0)[-k:].mean(axis=0)  # [N]
     return cosine / np.maximum((of_src[:, None] + of_tgt) / 2, 1e-12)
+
+
+def cosine_gap(cosine: np.ndarray) -> np.ndarray:
+    """[N]: the cosine of a translation less the mean of the others in its row and column; of one pair, the cosine.
+
+    The mean of these is the mean cosine of translations less that of all other pairs.
+    """
+    right = np.diag(cosine)
+    others = cosine.sum(axis=0) + cosine.sum(axis=1) - 2 * right
+    return right - others / max(2 * (len(cosine) - 1), 1)
 
 
 def mexa(cosine: np.ndarray) -> np.ndarray:
@@ -133,7 +289,24 @@ def mexa(cosine: np.ndarray) -> np.ndarray:
     return right > np.maximum(others.max(axis=0), others.max(axis=1)) + ROUNDING
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
-    """[N, H] with rows of length 1; a row of zeros stays."""
-    rows = rows.astype(np.float64)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+def _guards(states: dict[str, np.ndarray]) -> dict[str, Metric]:
+    """Figures of languages and of all together; states: {language: [N, H]}. Languages of one sentence say nothing."""
+    states = {lang: rows for lang, rows in sorted(states.items()) if len(rows) > 1}
+    out: dict[str, Metric] = {}
+    for lang, rows in states.items():
+        out[f"{GUARDS}/{lang}/effective_rank"] = effective_rank(rows)
+        out[f"{GUARDS}/{lang}/uniformity"] = uniformity(rows)
+    if len(states) > 1:
+        out[f"{GUARDS}/all/variance_ratio"] = variance_ratio(states)
+        out[f"{GUARDS}/all/language_probe"] = language_probe(states)
+    return out
+
+
+def _all_pairs(states: dict[str, np.ndarray]) -> dict[str, Metric]:
+    """recall@1 each way of every two languages; states: {language: [N, H]}, row i of all means the same."""
+    rows = {lang: unit(own) for lang, own in sorted(states.items())}
+    figures: dict[str, np.ndarray] = {}
+    for src, tgt in combinations(rows, 2):
+        for way, credit in zip(("src", "tgt"), found(rows[src] @ rows[tgt].T), strict=True):
+            figures[f"{src}-{tgt}/recall@1_from_{way}"] = credit
+    return dict(zip(figures, statistics.means(np.stack(list(figures.values()))), strict=True))
