@@ -29,6 +29,7 @@ from pipelines.summary import (
 )
 
 RECALL = ("retrieval", "recall@1")
+RANK = ("representation", "effective_rank")
 LOSS = ("loss", "nats_per_token")
 FORMAT = 1
 """Of table.json."""
@@ -125,7 +126,7 @@ def figures(
         if at in recall:
             out[f"retrieval/{name}/recall@1"] = recall[at]
     for task, metric, keys in groups(metrics):
-        if (task, metric) == RECALL:
+        if task == RECALL[0] or (task == RANK[0] and metric != RANK[1]):  # one figure a question: the report has all
             continue
         if (task, metric) == LOSS:
             own = f"loss/{pivot}/{metric}"

@@ -87,8 +87,8 @@ def test_every_coefficient_is_measured_and_the_best_is_saved(root: Path):
     talks = merge._conversations(job.recipe, pairs)
     assert merge.nats_per_token(lm, talks, 48) == pytest.approx(best["loss"], abs=2e-6)
     assert job.merge() == manifest
-    assert set(job.models()) == {"base", "aligned", "merged"}
-    assert set(trainer(root, "align", CONTRAST).models()) == {"base", "aligned"}
+    assert set(job.models()) == {"base", "aligned", "merged", "random"}
+    assert set(trainer(root, "align", CONTRAST).models()) == {"base", "aligned", "random"}
 
 
 def test_at_the_ends_each_adapter_is_alone(root: Path):
