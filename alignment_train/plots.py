@@ -101,7 +101,9 @@ def layer_probe(rows: Sequence[Mapping[str, Any]], svg: bool = False) -> bytes:
 def guards(metrics: Metrics, svg: bool = False) -> bytes | None:
     """What the states of each layer are like, a panel a guard, means over languages; None where none was measured."""
     panels = {
-        metric: {name: found for name in models(metrics) if (found := by_layer(metrics, name, metric, "representation"))}
+        metric: {
+            name: found for name in models(metrics) if (found := by_layer(metrics, name, metric, "representation"))
+        }
         for metric in GUARDS
     }
     panels = {metric: curves for metric, curves in panels.items() if curves}
