@@ -93,9 +93,9 @@ def _common(a: np.ndarray, b: np.ndarray) -> int:
 def _keeps(model: Model) -> bool:
     """Whether what the model keeps of a prefix is keys and values alone, so that it can be copied to several rows."""
     ids = torch.tensor([[model.tokenizer.eos_token_id]], device=model.device)
-    kept = getattr(model.body(input_ids=ids, use_cache=True), "past_key_values", None)
+    kept: Any = getattr(model.body(input_ids=ids, use_cache=True), "past_key_values", None)
     known = (DynamicLayer, DynamicSlidingWindowLayer)
-    return isinstance(kept, DynamicCache) and all(type(layer) in known for layer in kept.layers)
+    return isinstance(kept, DynamicCache) and all(type(layer) in known for layer in kept.layers or ())
 
 
 def _batches(found: list[Group], tokens: int, most: int | None) -> Iterator[list[Group]]:

@@ -120,7 +120,8 @@ def asked(model: Model, folder: Path, data: Path, task: str, ending: str, option
     """Seconds of one task in all languages by each way of asking; ValueError where their figures differ."""
     from lm_eval.models.huggingface import HFLM
 
-    item = Harness(tasks=[task], data={task: {"test": f"{data}/{{lang}}.{ending}"}}, limit=options.items)
+    settings = {"tasks": [task], "data": {task: f"{data}/{{lang}}.{ending}"}, "limit": options.items}
+    item = Harness.model_validate(settings)
     plan = item.plan([parse(code) for code in options.languages])[0]
     with harness.quiet():
         tasks = [harness.load_task(one) for one in plan]
