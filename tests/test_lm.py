@@ -38,3 +38,10 @@ def test_loss_is_the_sum_over_all_tokens_and_eos(model: LM):
         logits = model.model.lm(input_ids=ids).logits[0, :-1].log_softmax(-1)
         assert counts[i] == ids.shape[1] - 1
         assert nats[i] == pytest.approx(-logits.gather(1, ids[0, 1:, None]).sum().item(), rel=1e-5)
+
+
+def test_one_layer_is_what_it_is_among_all(model: LM):
+    """It is had without the blocks above it."""
+    every = model.embed(TEXTS, [0, 1, 2, 3], "mean")
+    for layer in range(4):
+        assert np.allclose(model.embed(TEXTS, [layer], "mean")[layer], every[layer], atol=1e-6)
