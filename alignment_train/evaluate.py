@@ -50,26 +50,22 @@ def run(recipe: Recipe, store: Store, lms: Mapping[str, Callable[[], LanguageMod
     with store.writing("evaluation") as out:
         meter = Meter()
         states: dict[str, States] = {}
-        metrics = measure(recipe, store, lms, tell, states)
+        metrics = measure(recipe, store, lms, tell, states=states)
         (out.path / "metrics.json").write_text(_written(metrics), encoding="utf-8")
         logs = {name: store.fetched(ASSETS[name], under="log.jsonl") / "log.jsonl" for name in MODELS if name in lms}
-        extra = {"heat_map": plots.heat_map, "guards": plots.guards}
-        maps = {f"language_map{'_umap' if way == 'umap' else ''}": way for way in plots.ways(states)}
         pictures = {
             "recall_by_layer": plots.recall_by_layer(metrics),
             "loss_curves": plots.loss_curves(logs),
-            **{name: draw(metrics) for name, draw in extra.items()},
-            **{name: plots.language_map(states, way) for name, way in maps.items()},
+            "heat_map": plots.heat_map(metrics),
+            "guards": plots.guards(metrics),
+            **plots.language_maps(states),
         }
         for name, png in pictures.items():
             if png is not None:
                 (out.path / f"{name}.png").write_bytes(png)
         spent = (meter.seconds(), meter.peak_bytes())
-        shown = {
-            **{name: draw(metrics, svg=True) for name, draw in extra.items()},
-            **{name: plots.language_map(states, way, svg=True) for name, way in maps.items()},
-        }
-        report = page.render(recipe, store, metrics, spent, {name: svg for name, svg in shown.items() if svg})
+        more = {name: png for name, png in pictures.items() if png is not None and name not in page.DRAWN}
+        report = page.render(recipe, store, metrics, spent, more)
         (out.path / "report.html").write_text(report, encoding="utf-8", errors="replace")
         return out.commit(
             print_,

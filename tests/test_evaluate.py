@@ -112,7 +112,7 @@ def test_baselines_stand_beside_the_models_and_states_are_drawn(tmp_path: Path):
     assert metrics["random"][f"retrieval/{SW}/recall@1"]["value"] == 0.01
     assert f'"retrieval/{DE}/recall@1": {{"high": 0.43, "low": 0.37, "n": 600, "value": 0.4}}' in text
     report = (store.folder("evaluation") / "report.html").read_text()
-    for word in ("Random model", "Character n-grams", "Where sentences lie: PCA", "before: base"):
+    for word in ("Random model", "Character n-grams", "before and after aligning: PCA", "data:image/png"):
         assert word in report
     assert "random" not in metrics["differences"]["aligned-base"]
 

@@ -138,3 +138,10 @@ def test_generation_is_greedy_stops_and_keeps_the_order_of_the_prompts(monkeypat
     assert model.generate(prompts, [end], 8) == [text.partition(end)[0] for text in whole]
     with pytest.raises(ValueError, match="max_new_tokens: found 9,999. Allowed: fewer than the model's 2,048 tokens."):
         model.generate(prompts, [], 9999)
+
+
+def test_one_layer_is_what_it_is_among_all(model: LM):
+    """It is had without the blocks above it."""
+    every = model.embed(TEXTS, [0, 1, 2, 3], "mean")
+    for layer in range(4):
+        assert np.allclose(model.embed(TEXTS, [layer], "mean")[layer], every[layer], atol=1e-6)

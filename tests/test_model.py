@@ -1,12 +1,13 @@
 import json
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 
 from alignment_train.config import Base
 from alignment_train.data import pack
-from alignment_train.model import choose_device, choose_precision, load, load_base
+from alignment_train.model import choose_device, choose_precision, load, load_base, untrained
 from tests.models import SHAPES, bitext, tiny
 
 TEXTS = [*bitext(5)["tgt"].to_pylist(), "nine", "one two three four five six seven eight"]
@@ -187,3 +188,19 @@ def test_a_gpu_asked_for_but_absent_is_an_error():
 def test_a_precision_that_is_named_is_taken():
     assert choose_precision("float32", torch.device("cpu")) == "float32"
     assert choose_precision("bfloat16", torch.device("cpu")) == "bfloat16"
+
+
+def test_an_untrained_model_has_the_shape_and_tokenizer_but_none_of_the_weights(tmp_path: Path):
+    made = tiny(seed=5)
+    made.save(tmp_path)
+    before = torch.random.get_rng_state()
+    one, again, other = (untrained(tmp_path, seed).lm.state_dict() for seed in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    shapes = {name: weight.shape for name, weight in made.lm.state_dict().items()}
+    assert {name: weight.shape for name, weight in one.items()} == shapes
+    name = next(name for name in shapes if name.endswith("q_proj.weight"))
+    assert torch.equal(one[name], again[name])
+    assert not torch.equal(one[name], other[name])
+    assert not torch.equal(one[name], made.lm.state_dict()[name])
+    tokens = [model.encode(TEXTS, 64)[0]["input_ids"] for model in (untrained(tmp_path, 1), made)]
+    assert torch.equal(*tokens)

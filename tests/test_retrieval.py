@@ -131,10 +131,9 @@ def test_languages_are_asked_about_each_other_where_the_pairs_share_sentences() 
 
 def test_only_sentences_that_every_pair_has_are_shared() -> None:
     def pair(name: str, src: list[int], tgt: list[int]) -> tuple[str, Side, Side]:
-        langs = name.split("-")
-        return name, *(
-            Side(lang, tuple(f"{lang}{n}" for n in own), {}) for lang, own in zip(langs, (src, tgt), strict=True)
-        )
+        first, second = name.split("-")
+        left, right = tuple(f"{first}{n}" for n in src), tuple(f"{second}{n}" for n in tgt)
+        return name, Side(first, left, {}), Side(second, right, {})
 
     one, two = pair("de-en", [1, 2, 3, 4], [1, 2, 3, 4]), pair("en-fr", [4, 2, 3, 9], [4, 2, 3, 9])
     assert parallel([one, two]) == (

@@ -57,7 +57,7 @@ class Retrieval(BitextEval):
         headline = self._headline(lm)
         layers = list(range(lm.num_layers + 1))
         bitext = sides(texts)
-        asked, shared = parallel(bitext)
+        chosen, shared = parallel(bitext)
         sampled: dict[int, dict[str, np.ndarray]] = {layer: {} for layer in layers}
         whole: dict[str, np.ndarray] = {}
         out: dict[str, Metric] = {}
@@ -74,7 +74,7 @@ class Retrieval(BitextEval):
             for side in both:
                 if side.lang not in whole:
                     place = {text: row for row, text in enumerate(side.texts)}
-                    rows = [place[text] for text in asked[side.lang]]
+                    rows = [place[text] for text in chosen[side.lang]]
                     whole[side.lang] = side.states[headline][rows]
                     for layer in layers:
                         sampled[layer][side.lang] = side.states[layer][rows[:SAMPLE]]
