@@ -10,7 +10,6 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from alignment_train import stages
 from alignment_train.config import TrainConfig
 from alignment_train.data import token_counts
 from alignment_train.losses import info_nce, pool
@@ -296,7 +295,7 @@ def test_the_stages_give_both_models_the_same_turns(monkeypatch):
         require=lambda _: stored, unchanged=lambda *_: None, fetched=lambda _: "", table=lambda *_, part: PARTS[part]
     )
     plans: dict[str, Any] = {}
-    monkeypatch.setattr(stages, "load", lambda _: tiny())
+    monkeypatch.setattr(Trainer, "stored", lambda self, asset: tiny())
     monkeypatch.setattr(Trainer, "_train", lambda self, asset, model, what, *_: plans.update({asset: what}))
     trainer = Trainer.__new__(Trainer)
     trainer.recipe, trainer.store = cast(Any, SimpleNamespace(seed=0)), cast(Any, store)
