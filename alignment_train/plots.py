@@ -139,7 +139,6 @@ def heat_map(metrics: Metrics, svg: bool = False) -> bytes | None:
     figure = Figure(figsize=(side + 1.2, len(tables) * (side + 0.6) + 0.9), layout="constrained")
     grid = figure.subplots(len(tables), 1, squeeze=False)[:, 0]
     top = max(max(found.values()) for found in tables.values()) * 100 or 1
-    mesh = None
     for axes, (name, found) in zip(grid, tables.items(), strict=True):
         cells = np.full((size, size), np.nan)
         for (src, tgt), value in found.items():
@@ -159,7 +158,7 @@ def heat_map(metrics: Metrics, svg: bool = False) -> bytes | None:
                 column + 0.5, row + 0.5, f"{value:.0f}", ha="center", va="center", fontsize=8,
                 color="#111111" if value > 0.55 * top else "#ffffff",
             )  # fmt: skip
-    bar = figure.colorbar(mesh, ax=list(grid), orientation="horizontal", fraction=0.05, pad=0.02)
+    bar = figure.colorbar(grid[0].collections[0], ax=list(grid), orientation="horizontal", fraction=0.05, pad=0.02)
     bar.set_label("Recall@1, %; rows ask, columns answer", color=INK, fontsize=10)
     bar.ax.tick_params(colors=INK, labelsize=9)
     bar.outline.set_visible(False)  # type: ignore[operator]

@@ -26,7 +26,7 @@ def cosines(src: Sequence[str], tgt: Sequence[str]) -> np.ndarray:
     first = row < len(src)
     both = np.zeros((2, len(vocabulary)), bool)
     both[0, column[first]] = both[1, column[~first]] = True
-    shared = both.all(axis=0)  # only what stands on both sides adds to a product
+    shared = both[0] & both[1]  # only what stands on both sides adds to a product
     place = np.cumsum(shared) - 1
     left, right = (np.zeros((len(side), int(shared.sum()))) for side in (src, tgt))
     here = shared[column]
