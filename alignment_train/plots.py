@@ -143,7 +143,7 @@ def heat_map(metrics: Metrics, svg: bool = False) -> bytes | None:
         cells = np.full((size, size), np.nan)
         for (src, tgt), value in found.items():
             cells[langs.index(src), langs.index(tgt)] = value * 100
-        mesh = axes.pcolormesh(cells, cmap="cividis", vmin=0, vmax=top, edgecolors="none", rasterized=large)
+        axes.pcolormesh(cells, cmap="cividis", vmin=0, vmax=top, edgecolors="none", rasterized=large)
         axes.invert_yaxis()
         axes.set_aspect("equal")
         names = [languages.name(lang) for lang in langs]
