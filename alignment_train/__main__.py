@@ -1,4 +1,7 @@
-"""python -m alignment_train base|probe|control|train|eval RECIPE --store DIR: one step of a recipe's tensor half."""
+"""python -m alignment_train base|probe|control|train|eval RECIPE --store DIR: one step of a recipe's tensor half.
+
+`report RUN...` compares evaluations that are there.
+"""
 
 import argparse
 import os
@@ -10,6 +13,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0; 1 with one sentence where the recipe, the store or the machine cannot serve."""
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["report"]:
+        return _report(words[1:])
     parser = argparse.ArgumentParser(prog="python -m alignment_train", description=__doc__)
     parser.add_argument("command", choices=["base", "probe", "control", "train", "eval", "all"], help=(
         "base: load or make base_model; probe: write layer_probe; control: train control_model; train: train "
@@ -19,10 +25,33 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("recipe", help="a YAML file, or the name of a built-in recipe")
     parser.add_argument("--store", required=True, help="where the training mix is: a folder, or s3://bucket/prefix")
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
-    given = parser.parse_args(argv)
+    given = parser.parse_args(words)
     try:
         _run(given.command, given.recipe, given.store, given.device)
     except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _report(words: list[str]) -> int:
+    """Exit code 0; 1 where a run has no evaluation."""
+    parser = argparse.ArgumentParser(prog="python -m alignment_train report", description=(
+        "Compare evaluations: a leaderboard by recipe as Markdown here, and as one HTML page."
+    ))  # fmt: skip
+    parser.add_argument("run", nargs="+", help="stores, or evaluation folders of stores")
+    parser.add_argument("--html", default="leaderboard.html", help="where to write the page (default: %(default)s)")
+    given = parser.parse_args(words)
+    try:
+        from pathlib import Path
+
+        from alignment_train import leaderboard
+
+        found = leaderboard.lines(leaderboard.read(given.run))
+        print(leaderboard.markdown(found))
+        Path(given.html).write_text(leaderboard.page(found), encoding="utf-8")
+        print(f"Page: {Path(given.html).absolute()}")
+    except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

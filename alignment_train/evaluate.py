@@ -10,19 +10,24 @@ from typing import Any
 import pyarrow.compute as pc
 
 from alignment_train import page, plots
+from pipelines import contamination
+from pipelines.comparison import compared, language_groups
 from pipelines.config import Recipe
+from pipelines.contamination import Overlap
 from pipelines.evals import LanguageModel, Metric
 from pipelines.progress import Tell, silent
 from pipelines.store import Manifest, Meter, Store, fingerprint
-from pipelines.summary import MODELS, Metrics, difference, figure, summary, verdict
+from pipelines.summary import MODELS, Metrics, summary
+from pipelines.verdict import verdict
 
-FORMAT = 1
-"""Of metrics.json."""
+FORMAT = 2
+"""Of metrics.json: 2 has paired differences, means, gaps, language groups and contamination."""
 
 ASSETS = {"base": "base_model", "control": "control_model", "aligned": "align_model"}
 SOURCES = (
     *(f"alignment_train.{name}" for name in ("page", "plots", "lm", "model", "data", "losses")),
-    "pipelines.summary",
+    *(f"pipelines.{name}" for name in ("summary", "verdict", "comparison", "contamination", "statistics")),
+    *(f"pipelines.{name}" for name in ("near", "matching", "characters")),
 )
 LIBRARIES = ("torch", "transformers", "matplotlib")
 DIGITS = 6
@@ -39,22 +44,28 @@ def run(recipe: Recipe, store: Store, lms: Mapping[str, Callable[[], LanguageMod
         raise ValueError(f"evaluation: no {' and no '.join(missing)} model. Needed: base and aligned. Add them.")
     assets = [ASSETS[name] for name in MODELS if name in lms] + ["training_mix", "eval_text"]
     inputs = {asset: store.require(asset).fingerprint for asset in assets}
-    template = hashlib.sha256(page.template().encode()).hexdigest()
+    template = hashlib.sha256((page.template() + page.script()).encode()).hexdigest()
     print_ = fingerprint(__name__, {"page": template}, inputs, recipe.eval, SOURCES, LIBRARIES)
     if done := store.unchanged("evaluation", None, print_):
         return done
     with store.writing("evaluation") as out:
         meter = Meter()
-        metrics = measure(recipe, store, lms, tell)
+        held = contamination.overlap(store, recipe.corpus.decontaminate.near, tell)
+        metrics = measure(recipe, store, lms, tell, held)
         text = json.dumps(metrics, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
         (out.path / "metrics.json").write_text(text + "\n", encoding="utf-8")
         logs = {name: store.fetched(ASSETS[name], under="log.jsonl") / "log.jsonl" for name in MODELS if name in lms}
-        pictures = {"recall_by_layer": plots.recall_by_layer(metrics), "loss_curves": plots.loss_curves(logs)}
+        pictures = {
+            "recall_by_layer": plots.recall_by_layer(metrics),
+            "gaps": plots.gaps(metrics),
+            "loss_curves": plots.loss_curves(logs),
+        }
         for name, png in pictures.items():
             if png is not None:
                 (out.path / f"{name}.png").write_bytes(png)
         spent = (meter.seconds(), meter.peak_bytes())
-        report = page.render(recipe, store, metrics, spent)
+        more = {name: png for name, png in pictures.items() if png is not None and name not in page.DRAWN}
+        report = page.render(recipe, store, metrics, spent, more)
         (out.path / "report.html").write_text(report, encoding="utf-8", errors="replace")
         return out.commit(
             print_,
@@ -66,14 +77,22 @@ def run(recipe: Recipe, store: Store, lms: Mapping[str, Callable[[], LanguageMod
 
 
 def measure(
-    recipe: Recipe, store: Store, lms: Mapping[str, Callable[[], LanguageModel]], tell: Tell = silent
+    recipe: Recipe,
+    store: Store,
+    lms: Mapping[str, Callable[[], LanguageModel]],
+    tell: Tell = silent,
+    overlap: Overlap | None = None,
 ) -> dict[str, Any]:
-    """What metrics.json holds: figures by model, chance, differences of aligned, and the trained layer."""
+    """What metrics.json holds: figures by model, chance, the trained layer, and what `compared` makes of them.
+
+    overlap: which eval texts the mix holds; without it there are no language groups and no figures without them.
+    """
     table = store.table("eval_text")
     texts = {item.name: table.filter(pc.equal(table["eval"], item.name)) for item in recipe.eval}
-    metrics: dict[str, Any] = {"format": FORMAT, "chance": {}}
+    metrics: dict[str, Any] = {"format": FORMAT, "pivot": recipe.corpus.pivot, "chance": {}}
     for item in recipe.eval:
         metrics["chance"].update({key: _rounded(number) for key, number in item.chance(texts[item.name]).items()})
+    scored: dict[str, dict[str, Metric]] = {}
     done, total = 0, len(lms) * max(len(recipe.eval), 1)
     for name in (name for name in MODELS if name in lms):
         tell(done, total, f"{name} · loading")
@@ -90,29 +109,25 @@ def measure(
                 )
             found.update(new)
             done += 1
+        scored[name] = found
         metrics[name] = {key: _rounded(metric) for key, metric in found.items()}
         del lm
         gc.collect()  # models hold cycles: the next one must not wait for the collector to find its memory
     tell(total, total, "done")
-    metrics["differences"] = {f"aligned-{name}": _differences(metrics, name) for name in MODELS[:-1] if name in lms}
-    return metrics
-
-
-def _differences(metrics: Metrics, name: str) -> dict[str, Any]:
-    """aligned − `name` for every figure that both have; see `difference` for the intervals."""
-    out = {}
-    for key in metrics["aligned"]:
-        a, b = figure(metrics, "aligned", key), figure(metrics, name, key)
-        if a and b:
-            out[key] = _rounded(difference(a, b))
-    return out
+    groups = {}
+    if overlap:
+        groups = language_groups((key for found in scored.values() for key in found), overlap.rows, recipe.corpus.pivot)
+        metrics |= {"groups": groups, "mix_rows": overlap.rows}
+    return metrics | _rounded(compared(scored, recipe.corpus.pivot, groups, overlap))
 
 
 def _rounded(item: Any) -> Any:
     """Numbers to DIGITS digits, so that JSON is the same where the last bits differ; None for NaN and infinity."""
     if isinstance(item, Mapping):
         return {key: _rounded(number) for key, number in item.items()}
-    if isinstance(item, int):
+    if isinstance(item, list):
+        return [_rounded(each) for each in item]
+    if isinstance(item, int | str):
         return item
     number = float(item)
     return round(number, DIGITS) + 0.0 if math.isfinite(number) else None
@@ -132,4 +147,12 @@ def _numbers(metrics: Metrics, pivot: str) -> dict[str, Any]:
         if row[name] is not None
     }
     found = verdict(metrics, pivot)
-    return {**numbers, "trained_layer": metrics.get("trained_layer"), "verdict": found.headline, "tone": found.tone}
+    texts = metrics.get("contamination", {}).get("evals", {}).values()
+    return {
+        **numbers,
+        "trained_layer": metrics.get("trained_layer"),
+        "verdict": found.headline,
+        "tone": found.tone,
+        "guards": ", ".join(found.guards) or "none raised",
+        "eval_texts_in_mix": sum(row["exact"] + row["near"] for row in texts),
+    }

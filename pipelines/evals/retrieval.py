@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines import statistics
-from pipelines.evals import LanguageModel, Metric
+from pipelines.evals import LanguageModel, Metric, asked
 from pipelines.evals._bitext import BitextEval
 from pipelines.languages import Pair
 
@@ -35,9 +35,10 @@ class Retrieval(BitextEval):
         layers = list(range(lm.num_layers + 1))
         out: dict[str, Metric] = {}
         for pair, src, tgt in embedded(lm, texts, layers, self.pooling):
+            of = asked(texts, pair)
             for layer in layers:
                 credit = credits(src[layer], tgt[layer], f"{self.name}, {pair}, layer {layer}")
-                metric = statistics.mean(credit.mean(axis=0))
+                metric = statistics.mean(credit.mean(axis=0), texts=of)
                 out[f"{self.name}/{pair}/recall@1/layer={layer}"] = metric
                 if layer == headline:
                     out[f"{self.name}/{pair}/recall@1"] = metric
