@@ -12,11 +12,13 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from pipelines import languages
+from pipelines.comparison import NO_RESULT
 from pipelines.evals import Metric
 from pipelines.paths import is_address
 from pipelines.statistics import MOST_RUNS, over_runs
 from pipelines.store import Manifest, Store
 from pipelines.summary import (
+    ALL,
     BETTER,
     LOWER_IS_BETTER,
     SAME,
@@ -135,19 +137,14 @@ def _figures(run: Run) -> tuple[dict[str, Metric], dict[str, Metric]]:
     pivot, against = _pivot(run), reference(run.metrics)
     figures, changes = dict[str, Metric](), dict[str, Metric]()
     for task, metric, keys in groups(run.metrics):
-        own = f"{task}/{pivot}/{metric}"
-        parts = {f"{task}/mean/{metric}": keys}
-        if task == "loss":
-            rest = [key for key in keys if key != own]
-            parts = {own: [own] if own in keys else [], f"{task}/others/{metric}": rest}
-        if task == "representation":
+        if task in NO_RESULT:
             continue
+        parts = {f"{task}/{ALL}/{metric}": keys}
+        if task == "loss" and (own := f"{task}/{pivot}/{metric}") in keys:
+            parts = {own: [own], **parts}
         for column, members in parts.items():
-            # "others" is no group of metrics.json: its mean is made here, of the single figures
-            group = "others" if task == "loss" else "all"
-            aligned = mean(run.metrics, "aligned", members, group) if members else None
-            other = mean(run.metrics, against, members, group) if members else None
-            diff = moved(run.metrics, against, members, group) if members else None
+            aligned, other = (mean(run.metrics, name, members) for name in ("aligned", against))
+            diff = moved(run.metrics, against, members)
             if aligned and other and diff:
                 figures[column] = aligned
                 changes[column] = share(diff, other) if metric in LOWER_IS_BETTER else diff
@@ -221,7 +218,7 @@ def page(found: Sequence[Line]) -> str:
 def _title(key: str) -> str:
     task, subject, metric = key.split("/", 2)
     if task == "loss":
-        return "other languages' loss" if subject == "others" else f"{languages.name(subject)} loss"
+        return "loss, all languages" if subject == ALL else f"{languages.name(subject)} loss"
     return metric.replace("_", " ") if task == "retrieval" else task_name(task, metric)
 
 

@@ -13,7 +13,7 @@ from pipelines.evals import Metric
 from pipelines.statistics import Scored, assessed, average, gap, paired, without
 from pipelines.summary import ALL, LOWER_IS_BETTER, difference
 
-LOW_RESOURCE = 0.5
+LOW_RESOURCE = 2 / 3
 """Share of the largest language's rows in the mix below which a language counts as low-resource."""
 NO_RESULT = frozenset({"representation"})
 """Tasks that describe states and are neither good nor bad: no mean by group and no gap is made of them."""

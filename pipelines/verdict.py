@@ -86,8 +86,14 @@ def verdict(metrics: Metrics, pivot: str = "eng_Latn") -> Verdict:
     if said := _groups(found, metrics, sentences):
         headline += f" ({said})"
     named: list[str] = []
-    raised = (guard(metrics, pivot, named) for guard in (_collapsed, _contaminated, _ruined))
-    guards = [name for name in raised if name]
+    guards: list[str] = []
+    for guard in (_collapsed, _contaminated, _ruined):
+        name, said = guard(metrics, pivot)
+        if name:
+            guards += [name]
+            named += said
+        else:
+            sentences += said
     if guards:
         headline = f"{', '.join(guards).capitalize().replace('english', 'English')}. {headline}"
         tone = "worse" if "collapsed representation" in guards or tone == "worse" else "mixed"
@@ -248,7 +254,7 @@ def _groups(found: list[Group], metrics: Metrics, sentences: list[str]) -> str:
         sentences.append("No language was measured that the alignment has not seen.")
     if found and "low" in metrics["groups"]:
         sentences.append(
-            f"Low-resource are languages with less than {LOW_RESOURCE:.0%} of the rows of the largest one in the mix."
+            f"Low-resource are languages with less than {_bound(LOW_RESOURCE)} of the rows of the largest in the mix."
         )
     return "; ".join(leading) if len(leading) > 1 else ""
 
@@ -264,7 +270,7 @@ def _of_group(row: Group) -> str:
     return f"{name} {by}, {_word(row.moved, metric in LOWER_IS_BETTER)}"
 
 
-def _collapsed(metrics: Metrics, pivot: str, sentences: list[str]) -> str | None:
+def _collapsed(metrics: Metrics, pivot: str) -> tuple[str, list[str]]:
     """Whether states of held-out text fill far fewer directions than base's at any layer, mean over languages."""
     ranks: dict[int, dict[str, list[float]]] = {}
     for key in sorted(metrics.get("aligned", {})):
@@ -276,34 +282,31 @@ def _collapsed(metrics: Metrics, pivot: str, sentences: list[str]) -> str | None
                 found[name].append(float(number or 0))
     shares = {at: fmean(found["aligned"]) / fmean(found["base"]) for at, found in ranks.items() if any(found["base"])}
     if not shares or min(shares.values()) >= COLLAPSED:
-        return None
+        return "", []
     at = min(shares, key=lambda layer: (shares[layer], layer))
-    sentences.append(
+    return "collapsed representation", [
         f"Collapsed representation: at layer {at} the states of held-out text fill "
         f"{fmean(ranks[at]['aligned']):.1f} directions (effective rank, mean of {_languages_of(ranks[at])}), "
-        f"{percent(shares[at])} of base's {fmean(ranks[at]['base']):.1f}; the bound is {COLLAPSED:.0%}."
-    )
-    return "collapsed representation"
+        f"{percent(shares[at])} of base's {fmean(ranks[at]['base']):.1f}; the bound is {_bound(COLLAPSED)}."
+    ]
 
 
-def _contaminated(metrics: Metrics, pivot: str, sentences: list[str]) -> str | None:
+def _contaminated(metrics: Metrics, pivot: str) -> tuple[str, list[str]]:
     """How many texts of the evals the training mix holds, and whether they are too many."""
     found = metrics.get("contamination")
     if not found:
-        return None
+        return "", []
     counts = found["evals"].values()
     texts, exact, near = (sum(row[kind] for row in counts) for kind in ("texts", "exact", "near"))
     if not exact + near:
-        sentences.append(f"None of {texts:,} eval texts stands in the training mix, exactly or nearly.")
-        return None
+        return "", [f"None of {texts:,} eval texts stands in the training mix, exactly or nearly."]
     several = exact + near > 1
     text = f"{exact + near:,} of {texts:,} eval texts {'stand' if several else 'stands'} in the training mix, "
     text += f"{exact:,} exactly and {near:,} nearly"
     much = [name for name, row in found["evals"].items() if row["exact"] + row["near"] >= CONTAMINATED * row["texts"]]
     if much:
-        text = f"Contaminated mix: {text}; the bound is {CONTAMINATED:.0%} of the texts of {' or of '.join(much)}"
-    sentences.append(text + "." + _clean(metrics, found["without"]))
-    return "contaminated mix" if much else None
+        text = f"Contaminated mix: {text}; the bound is {_bound(CONTAMINATED)} of the texts of {' or of '.join(much)}"
+    return "contaminated mix" if much else "", [f"{text}.{_clean(metrics, found['without'])}"]
 
 
 def _clean(metrics: Metrics, rest: Metrics) -> str:
@@ -328,19 +331,18 @@ def _clean(metrics: Metrics, rest: Metrics) -> str:
     )
 
 
-def _ruined(metrics: Metrics, pivot: str, sentences: list[str]) -> str | None:
+def _ruined(metrics: Metrics, pivot: str) -> tuple[str, list[str]]:
     """Whether the pivot's loss rose beyond the bound."""
     key, against, name = f"loss/{pivot}/nats_per_token", reference(metrics), languages.name(pivot)
     aligned, other = value(metrics, "aligned", key), value(metrics, against, key)
     if key not in metrics.get("aligned", {}) or other is None:
-        return None
+        return "", []
     if aligned is not None and (
         aligned / other - 1 <= RUINED or told(moved(metrics, against, [key]), lower_is_better=True) != WORSE
     ):
-        return None
+        return "", []
     by = "is not a number" if aligned is None else f"is {percent(aligned / other - 1)} above {against}'s"
-    sentences.append(f"Ruined {name}: its loss {by}; the bound is {RUINED:.0%}.")
-    return f"ruined {name}"
+    return f"ruined {name}", [f"Ruined {name}: its loss {by}; the bound is {_bound(RUINED)}."]
 
 
 def _minority(metrics: Metrics, keys: list[str], what: str, sentences: list[str]) -> None:
@@ -371,6 +373,10 @@ def _word(diff: Metric | None, lower: bool = False) -> str:
         shown = f"{percent(least)}" if lower else points(least)
         text += f" (one of {shown} would be, in 80 of 100 such tests)"
     return text
+
+
+def _bound(share: float) -> str:
+    return f"{share * 100:.0f}\u00a0%"
 
 
 def _languages_of(found: dict[str, list[float]]) -> str:

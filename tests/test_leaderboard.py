@@ -57,7 +57,7 @@ def test_seeds_of_one_recipe_are_one_line_with_an_interval_over_runs_and_items(t
     seeds = [run(tmp_path / str(seed), f"one_{seed}", 0.3 + 0.05 * seed, seed) for seed in range(3)]
     [line] = found(seeds)
     assert (line.name, len(line.runs)) == ("one_0, one_1, one_2", 3)
-    change = line.changes["retrieval/mean/recall@1"]
+    change = line.changes["retrieval/all/recall@1"]
     assert change["value"] == pytest.approx(0.25)
     over_seeds = 4.3027 * 0.05 / 3**0.5
     assert change["high"] - change["value"] > over_seeds

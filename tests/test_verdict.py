@@ -64,7 +64,7 @@ def test_ruined_english_is_named_beside_better_retrieval():
     assert (tone, headline) == (
         "mixed", "Ruined English. Mixed: translations find each other more often, but English got worse",
     )  # fmt: skip
-    assert text.startswith("Ruined English: its loss is 30.0 % above control's; the bound is 10%.")
+    assert text.startswith("Ruined English: its loss is 30.0 % above control's; the bound is 10 %.")
     assert "English loss is 6.63 nats per token, 30.0 % above control's 5.10 (29.2 to 30.8 %), worse." in text
 
 
@@ -164,7 +164,7 @@ def test_a_collapsed_representation_is_named_before_all_else():
     assert found.headline.startswith("Collapsed representation. Better: translations find each other")
     assert found.sentences[0].replace("\u00a0", " ") == (
         "Collapsed representation: at layer 2 the states of held-out text fill 2.0 directions (effective rank, mean of "
-        "2 languages), 5.0 % of base's 40.0; the bound is 25%."
+        "2 languages), 5.0 % of base's 40.0; the bound is 25 %."
     )
 
 
@@ -185,7 +185,7 @@ def test_a_contaminated_mix_is_named_with_what_is_left_without_it():
     assert found.headline.startswith("Contaminated mix. Better: translations find each other")
     text = found.sentences[0].replace("\u00a0", " ")
     assert text.startswith(
-        "Contaminated mix: 100 of 400 eval texts stand in the training mix, 90 exactly and 10 nearly; the bound is 1% "
+        "Contaminated mix: 100 of 400 eval texts stand in the training mix, 90 exactly and 10 nearly; the bound is 1 % "
         "of the texts of retrieval. "
     )
     # Of the items the first 40 % are found after aligning, and the mix holds a quarter of all, which are among them.
@@ -196,9 +196,9 @@ def test_a_contaminated_mix_is_named_with_what_is_left_without_it():
 def test_a_few_texts_in_the_mix_are_counted_without_alarm_and_none_is_said():
     found = verdict(measured(planted(0, 1), de=(0.1, 0.1, 0.4)))
     assert (found.tone, found.guards) == ("better", [])
-    assert found.sentences[0].startswith("1 of 400 eval texts stands in the training mix, 0 exactly and 1 nearly.")
+    assert found.sentences[-1].startswith("1 of 400 eval texts stands in the training mix, 0 exactly and 1 nearly.")
     clean = verdict(measured(planted(0, 0), de=(0.1, 0.1, 0.4)))
-    assert clean.sentences[0] == "None of 400 eval texts stands in the training mix, exactly or nearly."
+    assert clean.sentences[-1] == "None of 400 eval texts stands in the training mix, exactly or nearly."
 
 
 @pytest.mark.parametrize(
