@@ -2,6 +2,7 @@
 
 On several devices: python -m torch.distributed.run --nproc-per-node N -m alignment_train train RECIPE --store DIR.
 python -m alignment_train compare RECIPE... --store DIR: several recipes or methods over several seeds, in one table.
+python -m alignment_train report RUN...: evaluations that are there, in one table.
 """
 
 import argparse
@@ -20,6 +21,8 @@ def main(argv: list[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["compare"]:
         return _compare(words[1:])
+    if words[:1] == ["report"]:
+        return _report(words[1:])
     parser = argparse.ArgumentParser(prog="python -m alignment_train", description=__doc__)
     parser.add_argument("command", choices=["base", "probe", "control", "train", "merge", "eval", "all", "push"], help=(
         "base: load or make base_model; probe: write layer_probe; control: train control_model; train: train "
@@ -88,6 +91,29 @@ def _compare(words: list[str]) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
+
+
+def _report(words: list[str]) -> int:
+    """Exit code 0; 1 where a run has no evaluation."""
+    parser = argparse.ArgumentParser(prog="python -m alignment_train report", description=(
+        "Compare evaluations: a leaderboard by recipe as Markdown here, and as one HTML page."
+    ))  # fmt: skip
+    parser.add_argument("run", nargs="+", help="stores, or evaluation folders of stores")
+    parser.add_argument("--html", default="leaderboard.html", help="where to write the page (default: %(default)s)")
+    given = parser.parse_args(words)
+    try:
+        from pathlib import Path
+
+        from alignment_train import leaderboard
+
+        found = leaderboard.lines(leaderboard.read(given.run))
+        print(leaderboard.markdown(found))
+        Path(given.html).write_text(leaderboard.page(found), encoding="utf-8")
+        print(f"Page: {Path(given.html).absolute()}")
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
 
 
 def _run(command: str, recipe_path: str, root: str, device: str | None) -> None:

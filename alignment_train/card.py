@@ -12,7 +12,8 @@ from alignment_train.config import TrainConfig
 from pipelines import languages
 from pipelines.config import Recipe
 from pipelines.store import Manifest, Store
-from pipelines.summary import LOWER_IS_BETTER, Metrics, models, summary, verdict
+from pipelines.summary import LOWER_IS_BETTER, Metrics, models, summary
+from pipelines.verdict import verdict
 
 FILE = "README.md"
 WAYS = {

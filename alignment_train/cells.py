@@ -24,7 +24,10 @@ from pipelines.summary import Metrics
 
 Role = Literal["base", "control", "aligned"]
 DEV_ROWS = 100  # most segment pairs of a language pair by which a layer is chosen: the choice is among few
-MODULES = tuple(f"alignment_train.{name}" for name in ("evaluate", "lm", "model", "data", "losses"))
+MODULES = (
+    *(f"alignment_train.{name}" for name in ("evaluate", "lm", "model", "data", "losses")),
+    "pipelines.comparison", "pipelines.statistics",
+)  # fmt: skip
 LIBRARIES = ("torch", "transformers")
 
 

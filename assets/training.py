@@ -110,8 +110,11 @@ def _results(store: Store, task: Task) -> dict[str, Any]:
     if task.asset != "evaluation":
         return {}
     folder = store.fetched("evaluation")
+    metrics = json.loads((folder / "metrics.json").read_text())
     return {
-        "results": metadata.comparison(json.loads((folder / "metrics.json").read_text())),
+        "verdict": store.require("evaluation").numbers["verdict"],
+        "verdict_by_language_group": metadata.by_group(metrics),
+        "results": metadata.comparison(metrics),
         "report": dg.MetadataValue.path(str(folder / "report.html")),
         **metadata.plots(folder),
     }

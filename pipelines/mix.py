@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines import budget
+from pipelines import budget, data_card
 from pipelines.config import CorpusConfig, Recipe
 from pipelines.dedup import connection
 from pipelines.engine import mapped
@@ -96,6 +96,7 @@ def run(recipe: Recipe, store: Store, tell: Tell = silent) -> Manifest:
             "pipelines.matching",
             "pipelines.ledger",
             "pipelines.dedup",
+            "pipelines.data_card",
         ),
         libraries=("pyarrow", "duckdb", "numpy", *(("sentencepiece", "tokenizers") if tokenizer else ())),
     )
@@ -138,6 +139,9 @@ def run(recipe: Recipe, store: Store, tell: Tell = silent) -> Manifest:
         if corpus.budget.tokens:
             numbers["tokens"] = sum(row["tokens"] for row in receipts.kinds)
             numbers["token_budget"] = corpus.budget.tokens
+        (out.path / data_card.FILE).write_text(
+            data_card.card(recipe, out.rows(), numbers, provenance, ledger), encoding="utf-8"
+        )
         return out.commit(
             print_,
             recipe.resolved(),

@@ -9,9 +9,8 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,6 +19,9 @@ from pipelines.characters import mapped
 from pipelines.engine import parallel
 from pipelines.languages import spaceless
 from pipelines.matching import POINT, folds
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection  # a machine that evaluates need not have it
 
 SIZE, DENSE_SIZE = 5, 3
 """Characters of a shingle; the few where a script has no spaces, as a word takes one to three characters there."""
@@ -97,7 +99,7 @@ def near_duplicates(
     rows: Callable[[], Iterable[Sequence[pa.Array]]],
     sizes: Sequence[int],
     threshold: float,
-    duck: duckdb.DuckDBPyConnection,
+    duck: "DuckDBPyConnection",
     folder: Path,
     better: np.ndarray | None = None,
 ) -> np.ndarray:
@@ -242,8 +244,11 @@ class HeldOut:
 
     def __init__(self, texts: pa.Array, lang: str, threshold: float):
         self._size, self._threshold = size(lang), threshold
-        found = distinct(shingles([pc.unique(pc.utf8_normalize(texts, form="NFC"))], [self._size]))
+        unique = pc.unique(pc.utf8_normalize(texts, form="NFC"))
+        found = distinct(shingles([unique], [self._size]))
         counts = np.diff(found.offsets)
+        self.texts = unique.filter(pa.array(counts > 0))
+        """Those that have a shingle, in NFC, each once."""
         found = Shingles(found.hashes, np.concatenate([[0], np.cumsum(counts[counts > 0])]).astype(np.int64))
         counts = counts[counts > 0]
         self._held, self._counts = found, counts
@@ -269,14 +274,26 @@ class HeldOut:
         That is the Jaccard similarity, or, of a held-out text of CONTAINED characters or more, the share of its
         shingles: then the text around it may be of any length.
         """
-        parts = (texts.slice(start, SLICE_ROWS) for start in range(0, len(texts), SLICE_ROWS))
-        found = list(parallel(self._scored, parts)) if len(self) else []
-        return np.concatenate(found) if found else np.zeros(len(texts))
+        score = np.zeros(len(texts))
+        for start, (rows, _, similar) in zip(range(0, len(texts), SLICE_ROWS), self._met(texts), strict=False):
+            np.maximum.at(score, start + rows, similar)
+        return score
 
-    def _scored(self, texts: pa.Array) -> np.ndarray:
+    def held(self, texts: pa.Array) -> np.ndarray:
+        """float64 [len(self)]: how much of each held-out text that of `texts` holds which holds most; as `scores`."""
+        score = np.zeros(len(self))
+        for _, owners, similar in self._met(texts):
+            np.maximum.at(score, owners, similar)
+        return score
+
+    def _met(self, texts: pa.Array) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Of each SLICE_ROWS of `texts`: (row, held-out text, similarity) of all that reach the threshold."""
+        parts = (texts.slice(start, SLICE_ROWS) for start in range(0, len(texts), SLICE_ROWS))
+        return parallel(self._similar, parts) if len(self) else iter(())
+
+    def _similar(self, texts: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         found = shingles([texts], [self._size])
         found = Shingles((found.hashes >> np.uint64(32)).astype(np.uint32), found.offsets)
-        score = np.zeros(len(texts))
         places = np.flatnonzero(self._table[found.hashes >> np.uint32(32 - TABLE_BITS)])
         rows = np.searchsorted(found.offsets, places, side="right").astype(np.uint64) - np.uint64(1)
         met = np.unique((rows << np.uint64(32)) | found.hashes[places])
@@ -285,7 +302,12 @@ class HeldOut:
         counts = np.searchsorted(self._hashes, hashes, side="right") - first
         if counts.sum() > POSTINGS and len(texts) > 1:
             half = len(texts) // 2
-            return np.concatenate([self._scored(texts.slice(0, half)), self._scored(texts.slice(half))])
+            one, (rows, owners, similar) = (self._similar(texts.slice(*part)) for part in ((0, half), (half,)))
+            return (
+                np.concatenate([one[0], half + rows]),
+                np.concatenate([one[1], owners]),
+                np.concatenate([one[2], similar]),
+            )
         jumps = np.repeat(first - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts)
         owners = self._owners[np.arange(len(jumps)) + jumps]
         pairs, often = np.unique(
@@ -298,8 +320,8 @@ class HeldOut:
         similar = both / (of_text + of_held - both)
         long = of_held >= CONTAINED[self._size] - self._size + 1
         similar = np.where(long, both / of_held, similar)
-        np.maximum.at(score, rows, np.where(similar >= self._threshold - 1e-12, similar, 0))
-        return score
+        near = similar >= self._threshold - 1e-12
+        return rows[near], owners[near], similar[near]
 
 
 def _sketched(columns: Sequence[pa.Array], sizes: Sequence[int]) -> tuple[Shingles, np.ndarray]:
@@ -316,7 +338,7 @@ def _sketched(columns: Sequence[pa.Array], sizes: Sequence[int]) -> tuple[Shingl
 
 
 def _find_edges(
-    sketches: Sketches, threshold: float, order: np.ndarray, rank: np.ndarray, duck: duckdb.DuckDBPyConnection
+    sketches: Sketches, threshold: float, order: np.ndarray, rank: np.ndarray, duck: "DuckDBPyConnection"
 ) -> None:
     """Fill the table `edges` with the ranks a < b of all candidates, some of them more than once."""
     least = threshold - ESTIMATE_ERRORS * np.sqrt(threshold * (1 - threshold) / PERMUTATIONS)

@@ -1,13 +1,17 @@
-"""Figures with their 95 % intervals, by resampling what they were measured on."""
+"""Figures with their 95 % intervals, by resampling what they were measured on; models on the same items are paired."""
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
 from pipelines.evals import Metric
 
 RESAMPLES = 1_000
+DETECTED = 1.959964 + 0.841621
+"""Standard errors that a true difference must be wide so that 80 of 100 such tests at 5 % tell it apart from none: the
+0.975 and the 0.8 quantile of the normal distribution (Cohen 1988, Statistical Power Analysis, section 2.4)."""
 STUDENT = (
     12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788, 2.1604, 2.1448,
     2.1314, 2.1199, 2.1098, 2.1009, 2.0930,
@@ -16,8 +20,32 @@ STUDENT = (
 MOST_RUNS = len(STUDENT) + 1
 BLOCK = 4_000_000  # most weights that are turned into float64 at once
 
+Texts = Sequence[tuple[str, ...]]
+"""Of each item, the eval's texts that it rests on."""
 
-def ratio(numerator: np.ndarray, denominator: np.ndarray, seed: int = 0) -> Metric:
+
+class Items(NamedTuple):
+    """What a figure was measured on, [N] each; `texts` where the eval says them."""
+
+    numerator: np.ndarray
+    denominator: np.ndarray
+    texts: Texts | None
+
+
+class Scored(dict[str, float | int]):
+    """A Metric that remembers its resamples, float64 [RESAMPLES], and its items; JSON holds the figures alone.
+
+    Its interval is the percentile interval of the resamples. Resample i of two figures of one N holds the same items,
+    so what is computed from both stays paired.
+    """
+
+    def __init__(self, value: float, n: int, resamples: np.ndarray, items: Items | None = None):
+        low, high = np.quantile(resamples, [0.025, 0.975])
+        super().__init__(value=float(value), low=float(low), high=float(high), n=n)
+        self.resamples, self.measured = resamples, items
+
+
+def ratio(numerator: np.ndarray, denominator: np.ndarray, seed: int = 0, texts: Texts | None = None) -> Scored:
     """sum(numerator) / sum(denominator) over N items, with the percentile interval of the bootstrap over items.
 
     numerator, denominator: [N], of one item each, so that a long text weighs by its tokens; denominator > 0.
@@ -28,26 +56,21 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray, seed: int = 0) -> Metr
     if n == 0:
         raise ValueError("a figure of no items: allowed is at least one. Give the eval texts to measure on.")
     sums = resampled(np.stack([numerator, denominator], axis=1), seed)
-    return from_resamples(numerator.sum() / denominator.sum(), n, sums[:, 0] / sums[:, 1])
+    items = Items(numerator, denominator, texts)
+    return Scored(numerator.sum() / denominator.sum(), n, sums[:, 0] / sums[:, 1], items)
 
 
-def mean(values: np.ndarray, seed: int = 0) -> Metric:
+def mean(values: np.ndarray, seed: int = 0, texts: Texts | None = None) -> Scored:
     """The mean of [N] items with its interval, as `ratio` has it."""
-    return ratio(np.asarray(values, np.float64), np.ones(len(values)), seed)
+    return ratio(np.asarray(values, np.float64), np.ones(len(values)), seed, texts)
 
 
-def means(values: np.ndarray, seed: int = 0) -> list[Metric]:
+def means(values: np.ndarray, seed: int = 0, texts: Texts | None = None) -> list[Scored]:
     """`mean` of each row of [F, N], all figures of the same items."""
     values = np.asarray(values, np.float64)
-    n = values.shape[1]
-    found = resampled(values.T, seed) / n
-    return [from_resamples(own.mean(), n, found[:, i]) for i, own in enumerate(values)]
-
-
-def from_resamples(value: float, n: int, found: np.ndarray) -> Metric:
-    """A figure of n items with the percentile interval of its resamples [RESAMPLES]."""
-    low, high = np.quantile(found, [0.025, 0.975])
-    return {"value": float(value), "low": float(low), "high": float(high), "n": n}
+    ones = np.ones(values.shape[1])
+    found = resampled(values.T, seed) / len(ones)
+    return [Scored(own.mean(), len(ones), found[:, i].copy(), Items(own, ones, texts)) for i, own in enumerate(values)]
 
 
 def resampled(values: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -66,6 +89,66 @@ def weights(n: int, seed: int = 0) -> np.ndarray:
         row[:] = np.bincount(rng.integers(n, size=n), minlength=n)
     drawn.flags.writeable = False
     return drawn
+
+
+def paired(a: Scored, b: Scored) -> Scored:
+    """a − b of two models on the same items."""
+    if a["n"] != b["n"]:
+        raise ValueError(f"a paired difference of {a['n']} and {b['n']} items. Allowed: the same items on both sides.")
+    return Scored(a["value"] - b["value"], int(a["n"]), a.resamples - b.resamples)
+
+
+def average(found: Sequence[Scored]) -> Scored:
+    """The mean of several figures; n is the sum of theirs.
+
+    Where all have one N, resample i of each holds the items of the same numbers: pairs that share the sentences of
+    their common language then rise and fall together, as they do. Else they are taken to err all together, which is
+    never too narrow.
+    """
+    together = len({item["n"] for item in found}) == 1
+    resamples = [item.resamples if together else np.sort(item.resamples) for item in found]
+    value = sum(item["value"] for item in found) / len(found)
+    return Scored(value, sum(int(item["n"]) for item in found), np.mean(resamples, axis=0))
+
+
+def gap(pivot: Scored, other: Scored, lower_is_better: bool = False) -> Scored:
+    """How far another language lies behind the pivot, as a share of the pivot's figure: (pivot − other) / pivot.
+
+    Of figures of which less is better it is (other − pivot) / pivot. Resamples in which the pivot has 0 count as 0.
+    Source: the relative performance gap to English by which AFP (Li et al. 2024, arXiv 2311.08089) states its problem.
+    """
+    sign = -1 if lower_is_better else 1
+    lost, of = sign * (pivot.resamples - other.resamples), pivot.resamples
+    resamples = np.divide(lost, of, out=np.zeros(RESAMPLES), where=of != 0)
+    value = sign * (pivot["value"] - other["value"]) / pivot["value"] if pivot["value"] else 0.0
+    return Scored(value, int(other["n"]), resamples)
+
+
+def assessed(difference: Scored) -> Metric:
+    """{value, low, high, n, p, detectable} of a difference.
+
+    p: two-sided, at least 2 / (RESAMPLES + 1) (Davison and Hinkley 1997, Bootstrap Methods, section 4.4). detectable:
+    the least true difference that the test would tell apart from none in 80 of 100 cases; missing where all resamples
+    agree, as then there is no error to judge by.
+    """
+    beyond = min((difference.resamples <= 0).sum(), (difference.resamples >= 0).sum())
+    error = float(difference.resamples.std(ddof=1))
+    out: Metric = {**difference, "p": min(1.0, 2 * (1 + int(beyond)) / (RESAMPLES + 1))}
+    return {**out, "detectable": DETECTED * error} if error > 1e-12 else out
+
+
+def without(metric: Scored, texts: set[str]) -> tuple[int, Scored | None]:
+    """How many items rest on one of `texts`, and the figure of the others, where there are both.
+
+    (0, None) where the eval does not say what its items rest on.
+    """
+    if metric.measured is None or metric.measured.texts is None:
+        return 0, None
+    numerator, denominator, of = metric.measured
+    assert of is not None
+    keep = np.array([texts.isdisjoint(own) for own in of])
+    gone = len(keep) - int(keep.sum())
+    return gone, ratio(numerator[keep], denominator[keep]) if gone and keep.any() else None
 
 
 def over_runs(values: Sequence[float]) -> Metric:

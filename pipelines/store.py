@@ -304,6 +304,10 @@ class Writer:
             self._parts[part] = _Part(self.path / part, batch.schema)
         self._parts[part].write(batch)
 
+    def rows(self) -> dict[str, int]:
+        """Rows written so far, by part."""
+        return {name: part.rows for name, part in self._parts.items()}
+
     def close(self) -> None:
         for part in self._parts.values():
             part.close()
@@ -311,7 +315,7 @@ class Writer:
     def commit(self, fingerprint: str, recipe: dict[str, Any], **fields: Any) -> Manifest:
         """Write the manifest and put the dataset in its place. `fields` are those of Manifest."""
         self.close()
-        rows = {name: part.rows for name, part in self._parts.items()}
+        rows = self.rows()
         if len(rows) > 1:
             (self.path / "dataset_dict.json").write_text(json.dumps({"splits": list(rows)}))
         files = {

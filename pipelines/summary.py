@@ -1,4 +1,4 @@
-"""What the figures say: rows for a table, differences with intervals, and a verdict in words. Arithmetic only."""
+"""What the figures of metrics.json say: rows for a table, means, and differences with intervals. Arithmetic only."""
 
 import math
 import re
@@ -19,25 +19,11 @@ NEUTRAL = frozenset({"variance_ratio", "language_probe"})
 PLAIN = frozenset({"nats_per_token", "uniformity", "effective_rank", "cosine_gap"})
 """Metrics that are no rates, shown as they are."""
 HIGHER, LOWER = "higher", "lower"
+ALL = "all"
+"""The group of all languages, in the keys of means."""
 BETTER, WORSE, SAME = "better", "worse", "cannot be told apart"
-HEADLINES = {
-    BETTER: "Better: translations find each other more often after aligning",
-    WORSE: "Worse: translations find each other less often after aligning",
-    SAME: "Cannot be told apart: aligning shows no effect on finding translations",
-    "text": "Cannot be told apart from control: the training text helped, aligning shows no effect of its own",
-}
-
 Metrics = Mapping[str, Any]
 """What metrics.json holds: {"base": {key: metric}, "control": ..., "aligned": ..., "chance": ...}."""
-
-
-class Verdict(NamedTuple):
-    """The result in words."""
-
-    tone: str
-    """`better`, `mixed`, `worse` or `same`."""
-    headline: str
-    sentences: list[str]
 
 
 def models(metrics: Metrics) -> tuple[str, ...]:
@@ -136,41 +122,68 @@ def value(metrics: Metrics, name: str, key: str) -> float | None:
     return _value(figure(metrics, name, key))
 
 
-def mean(metrics: Metrics, name: str, keys: Iterable[str]) -> Metric | None:
+def mean(metrics: Metrics, name: str, keys: Iterable[str], group: str = ALL) -> Metric | None:
     """The mean over `keys`; None where one of them is missing, so that means of different sets are not compared.
 
-    Its interval is the mean of the intervals, as if all keys erred together: pairs share the texts of their common
-    language, so this is never too narrow.
+    keys: of one metric, all or those of `group`. Where the figures did not remember their items, the interval is the
+    mean of the intervals, as if all keys erred together: pairs share the texts of their common language, so this is
+    never too narrow.
     """
+    keys = list(keys)
+    if len(keys) > 1 and (known := metrics.get("means", {}).get(name, {}).get(mean_key(keys, group))):
+        return dict(known)
     found = [figure(metrics, name, key) for key in keys]
     whole = [item for item in found if item is not None]
     return _mean(whole) if whole and len(whole) == len(found) else None
 
 
-def difference(a: Metric, b: Metric) -> Metric:
-    """a − b with a 95 % interval where both have one.
+def mean_key(keys: Iterable[str], group: str = ALL) -> str:
+    """`retrieval/all/recall@1`: what a mean of several figures is called."""
+    task, _, metric = next(iter(keys)).split("/", 2)
+    return f"{task}/{group}/{metric}"
 
-    The distances to the bounds combine in quadrature, as if the two were independent. They are figures of two models
-    on the same items, which rise and fall together, so this is conservative; a paired bootstrap would be narrower.
+
+def moved(metrics: Metrics, against: str, keys: Iterable[str], group: str = ALL) -> Metric | None:
+    """aligned − `against` of one figure, or of the mean of several: the paired one, {value, low, high, n, p,
+    detectable}, where metrics.json has it, else `difference`.
+    """
+    keys = list(keys)
+    a, b = (mean(metrics, name, keys, group) for name in ("aligned", against))
+    if not a or not b:
+        return None
+    found = metrics.get("differences", {}).get(f"aligned-{against}", {})
+    known = found.get(keys[0] if len(keys) == 1 else mean_key(keys, group))
+    return dict(known) if known and _value(known) is not None else difference(a, b)
+
+
+def share(difference: Metric, of: Metric) -> Metric:
+    """A difference as a share of the figure it is measured from; {} where that is not positive.
+
+    The figure counts as known: its own error moves the share by a share of the share.
+    """
+    if of["value"] <= 0:
+        return {}
+    parts = ("value", "low", "high", "detectable")
+    scaled = {part: difference[part] / of["value"] for part in parts if difference.get(part) is not None}
+    return {**difference, **scaled}
+
+
+def difference(a: Metric, b: Metric) -> Metric:
+    """a − b with a 95 % interval where both have one, of figures that did not remember their items.
+
+    The distances to the bounds combine in quadrature, as if the two were independent. Figures of two models on the
+    same items rise and fall together, so this is conservative.
     """
     out: Metric = {"value": a["value"] - b["value"]}
-    if _bounded(a) and _bounded(b):
+    if bounded(a) and bounded(b):
         out["low"] = out["value"] - math.hypot(a["value"] - a["low"], b["high"] - b["value"])
         out["high"] = out["value"] + math.hypot(a["high"] - a["value"], b["value"] - b["low"])
     return out
 
 
-def change(a: Metric, b: Metric) -> Metric:
-    """a / b − 1 for positive figures; its interval is `difference` of the logarithms."""
-    if min(item.get(part, 1) for item in (a, b) for part in ("value", "low", "high")) <= 0:
-        return {}
-    logs = [{part: math.log(number) for part, number in item.items() if part != "n"} for item in (a, b)]
-    return {part: math.expm1(number) for part, number in difference(*logs).items()}
-
-
 def told(diff: Metric | None, lower_is_better: bool = False) -> str:
     """`better`, `worse`, or `cannot be told apart` where the interval holds 0 or there is none."""
-    if not diff or not _bounded(diff) or diff["low"] <= 0 <= diff["high"]:
+    if not diff or not bounded(diff) or diff["low"] <= 0 <= diff["high"]:
         return SAME
     return BETTER if (diff["value"] > 0) != lower_is_better else WORSE
 
@@ -179,6 +192,35 @@ def word(diff: Metric | None, metric: str) -> str:
     """`told` of a metric; of a neutral one `higher` or `lower`."""
     found = told(diff, metric in LOWER_IS_BETTER)
     return found if metric not in NEUTRAL else {BETTER: HIGHER, WORSE: LOWER}.get(found, found)
+
+
+class GapRow(NamedTuple):
+    """How far one language, or the mean of all, lies behind the pivot by one metric."""
+
+    task: str
+    metric: str
+    name: str
+    cells: dict[str, Metric | None]
+    """By model."""
+    moved: Metric | None
+    """Of aligned against control, or base where there is no control; less is better."""
+
+
+def gap_rows(metrics: Metrics) -> list[GapRow]:
+    """All gaps of metrics.json, by metric; the mean of several languages last."""
+    found = metrics.get("gaps", {})
+    against = "control" if metrics.get("control") else "base"
+    out = []
+    keys = sorted(found.get("aligned", {}), key=lambda key: (key.split("/")[0], key.split("/")[2], ALL in key, key))
+    for key in keys:
+        task, lang, metric = key.split("/", 2)
+        alone = sum(other.startswith(f"{task}/") and other.endswith(f"/{metric}") for other in keys) < 3
+        if alone if lang == ALL else not re.fullmatch(r"[a-z]{3}_[A-Z][a-z]{3}", lang):
+            continue
+        cells = {name: found[name].get(key) for name in models(metrics) if name in found}
+        name = "Mean" if lang == ALL else languages.name(lang)
+        out.append(GapRow(task, metric, name, cells, found.get(f"aligned-{against}", {}).get(key)))
+    return out
 
 
 def subject(key: str) -> str:
@@ -205,110 +247,9 @@ def points(number: float) -> str:
     return f"{abs(number) * 100:.{digits(number)}f} points"
 
 
-def verdict(metrics: Metrics, pivot: str = "eng_Latn") -> Verdict:
-    """Whether aligning made the model better, in words: recall@1 against base and control, the pivot's loss."""
-    sentences: list[str] = []
-    recall = _recall(metrics, sentences)
-    loss = _loss(metrics, pivot, sentences)
-    name = languages.name(pivot)
-    if recall is None and loss is None:
-        return Verdict("same", "Nothing to compare: the recipe's evals give no figure of this kind", sentences)
-    if recall is None:
-        tone = {BETTER: "better", WORSE: "worse"}.get(str(loss), "same")
-        return Verdict(tone, f"{name} after aligning: {loss}; no retrieval was measured", sentences)
-    headline = HEADLINES[recall]
-    if loss == WORSE:
-        both = {BETTER: "mixed"}.get(recall, "worse")
-        text = f"Mixed: translations find each other more often, but {name} got worse"
-        return Verdict(both, text if both == "mixed" else f"{headline}, and {name} got worse", sentences)
-    tone = {BETTER: "better", WORSE: "worse"}.get(recall, "same")
-    if recall == BETTER and loss == SAME:
-        headline += f", and no harm to {name} can be told"
-    return Verdict(tone, headline, sentences)
-
-
-def _recall(metrics: Metrics, sentences: list[str]) -> str | None:
-    """Key of HEADLINES for recall@1 at the trained layer; appends what was found."""
-    keys = [
-        key for task, metric, found in groups(metrics) if (task, metric) == ("retrieval", "recall@1") for key in found
-    ]
-    aligned = mean(metrics, "aligned", keys)
-    if aligned is None:
-        if keys:
-            sentences.append("Recall@1 after aligning is not a number: the model is broken.")
-        return WORSE if keys else None
-    against = {name: other for name in ("base", "control") if (other := mean(metrics, name, keys))}
-    diffs = {name: difference(aligned, other) for name, other in against.items()}
-    chance = mean(metrics, "chance", keys)
-    text = f"Recall@1{at_layer(metrics)}"
-    text += f", averaged over {len(keys)} pairs," if len(keys) > 1 else f" of {subject(keys[0])}"
-    text += f" is {percent(aligned['value'])}{_interval(aligned)} after aligning"
-    parts = [
-        f"{points(diff['value'])} {'above' if diff['value'] >= 0 else 'below'} {name}'s "
-        f"{percent(against[name]['value'])}{_interval(diff, ' points')}, {_word(told(diff))}"
-        for name, diff in diffs.items()
-    ]
-    text += "".join(f"{': ' if i == 0 else '; '}{part}" for i, part in enumerate(parts))
-    sentences.append(text + (f". Guessing gives {percent(chance['value'])}." if chance else "."))
-    _minority(metrics, keys, "pairs", sentences)
-    found = {name: told(diff) for name, diff in diffs.items()}
-    if WORSE in found.values():
-        return WORSE
-    if found and all(item == BETTER for item in found.values()):
-        return BETTER
-    return "text" if found.get("base") == BETTER else SAME
-
-
-def _loss(metrics: Metrics, pivot: str, sentences: list[str]) -> str | None:
-    """The pivot's loss against control, or base where there is no control; appends what was found."""
-    keys = [
-        key for task, metric, found in groups(metrics) if (task, metric) == ("loss", "nats_per_token") for key in found
-    ]
-    key, name = f"loss/{pivot}/nats_per_token", languages.name(pivot)
-    if key not in keys:
-        return None
-    reference = "control" if metrics.get("control") else "base"
-    aligned, other = figure(metrics, "aligned", key), figure(metrics, reference, key)
-    if aligned is None:
-        sentences.append(f"{name} loss after aligning is not a number: the model is broken, worse.")
-        return WORSE
-    if other is None:
-        return None
-    moved = change(aligned, other)
-    result = told(moved, lower_is_better=True)
-    text = f"{name} loss is {aligned['value']:.2f} nats per token"
-    if moved:
-        side = "above" if moved["value"] >= 0 else "below"
-        text += f", {percent(abs(moved['value']))} {side} {reference}'s {other['value']:.2f}{_interval(moved)}"
-    sentences.append(f"{text}, {_word(result)}.")
-    _minority(metrics, [item for item in keys if item != key], "other languages", sentences)
-    return result
-
-
-def _minority(metrics: Metrics, keys: list[str], what: str, sentences: list[str]) -> None:
-    """Append which of several subjects got worse than control; an average must not hide them."""
-    reference = "control" if metrics.get("control") else "base"
-    worse = []
-    for key in keys:
-        aligned, other = figure(metrics, "aligned", key), figure(metrics, reference, key)
-        lower = key.rpartition("/")[2] in LOWER_IS_BETTER
-        if other and (aligned is None or told(difference(aligned, other), lower) == WORSE):
-            worse.append(subject(key))
-    if worse and len(keys) > 1:
-        kind = "Recall@1" if what == "pairs" else "Loss"
-        which = f"all {len(keys)} {what}"
-        if len(worse) < len(keys):
-            which = f"{len(worse)} of {len(keys)} {what}: {', '.join(worse)}"
-        sentences.append(f"{kind} is worse than {reference}'s in {which}.")
-
-
-def _word(result: str) -> str:
-    return {BETTER: "better", WORSE: "worse"}.get(result, "which cannot be told apart from no change")
-
-
-def _interval(item: Metric, unit: str = "\u00a0%") -> str:
+def interval(item: Metric, unit: str = "\u00a0%") -> str:
     """` (24.1 to 29.7 %)`, the bounds of an interval of rates or, signed, of their differences."""
-    if not _bounded(item):
+    if not bounded(item):
         return ""
     sign, places = "+" if item["low"] < 0 or "points" in unit else "", digits(item["value"])
     low, high = (f"{item[part] * 100:{sign}.{places}f}" for part in ("low", "high"))
@@ -324,10 +265,11 @@ def _value(item: Metric | None) -> float | None:
     return None if number is None or not math.isfinite(number) else float(number)
 
 
-def _bounded(item: Metric) -> bool:
+def bounded(item: Metric) -> bool:
+    """Whether the figure has an interval."""
     return item.get("low") is not None and item.get("high") is not None
 
 
 def _mean(found: list[Metric]) -> Metric:
-    parts = ("value", "low", "high") if all(_bounded(item) for item in found) else ("value",)
+    parts = ("value", "low", "high") if all(bounded(item) for item in found) else ("value",)
     return {part: sum(item[part] for item in found) / len(found) for part in parts}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipelines import statistics
 from pipelines.config import Recipe
 from pipelines.evals import Eval, LanguageModel, Metric
 from pipelines.languages import Pair
@@ -16,6 +17,7 @@ from pipelines.schema import BITEXT, EVAL_TEXT, INSTRUCTION
 from pipelines.store import LedgerRow, Store
 from tests.planted import Planted
 
+DE, SW = "deu_Latn-eng_Latn", "eng_Latn-swh_Latn"
 HOSTILE = "<script>alert(1)</script>"
 TRAINED_LAYER = 2
 LAYERS = 4
@@ -85,6 +87,24 @@ def figures(recall: Mapping[str, Rate], loss: Mapping[str, Rate]) -> dict[str, M
 def _metric(rate: Rate, n: int) -> Metric:
     value, half = rate if isinstance(rate, tuple) else (rate, 0.03)
     return {"value": value, "low": value - half, "high": value + half, "n": n}
+
+
+def compare_rates(
+    recall: Mapping[str, Sequence[Rate]], loss: Mapping[str, Sequence[Rate]] | None = None, chance: float = 1 / 300
+) -> dict[str, Any]:
+    """metrics.json of {subject: [base, control, aligned]}, two without control; nothing is paired."""
+    names = ("base", "control", "aligned") if len(next(iter(recall.values()))) == 3 else ("base", "aligned")
+    models = {
+        name: figures({p: r[i] for p, r in recall.items()}, {p: r[i] for p, r in (loss or {}).items()})
+        for i, name in enumerate(names)
+    }
+    known = {f"retrieval/{pair}/recall@1": chance for pair in recall}
+    return {**models, "chance": known, "trained_layer": TRAINED_LAYER}
+
+
+def scored(rate: float, n: int) -> Metric:
+    """The figure of n items, of which the first are right; item i rests on `text i`."""
+    return statistics.mean(np.arange(n) < round(rate * n), texts=[(f"text {i}",) for i in range(n)])
 
 
 def recipe(pairs: Sequence[str] = ("de-en", "en-sw"), evals: Sequence[Eval] = (Answers(),)) -> Recipe:

@@ -18,6 +18,7 @@ from pipelines.evals import harness
 from pipelines.evals.harness import Harness
 from pipelines.languages import Pair
 from pipelines.registry import build
+from pipelines.statistics import Scored, without
 from tests.models import tiny
 from tests.planted import Planted
 
@@ -180,6 +181,11 @@ def test_figures_count_the_items_whose_right_choice_is_the_likeliest(data: Path)
     found = item.run(Knowing(right), texts)
     assert found["xcopa/ita_Latn/acc"]["value"] == 0.5
     assert found["xcopa/zho_Hans/acc"] == {"value": 1.0, "low": 1.0, "high": 1.0, "n": 4}
+    metric = found["xcopa/ita_Latn/acc"]
+    assert isinstance(metric, Scored)
+    count, rest = without(metric, {"entrò il gatto"})
+    assert rest is not None
+    assert (count, rest["n"], rest["value"]) == (1, 3, pytest.approx(1 / 3)), "each item knows its texts"
     own, each = item.scored(Knowing(right), texts)["xcopa/ita_Latn/acc"]
     assert (own, each.tolist()) == (0.5, [1.0, 0.0, 1.0, 0.0])
     assert set(item.chance(texts)) == set(found)

@@ -214,6 +214,16 @@ def test_a_search_that_meets_many_texts_is_cut_smaller(monkeypatch: pytest.Monke
     whole = search.scores(held)
     monkeypatch.setattr(near, "POSTINGS", 100)
     assert search.scores(held).tolist() == whole.tolist() == [1.0] * 200
+    assert search.held(held).tolist() == [1.0] * 200
+
+
+def test_which_held_out_texts_are_held_and_how_much_is_said_in_their_order() -> None:
+    held = ["Good morning, Tom", "...", "The weather has been fine here since Monday last week", "Nobody says this"]
+    search = HeldOut(pa.array(held), "eng_Latn", 0.8)
+    said = ["He wrote: the weather has been fine here since Monday last week!", "good morning tom", "x"] * 1_100
+    assert search.texts.to_pylist() == [held[0], held[2], held[3]]
+    assert search.held(pa.array(said)).tolist() == [1.0, 1.0, 0.0]
+    assert search.held(pa.array(["x"] * 1_500 + ["Good morning, Toms"])).tolist() == pytest.approx([10 / 11, 0, 0])
 
 
 def test_a_short_held_out_text_may_be_part_of_another() -> None:

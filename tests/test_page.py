@@ -1,15 +1,21 @@
+import base64
+import hashlib
 import re
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from alignment_train import page
+from pipelines import statistics
+from pipelines.comparison import compared, language_groups
+from pipelines.contamination import Overlap
 from pipelines.store import Store
-from tests.evaluated import HOSTILE, fabricate, figures, recipe
+from tests.evaluated import DE, HOSTILE, SW, fabricate, figures, recipe, scored
 
-DE, SW = "deu_Latn-eng_Latn", "eng_Latn-swh_Latn"
 RECIPE = recipe()
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
@@ -42,7 +48,7 @@ class Reader(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.text += data
             if {"td", "th"} & set(self.open):
                 self.cells[-1][-1] += data
@@ -94,9 +100,13 @@ def test_the_page_is_the_same_twice(store: Store, text: str):
     assert page.render(RECIPE, store, metrics(), (61.0, 1 << 30)) == text
 
 
-def test_nothing_is_loaded_or_run(text: str, read: Reader):
+def test_nothing_is_loaded_and_only_the_sorting_is_run(text: str, read: Reader):
     tags = {tag for tag, _ in read.tags}
-    assert not tags & {"script", "img", "iframe", "link", "object", "form", "video"}
+    assert not tags & {"img", "iframe", "link", "object", "form", "video"}
+    assert text.count("<script") == text.count(f"<script>{page.script()}</script>") == 1
+    allowed = base64.b64encode(hashlib.sha256(page.script().encode()).digest()).decode()
+    assert f"script-src 'sha256-{allowed}'\">" in text
+    assert not re.search(r"fetch|import|http|eval|innerHTML", page.script())
     for tag, attributes in read.tags:
         assert not [name for name in attributes if name.startswith("on")]
         assert "src" not in attributes
@@ -135,9 +145,53 @@ def test_models_stand_side_by_side_with_chance_and_change(read: Reader):
     assert read.row("English – Swahili")[-2:] == ["−8.0 −12.2 to −3.8", "worse"]
     assert read.row("Mean")[-2:] == ["+10.5 +6.3 to +14.7", "better"]
     assert read.row("English")[1:4] == ["5.00 4.95 to 5.05", "5.00 4.95 to 5.05", "5.50 5.45 to 5.55"]
-    assert read.row("English")[4:] == ["+10.0 +8.5 to +11.5", "worse"]
+    assert read.row("English")[4:] == ["+10.0 +8.6 to +11.4", "worse"]
     assert read.row("Swahili")[-1] == "cannot be told apart"
     assert "600 items each" in read.text
+
+
+def paired() -> dict[str, Any]:
+    """metrics.json as evaluation makes it, with benchmarks, a collapsed layer and eval texts in the mix."""
+    rates = {"eng_Latn": (0.8, 0.7), "swh_Latn": (0.4, 0.4), "tha_Thai": (0.5, 0.6)}
+    models = {
+        name: {f"xcopa/{lang}/acc": scored(both[at], 200) for lang, both in rates.items()}
+        | {f"retrieval/{SW}/recall@1": scored(0.1 + 0.2 * at, 200)}
+        | {"representation/swh_Latn/effective_rank/layer=1": {"value": 30.0 - 28 * at}}
+        | {"representation/swh_Latn/effective_rank": statistics.mean(np.arange(9) * (1 + at))}
+        for at, name in enumerate(("base", "aligned"))
+    }
+    models["merged"] = models["aligned"]
+    groups = language_groups(models["base"], {"swh_Latn": 5}, "eng_Latn")
+    texts = {("eng_Latn", "text 0"): "exact", ("eng_Latn", f"{HOSTILE}"): "near", ("eng_Latn", "text 3"): ""}
+    whole = compared(models, "eng_Latn", groups, Overlap(0.8, {"retrieval": texts}, {}))
+    return {**models, **whole, "groups": groups, "pivot": "eng_Latn", "trained_layer": 1}
+
+
+def test_what_was_paired_is_shown_with_groups_gaps_and_contamination(store: Store):
+    text = page.render(RECIPE, store, paired(), None, {"language_map": b"\x89PNG", "pairs": b"x"})
+    read = Reader(text)
+    assert read.text.index("Collapsed representation, contaminated mix. Better") < read.text.index("For whom")
+    assert next(attributes for tag, attributes in read.tags if tag == "ul")["aria-label"] == "Guards raised"
+    head = read.cells[next(i for i, cells in enumerate(read.cells) if cells[0] == "Pair")]
+    assert head[-3:] == ["p", "Detectable", "Aligning made it"]
+    assert read.row("English – Swahili")[-3:] == ["< 0.01", "7.7", "better"]
+    plain = next(cells for cells in read.cells if cells[0] == "Swahili" and cells[1].startswith("4.00"))
+    assert [plain[i].split()[0] for i in (2, 3, -4)] == ["8.00", "8.00", "+4.00"]
+    assert 1 < float(plain[-2]) < 4, "in directions, as the change is: no percent"
+    rows = [cells[:3] for cells in read.cells if cells[0].startswith("Languages not seen in alignment")]
+    assert rows == [["Languages not seen in alignmentThai", "XCOPA acc, %", "better"]]
+    gaps = {cells[0]: cells for cells in read.cells if cells[1:2] == ["XCOPA acc"]}
+    assert [gaps[name][-1] for name in ("Swahili", "Thai", "Mean")] == [
+        "narrower, as English got worse", "narrower, as English got worse", "narrower, as English got worse",
+    ]  # fmt: skip
+    assert gaps["Swahili"][2].split()[0] == "50.0"
+    assert read.row("retrieval") == ["retrieval", "3", "1", "1"]
+    assert read.row("English – Swahili, recall@1")[1] == "1"
+    assert HOSTILE not in text
+    assert HOSTILE in read.text
+    images = [attributes for tag, attributes in read.tags if tag == "img"]
+    assert [image["src"] for image in images] == ["data:image/png;base64,iVBORw==", "data:image/png;base64,eA=="]
+    assert all(image["alt"] for image in images)
 
 
 def test_rows_are_followed_from_source_to_mix(read: Reader):

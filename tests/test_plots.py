@@ -12,6 +12,7 @@ from alignment_train.plots import (
     POINTS,
     _mapped,
     _pca,
+    gaps,
     guards,
     heat_map,
     language_map,
@@ -190,3 +191,15 @@ def test_a_long_curve_is_thinned_to_means(tmp_path: Path):
     svg = loss_curves({"base": path, "aligned": path}, svg=True) or b""
     assert len(svg) < 100_000
     assert size(loss_curves({"base": path, "aligned": path}) or b"")[0] == 1000
+
+
+def test_gaps_are_drawn_a_row_a_language_and_the_same_twice():
+    found = {f"xcopa/{lang}/acc": {"value": 0.2} for lang in ("all", "swh_Latn", "tha_Thai")}
+    metrics = {"control": {"x": 1}, "gaps": {"base": found, "aligned": found, "aligned-control": {}}}
+    svg = (gaps(metrics, svg=True) or b"").decode()
+    assert svg == (gaps(metrics, svg=True) or b"").decode()
+    for label in ("Swahili", "Thai", "xcopa, acc", "Behind English"):
+        assert label in svg
+    assert "Mean" not in svg
+    assert gaps({"gaps": {"aligned": {}}}) is None
+    assert gaps({}) is None

@@ -13,6 +13,8 @@ from pipelines.evals.retrieval import Retrieval, Side, by_item, cosine_gap, cosi
 from pipelines.languages import Pair
 from pipelines.registry import build
 from pipelines.schema import bitext_batch
+from pipelines.statistics import Scored, without
+from pipelines.verdict import verdict
 from tests.planted import Planted, recipe
 
 DE, FR = Pair("deu_Latn", "eng_Latn"), Pair("eng_Latn", "fra_Latn")
@@ -68,6 +70,35 @@ def test_recall_is_that_of_the_planted_alignment_at_every_layer() -> None:
     known = {f"retrieval/{DE}/{name}" for name in per_pair} | {f"representation/{name}" for name in guards}
     known |= {"representation/all/variance_ratio", "representation/all/language_probe"}
     assert set(metrics) == known | {f"{key}/layer={layer}" for key in known for layer in range(3)}
+
+
+class Collapsed(Planting):
+    """The same, with every sentence at one place in layer 2."""
+
+    def embed(self, texts: list[str], layers: list[int], pooling: str) -> dict[int, np.ndarray]:
+        found = super().embed(texts, layers, pooling)
+        return {layer: np.ones_like(states) if layer == 2 else states for layer, states in found.items()}
+
+
+def test_the_verdict_names_a_collapse_by_what_retrieval_measures() -> None:
+    item = retrieval()
+    texts = held_out(item, DE)
+    base, aligned = item.run(Planting(), texts), item.run(Collapsed(), texts)
+    assert verdict({"base": base, "aligned": aligned}).guards == ["collapsed representation"]
+    assert verdict({"base": base, "aligned": base}).guards == []
+
+
+def test_figures_of_a_pair_know_the_texts_of_their_items() -> None:
+    item = retrieval()
+    texts = held_out(item, DE)
+    some = texts["text"].to_pylist()[:1]
+    for name, metric in item.run(Planting(), texts).items():
+        if name.startswith("retrieval/"):
+            assert isinstance(metric, Scored)
+            count, rest = without(metric, set(some))
+            assert count == 1, name
+            assert rest is not None
+            assert rest["n"] == 19
 
 
 def test_every_figure_of_a_pair_is_that_of_its_formula() -> None:

@@ -1,26 +1,9 @@
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import pytest
 
-from pipelines.summary import by_layer, change, difference, subject, summary, table, told, verdict
-from tests.evaluated import TRAINED_LAYER, Rate, figures
+from pipelines.summary import by_layer, difference, gap_rows, mean, moved, share, subject, summary, table, told
+from tests.evaluated import DE, SW, TRAINED_LAYER, compare_rates
 
-Rates = Mapping[str, Sequence[Rate]]
-DE, SW = "deu_Latn-eng_Latn", "eng_Latn-swh_Latn"
-
-
-def metrics(recall: Rates, loss: Rates | None = None, chance: float = 1 / 300) -> dict[str, Any]:
-    """{subject: [base, control, aligned]}, or without control where there are two."""
-    names = ("base", "control", "aligned") if len(next(iter(recall.values()))) == 3 else ("base", "aligned")
-    models = {
-        name: figures({p: r[i] for p, r in recall.items()}, {p: r[i] for p, r in (loss or {}).items()})
-        for i, name in enumerate(names)
-    }
-    known = {f"retrieval/{pair}/recall@1": chance for pair in recall}
-    return {**models, "chance": known, "trained_layer": TRAINED_LAYER}
-
-
+metrics = compare_rates
 BETTER = {DE: [0.04, 0.05, 0.30], SW: [0.03, 0.04, 0.20]}
 EVEN = {"eng_Latn": [(5.00, 0.05), (5.10, 0.05), (5.15, 0.05)]}
 
@@ -67,9 +50,37 @@ def test_half_widths_of_a_difference_combine_in_quadrature():
     assert difference({"value": 2}, {"value": 1, "low": 0, "high": 2}) == {"value": 1}
 
 
-def test_a_change_is_relative():
-    assert change({"value": 5.5}, {"value": 5.0}) == pytest.approx({"value": 0.1})
-    assert change({"value": 5.5}, {"value": 0.0}) == {}
+def test_a_share_is_of_the_figure_it_is_measured_from():
+    found = share({"value": 0.5, "low": 0.25, "high": 0.75, "n": 9, "p": 0.01, "detectable": 0.4}, {"value": 5.0})
+    assert found == pytest.approx({"value": 0.1, "low": 0.05, "high": 0.15, "n": 9, "p": 0.01, "detectable": 0.08})
+    assert share({"value": 0.5}, {"value": 0.0}) == {}
+
+
+def test_what_was_paired_is_preferred_to_independent_intervals():
+    some = metrics(BETTER)
+    keys = [f"retrieval/{pair}/recall@1" for pair in (DE, SW)]
+    assert moved(some, "control", keys) == pytest.approx({"value": 0.205, "low": 0.162574, "high": 0.247426}, abs=1e-5)
+    narrow = {"value": 0.205, "low": 0.2, "high": 0.21, "n": 600, "p": 0.002, "detectable": 0.01}
+    some["differences"] = {"aligned-control": {"retrieval/all/recall@1": narrow}}
+    some["means"] = {"aligned": {"retrieval/all/recall@1": {"value": 0.25, "low": 0.24, "high": 0.26}}}
+    assert moved(some, "control", keys) == narrow
+    assert mean(some, "aligned", keys) == {"value": 0.25, "low": 0.24, "high": 0.26}
+    assert moved(some, "control", keys[:1]) == pytest.approx(difference(some["aligned"][keys[0]],
+                                                                        some["control"][keys[0]]))  # fmt: skip
+    assert moved({**some, "control": {}}, "control", keys) is None
+
+
+def test_gaps_are_listed_by_metric_with_the_mean_last():
+    def at(value: float) -> dict[str, float]:
+        return {"value": value, "low": value - 0.1, "high": value + 0.1}
+
+    keys = {f"xcopa/{lang}/acc": at(0.2) for lang in ("all", "seen", "swh_Latn", "tha_Thai")}
+    one = {f"loss/{lang}/nats_per_token": at(0.3) for lang in ("all", "swh_Latn")}
+    found = gap_rows({"control": {"x": 1}, "gaps": {"aligned": {**keys, **one}, "aligned-control": {}}})
+    assert [(row.task, row.name) for row in found] == [
+        ("loss", "Swahili"), ("xcopa", "Swahili"), ("xcopa", "Thai"), ("xcopa", "Mean"),
+    ]  # fmt: skip
+    assert found[0].cells == {"aligned": at(0.3)}
 
 
 @pytest.mark.parametrize(
@@ -95,97 +106,3 @@ def test_without_an_interval_nothing_is_told():
 def test_subjects_are_named_in_english_and_unknown_ones_kept():
     assert subject("loss/swh_Latn/nats_per_token") == "Swahili"
     assert subject("harness/xcopa_it/acc") == "xcopa_it"
-
-
-def words(*args, **kwargs) -> tuple[str, str, str]:
-    found = verdict(metrics(*args, **kwargs))
-    return found.tone, found.headline, " ".join(found.sentences).replace("\u00a0", " ")
-
-
-def test_a_rise_over_base_and_control_with_english_unharmed_is_better():
-    tone, headline, text = words(BETTER, EVEN)
-    assert (tone, headline) == (
-        "better", "Better: translations find each other more often after aligning, and no harm to English can be told",
-    )  # fmt: skip
-    assert text == (
-        "Recall@1 at the trained layer (2), averaged over 2 pairs, is 25.0 % (22.0 to 28.0 %) after aligning: "
-        "21.5 points above base's 3.5 % (+17.3 to +25.7 points), better; "
-        "20.5 points above control's 4.5 % (+16.3 to +24.7 points), better. Guessing gives 0.33 %. "
-        "English loss is 5.15 nats per token, 0.98 % above control's 5.10 (−0.40 to +2.38 %), "
-        "which cannot be told apart from no change."
-    )
-
-
-def test_a_fall_is_called_worse():
-    tone, headline, text = words({DE: [0.30, 0.30, 0.10], SW: [0.30, 0.30, 0.10]}, EVEN)
-    assert (tone, headline) == ("worse", "Worse: translations find each other less often after aligning")
-    assert "20.0 points below control's 30.0 % (−24.2 to −15.8 points), worse" in text
-    assert "Recall@1 is worse than control's in all 2 pairs." in text
-
-
-def test_a_collapsed_model_at_chance_is_worse():
-    tone, _, text = words({DE: [0.30, 0.32, (1 / 300, 0.0)]}, EVEN)
-    assert tone == "worse"
-    assert "Recall@1 at the trained layer (2) of German – English is 0.33 % (0.33 to 0.33 %)" in text
-    assert "Guessing gives 0.33 %." in text
-
-
-def test_no_difference_cannot_be_told_apart():
-    tone, headline, text = words({DE: [0.30, 0.31, 0.32], SW: [0.30, 0.31, 0.32]}, EVEN)
-    assert (tone, headline) == ("same", "Cannot be told apart: aligning shows no effect on finding translations")
-    assert "1.0 points above control's 31.0 % (−3.2 to +5.2 points), which cannot be told apart from no change" in text
-
-
-def test_what_the_text_alone_does_is_not_credited_to_aligning():
-    tone, headline, _ = words({DE: [0.10, 0.31, 0.32]}, EVEN)
-    assert tone == "same"
-    assert headline.startswith("Cannot be told apart from control: the training text helped")
-
-
-def test_worse_than_control_is_worse_even_where_better_than_base():
-    assert words({DE: [0.10, 0.50, 0.30]}, EVEN)[0] == "worse"
-
-
-def test_ruined_english_is_named_beside_better_retrieval():
-    tone, headline, text = words(BETTER, {"eng_Latn": [5.0, 5.1, 6.63], "swh_Latn": [5.5, 5.5, 5.0]})
-    assert (tone, headline) == ("mixed", "Mixed: translations find each other more often, but English got worse")
-    assert "English loss is 6.63 nats per token, 30.0 % above control's 5.10 (29.0 to 31.0 %), worse." in text
-
-
-def test_ruined_english_without_better_retrieval_is_worse():
-    tone, headline, _ = words({DE: [0.30, 0.30, 0.30]}, {"eng_Latn": [5.0, 5.1, 6.63]})
-    assert tone == "worse"
-    assert headline.endswith("and English got worse")
-
-
-def test_an_average_does_not_hide_a_pair_or_language_that_got_worse():
-    text = words(
-        {DE: [0.10, 0.10, 0.90], SW: [0.30, 0.30, 0.10]},
-        {**EVEN, "deu_Latn": [5.0, 5.0, 4.0], "swh_Latn": [5.0, 5.0, 6.0]},
-    )[2]
-    assert "Recall@1 is worse than control's in 1 of 2 pairs: English – Swahili." in text
-    assert "Loss is worse than control's in 1 of 2 other languages: Swahili." in text
-
-
-def test_without_control_base_is_the_reference():
-    tone, _, text = words({DE: [0.10, 0.40]}, {"eng_Latn": [5.0, 5.0]})
-    assert tone == "better"
-    assert "control" not in text
-    assert "0.0 % above base's 5.00" in text
-
-
-def test_figures_that_are_not_numbers_are_a_broken_model():
-    some = metrics(BETTER, EVEN)
-    some["aligned"]["loss/eng_Latn/nats_per_token"] = {"value": None}
-    found = verdict(some)
-    assert found.tone == "mixed"
-    assert "English loss after aligning is not a number: the model is broken, worse." in found.sentences
-
-
-def test_another_layer_than_the_trained_one_is_named():
-    some = metrics({DE: [0.04, 0.05, 0.30]}) | {"trained_layer": 4}
-    assert "Recall@1 at layer 2 of German" in verdict(some).sentences[0]
-
-
-def test_without_figures_there_is_nothing_to_compare():
-    assert verdict({"base": {}, "aligned": {}}).headline.startswith("Nothing to compare")

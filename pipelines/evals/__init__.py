@@ -7,12 +7,16 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.languages import Pair
 from pipelines.registry import Plugin
 
 Metric = dict[str, float | int]
-"""{value, low, high, n}: the figure, its 95 % interval and the number of items; low and high only where they exist."""
+"""{value, low, high, n}: the figure, its 95 % interval and the number of items; low and high only where they exist.
+
+One of `pipelines.statistics` also remembers its items, by which two models are compared in pairs.
+"""
 
 
 States = Mapping[str, np.ndarray]
@@ -43,6 +47,14 @@ class LanguageModel(Protocol):
     def generate(self, prompts: Sequence[str], stop: Sequence[str], max_new_tokens: int) -> list[str]:
         """What greedy decoding adds to each prompt, up to EOS or the first of the texts in `stop`, which is cut off."""
         ...
+
+
+def asked(texts: pa.Table, pair: str) -> list[tuple[str, ...]]:
+    """The texts of each item of a pair or task, in the order in which the items first appear."""
+    found: dict[str, tuple[str, ...]] = {}
+    for row in texts.filter(pc.equal(texts["pair"], pair)).select(["item", "text"]).to_pylist():
+        found[row["item"]] = (*found.get(row["item"], ()), row["text"])
+    return list(found.values())
 
 
 class Eval(Plugin):

@@ -23,7 +23,7 @@ import yaml
 from pydantic import Field, field_validator
 
 from pipelines import statistics
-from pipelines.evals import Eval, LanguageModel, Metric
+from pipelines.evals import Eval, LanguageModel, Metric, asked
 from pipelines.languages import Pair, alpha2, iso, name, parse
 from pipelines.matching import match_key
 from pipelines.paths import content_hash, expand, open_binary
@@ -221,8 +221,11 @@ class Harness(Eval):
 
     def run(self, lm: LanguageModel, texts: pa.Table) -> dict[str, Metric]:
         out: dict[str, Metric] = {}
+        langs = sorted(set(texts["lang"].to_pylist()))
+        of = {f"{one.family}/{one.lang}": asked(texts, one.task) for one in self.plan(langs)[0]}
         for key, (own, each) in self.scored(lm, texts).items():
-            metric = statistics.mean(each)
+            items = of[key.rpartition("/")[0]]
+            metric = statistics.mean(each, texts=items if len(items) == len(each) else None)
             # Where the harness's figure is no mean over items, resampling a mean says nothing about it.
             out[key] = metric if abs(metric["value"] - own) < 1e-9 else {"value": own, "n": len(each)}
         return out

@@ -31,5 +31,6 @@ class Loss(BitextEval):
                     f"{self.name}, {lang}: the loss is NaN or infinite. Needed: finite. The training diverged."
                 )
             asked = tokens > 0
-            out[f"{self.name}/{lang}/nats_per_token"] = statistics.ratio(nats[asked], tokens[asked])
+            of = [(text,) for text, some in zip(distinct, asked, strict=True) if some]
+            out[f"{self.name}/{lang}/nats_per_token"] = statistics.ratio(nats[asked], tokens[asked], texts=of)
         return out

@@ -70,7 +70,8 @@ class Retrieval(BitextEval):
                     cosines(src.states[layer], tgt.states[layer], f"{self.name}, {pair}, layer {layer}")
                 ).items()
             }
-            out.update(zip(figures, statistics.means(np.stack(list(figures.values()))), strict=True))
+            of = list(zip(src.texts, tgt.texts, strict=True))
+            out.update(zip(figures, statistics.means(np.stack(list(figures.values())), texts=of), strict=True))
             for side in both:
                 if side.lang not in whole:
                     place = {text: row for row, text in enumerate(side.texts)}

@@ -1,0 +1,244 @@
+"""Evaluations of any number of runs -> one table, a line a recipe; runs that differ in seed and name alone share one.
+
+Arithmetic and text only. Every figure is that of the aligned model, with its change against the control of its run.
+"""
+
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from math import hypot
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from pipelines import languages
+from pipelines.evals import Metric
+from pipelines.paths import is_address
+from pipelines.statistics import MOST_RUNS, over_runs
+from pipelines.store import Manifest, Store
+from pipelines.summary import (
+    ALL,
+    BETTER,
+    LOWER_IS_BETTER,
+    SAME,
+    WORSE,
+    Metrics,
+    bounded,
+    digits,
+    groups,
+    mean,
+    moved,
+    share,
+    told,
+)
+from pipelines.verdict import is_result, reference, task_name, verdict
+
+
+class Run(NamedTuple):
+    """One evaluation."""
+
+    where: str
+    manifest: Manifest
+    metrics: Metrics
+
+
+class Line(NamedTuple):
+    """One recipe."""
+
+    name: str
+    runs: list[Run]
+    guards: list[str]
+    """Raised by any of its runs."""
+    figures: dict[str, Metric]
+    """Of the aligned model by column; of several runs the mean with its t interval."""
+    changes: dict[str, Metric]
+
+
+def read(places: Sequence[str]) -> list[Run]:
+    """The evaluations at these stores or evaluation folders; ValueError where there is none."""
+    out = []
+    for place in places:
+        folder = Path(place)
+        if is_address(place) or (folder / "store.json").exists():
+            folder = Store(place).fetched("evaluation")
+        texts = [folder / name for name in ("metrics.json", "manifest.json")]
+        if missing := [text.name for text in texts if not text.exists()]:
+            raise ValueError(
+                f"run {place}: found no {' and no '.join(missing)}. Allowed: a store that has an evaluation, or its "
+                f"folder evaluation/. Make it with 'make align' or 'python -m alignment_train eval'."
+            )
+        metrics, manifest = (text.read_text(encoding="utf-8") for text in texts)
+        run = Run(place, Manifest.model_validate_json(manifest), json.loads(metrics))
+        if twice := [other.where for other in out if other.manifest.fingerprint == run.manifest.fingerprint]:
+            raise ValueError(
+                f"run {place}: found the same evaluation as {twice[0]}. Allowed: each once, or a run would count as "
+                f"two seeds. Leave one out."
+            )
+        out.append(run)
+    return out
+
+
+def lines(runs: Sequence[Run]) -> list[Line]:
+    """A line a recipe: those that raise a guard last, and else by the first column, best first."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        said = {key: value for key, value in run.manifest.recipe.items() if key not in ("name", "seed")}
+        found.setdefault(json.dumps(said, sort_keys=True), []).append(run)
+    names: dict[str, int] = {}
+    out = []
+    for own in found.values():
+        if len(own) > MOST_RUNS:
+            raise ValueError(
+                f"report: found {len(own)} runs of one recipe. Allowed: at most {MOST_RUNS}. Name fewer of them."
+            )
+        name = ", ".join(dict.fromkeys(str(run.manifest.recipe.get("name", "unnamed")) for run in own))
+        names[name] = names.get(name, 0) + 1
+        values = [_figures(run) for run in own]
+        figures, changes = (
+            {key: _together([each[side][key] for each in values])
+             for key in values[0][side] if all(key in each[side] for each in values)}
+            for side in (0, 1)
+        )  # fmt: skip
+        guards = dict.fromkeys(guard for run in own for guard in _verdict(run).guards)
+        out.append(Line(name if names[name] == 1 else f"{name} ({names[name]})", own, list(guards), figures, changes))
+    leading = next((key for line in out for key in line.figures), "")
+    down = leading.rpartition("/")[2] in LOWER_IS_BETTER
+
+    def place(line: Line) -> tuple[bool, float]:
+        value = line.figures.get(leading, {"value": float("inf") if down else float("-inf")})["value"]
+        return bool(line.guards), value if down else -value
+
+    return sorted(out, key=place)
+
+
+def _together(found: list[Metric]) -> Metric:
+    """Of several runs the mean with its t interval, in quadrature with theirs: few hits may be the same in all runs."""
+    if len(found) == 1:
+        return found[0]
+    out = over_runs([item["value"] for item in found])
+    if all(bounded(item) for item in found):
+        low, high = (fmean(abs(item[part] - item["value"]) for item in found) for part in ("low", "high"))
+        half = out["high"] - out["value"]
+        out |= {"low": out["value"] - hypot(half, low), "high": out["value"] + hypot(half, high)}
+    return out
+
+
+def _pivot(run: Run) -> str:
+    return str(run.metrics.get("pivot", "eng_Latn"))
+
+
+def _verdict(run: Run) -> Any:
+    return verdict(run.metrics, _pivot(run))
+
+
+def _figures(run: Run) -> tuple[dict[str, Metric], dict[str, Metric]]:
+    """({column: figure of aligned}, {column: change against control}): means over languages, and the pivot's loss."""
+    pivot, against = _pivot(run), reference(run.metrics)
+    figures, changes = dict[str, Metric](), dict[str, Metric]()
+    for task, metric, keys in groups(run.metrics):
+        if not is_result(task, metric):
+            continue
+        parts = {f"{task}/{ALL}/{metric}": keys}
+        if task == "loss" and (own := f"{task}/{pivot}/{metric}") in keys:
+            parts = {own: [own], **parts}
+        for column, members in parts.items():
+            aligned, other = (mean(run.metrics, name, members) for name in ("aligned", against))
+            diff = moved(run.metrics, against, members)
+            if aligned and other and diff:
+                figures[column] = aligned
+                changes[column] = share(diff, other) if metric in LOWER_IS_BETTER else diff
+    return figures, changes
+
+
+def table(found: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
+    """Column titles and cells as text."""
+    columns = list(dict.fromkeys(key for line in found for key in line.figures))
+    head = ["recipe", "runs", "verdict", *(part for key in columns for part in (_title(key), "change"))]
+    rows = []
+    for line in found:
+        words = [_verdict(run) for run in line.runs]
+        tones = list(dict.fromkeys(word.tone.replace("same", "not told apart") for word in words))
+        row = [line.name, str(len(line.runs)), ", ".join([*line.guards, " or ".join(tones)])]
+        for key in columns:
+            row += [_cell(line.figures.get(key), key), _change(line.changes.get(key), key)]
+        rows.append(row)
+    return head, rows
+
+
+def notes(found: Sequence[Line]) -> list[str]:
+    """How to read the table, and what forbids comparing its lines."""
+    against = sorted({reference(run.metrics) for line in found for run in line.runs})
+    out = [
+        f"Figures are of the aligned model, means over pairs or languages; the change beside each is against "
+        f"{' or '.join(against)} of the same run, of losses as a share. Intervals are 95 %: of one run over items "
+        f"(paired bootstrap), of several over seeds (Student's t) and items together. Runs that raise a guard stand "
+        f"last.",
+    ]
+    for what, asset in (("eval texts", "eval_text"), ("base models", "base_model")):
+        prints = {run.manifest.inputs.get(asset) for line in found for run in line.runs}
+        if len(prints) > 1:
+            out.append(f"These runs have {len(prints)} different {what}: figures of unlike ones do not compare.")
+    for line in found:
+        for run in line.runs:
+            seed = run.manifest.recipe.get("seed")
+            out.append(f"{line.name}, seed {seed}, {run.where}: {_verdict(run).headline}.")
+    return out
+
+
+def markdown(found: Sequence[Line]) -> str:
+    """The leaderboard for a terminal or a README."""
+    head, rows = table(found)
+    marks = ["---" if column in ("recipe", "verdict") else "---:" for column in head]
+    whole = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (head, marks, *rows)]
+    told_ = [f"- {note}" for note in notes(found)]
+    return "\n".join([f"| {' | '.join(row)} |" for row in whole] + ["", *told_]) + "\n"
+
+
+def page(found: Sequence[Line]) -> str:
+    """The leaderboard as one HTML file that loads nothing."""
+    import base64
+    import hashlib
+
+    import jinja2
+    from markupsafe import Markup
+
+    from alignment_train.page import script
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    head, rows = table(found)
+    hashed = base64.b64encode(hashlib.sha256(script().encode()).digest()).decode()
+    text = files("alignment_train").joinpath("leaderboard.html").read_text(encoding="utf-8")
+    context = {"head": head, "rows": rows, "notes": notes(found), "guarded": [bool(line.guards) for line in found]}
+    return environment.from_string(text).render(script=Markup(script()), script_hash=hashed, **context)
+
+
+def _title(key: str) -> str:
+    task, subject, metric = key.split("/", 2)
+    if task == "loss":
+        return "loss, all languages" if subject == ALL else f"{languages.name(subject)} loss"
+    return metric.replace("_", " ") if task == "retrieval" else task_name(task, metric)
+
+
+def _cell(item: Metric | None, key: str) -> str:
+    if not item:
+        return "–"
+    plain = key.rpartition("/")[2] in LOWER_IS_BETTER
+    return _text(item, 1 if plain else 100, 2 if plain else digits(item["value"]), "" if plain else " %")
+
+
+def _change(item: Metric | None, key: str) -> str:
+    if not item:
+        return "–"
+    lower = key.rpartition("/")[2] in LOWER_IS_BETTER
+    word = {BETTER: ", better", WORSE: ", worse", SAME: ""}[told(item, lower)]
+    return _text(item, 100, digits(item["value"]), " %" if lower else " points", "+") + word
+
+
+def _text(item: Metric, scale: int, places: int, unit: str, sign: str = "") -> str:
+    low, high = item.get("low"), item.get("high")
+    bounds = (
+        "" if low is None or high is None else f" ({low * scale:{sign}.{places}f} to {high * scale:{sign}.{places}f})"
+    )
+    return f"{item['value'] * scale:{sign}.{places}f}{unit}{bounds}".replace("-", "−")

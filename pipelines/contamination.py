@@ -1,0 +1,122 @@
+"""Training mix and eval texts -> which of the texts the mix holds, exactly or nearly.
+
+The mix was decontaminated, so nothing should be found. It is looked for all the same: somebody may have switched the
+search for near copies off, or mixed rows of their own.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.matching import match_key
+from pipelines.near import HeldOut
+from pipelines.progress import Tell, silent
+from pipelines.store import Store
+
+NEAR = 0.8
+"""Similarity from which a text is nearly held, where the recipe has switched the search off; else the recipe's own."""
+EXAMPLES = 5
+
+
+class Overlap(NamedTuple):
+    """What was looked for, and found."""
+
+    near: float
+    texts: dict[str, dict[tuple[str, str], str]]
+    """{eval: {(language, text): `exact`, `near` or nothing}} of its distinct texts."""
+    rows: dict[str, int]
+    """Rows of the mix that train, by each language that stands in them."""
+
+    def held(self, name: str) -> set[str]:
+        """The texts of an eval that the mix holds."""
+        return {text for (_, text), kind in self.texts[name].items() if kind}
+
+    def counts(self) -> dict[str, Any]:
+        """As JSON: {near, evals: {name: {texts, exact, near}}, examples}."""
+        kinds = {name: Counter(found.values()) for name, found in self.texts.items()}
+        examples = [
+            {"eval": name, "language": lang, "text": text, "kind": kind}
+            for name, found in sorted(self.texts.items())
+            for (lang, text), kind in sorted(found.items())
+            if kind
+        ]
+        return {
+            "near": self.near,
+            "evals": {
+                name: {"texts": found.total(), "exact": found["exact"], "near": found["near"]}
+                for name, found in sorted(kinds.items())
+            },
+            "examples": examples[:EXAMPLES],
+        }
+
+
+def overlap(store: Store, near: float | None, tell: Tell = silent) -> Overlap:
+    """Every text of the evals against every row of the mix that trains.
+
+    Exactly held is a text with the match key of a segment or message of its language; nearly, as `decontaminate` has
+    it, so that a short text within a longer one is not found. In which of its two languages a message is, is unknown:
+    it is compared with both.
+    """
+    near = near or NEAR
+    held_out, langs = store.table("eval_text"), Counter[str]()
+    texts: dict[str, dict[tuple[str, str], str]] = {}
+    for row in held_out.select(["eval", "lang", "text"]).to_pylist():
+        texts.setdefault(row["eval"], {})[row["lang"], row["text"]] = ""
+    searches = {
+        lang: _Search(pc.unique(held_out.filter(pc.equal(held_out["lang"], lang))["text"]), lang, near)
+        for lang in pc.unique(held_out["lang"]).to_pylist()
+    }
+    mix = store.require("training_mix")
+    parts = [part for part in mix.rows if not part.endswith("dev")]
+    done, total = 0, sum(mix.rows[part] for part in parts)
+    for part in parts:
+        for batch in store.batches("training_mix", part=part):
+            tell(done, total, "looking for eval texts in the mix")
+            for lang, said in _said(batch):
+                if lang in searches:
+                    searches[lang].see(said)
+            sides = pa.table({side: batch[side] for side in ("src_lang", "tgt_lang")})
+            for row in sides.group_by(["src_lang", "tgt_lang"]).aggregate([([], "count_all")]).to_pylist():
+                for lang in {row["src_lang"], row["tgt_lang"]}:
+                    langs[lang] += row["count_all"]
+            done += batch.num_rows
+    for found in texts.values():
+        for lang, text in found:
+            found[lang, text] = searches[lang].kinds.get(text, "")
+    return Overlap(near, texts, dict(sorted(langs.items())))
+
+
+class _Search:
+    """For the texts of one language."""
+
+    def __init__(self, texts: pa.Array, lang: str, near: float):
+        self.kinds: dict[str, str] = {}
+        self._keys: dict[str, list[str]] = {}
+        for text, key in zip(texts.to_pylist(), match_key(texts).to_pylist(), strict=True):
+            if key:
+                self._keys.setdefault(key, []).append(text)
+        self._near = HeldOut(texts, lang, near)
+        self._written: dict[str, list[str]] = {}
+        for text, nfc in zip(texts.to_pylist(), pc.utf8_normalize(texts, form="NFC").to_pylist(), strict=True):
+            self._written.setdefault(nfc, []).append(text)
+
+    def see(self, said: pa.Array) -> None:
+        """Note in `kinds` which texts are held."""
+        keys = match_key(said)
+        same = keys.filter(pc.is_in(keys, value_set=pa.array(list(self._keys), pa.string())))
+        for key in pc.unique(same).to_pylist():
+            self.kinds.update(dict.fromkeys(self._keys[key], "exact"))
+        for nfc in self._near.texts.filter(pa.array(self._near.held(said) > 0)).to_pylist():
+            for text in self._written[nfc]:
+                self.kinds.setdefault(text, "near")
+
+
+def _said(batch: pa.RecordBatch) -> Iterator[tuple[str, pa.Array]]:
+    """(language, texts) of a batch; the messages of a conversation once for each of its languages."""
+    for side in ("src", "tgt"):
+        for lang in pc.unique(batch[f"{side}_lang"]).to_pylist():
+            rows = batch.filter(pc.equal(batch[f"{side}_lang"], lang))
+            yield lang, rows[side] if side in batch.schema.names else rows["messages"].flatten().field("content")

@@ -1,0 +1,118 @@
+"""A data card in the hub's format: what the training mix holds and where it is from -> README.md beside its shards.
+
+Source: the card's keys, https://huggingface.co/docs/hub/datasets-cards#dataset-card-metadata.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import yaml
+
+from pipelines import languages
+from pipelines.config import Recipe
+from pipelines.store import LedgerRow
+
+FILE = "README.md"
+SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+PARTS = {
+    "bitext": "segment pairs: `src`, `tgt`, their languages and corpus",
+    "instructions": "conversations: `messages`, the languages, corpus and template",
+    "tasks": "conversations of tasks",
+    "dev": "segment pairs that train nothing: no segment of theirs is in any other part",
+    "tasks_dev": "conversations of tasks that train nothing",
+}
+
+
+def card(
+    recipe: Recipe,
+    rows: Mapping[str, int],
+    numbers: Mapping[str, Any],
+    corpora: Mapping[str, Mapping[str, Any]],
+    ledger: Iterable[LedgerRow] = (),
+) -> str:
+    """The card of a mix; rows by part, numbers, provenance and ledger are those of its manifest."""
+    listed = sources(corpora, numbers)
+    dropped: dict[str, int] = {}
+    for row in ledger:
+        dropped[row.step] = dropped.get(row.step, 0) + row.dropped
+    parts = [{"part": name, "rows": count, "what": PARTS.get(name, "")} for name, count in rows.items()]
+    receipt = [
+        {"kind": row["kind"], "pair": row["pair"], "available": row["available"], "taken": row["taken"]}
+        for row in numbers.get("receipt", ())
+    ]
+    out = [
+        "---\n" + yaml.safe_dump(_metadata(recipe, rows, listed), sort_keys=False, allow_unicode=True) + "---",
+        f"# Training mix of {recipe.name}",
+        "Parallel text and cross-lingual instructions to align the languages of a multilingual language model, made by "
+        f"Isogloss: {', '.join(map(languages.name, recipe.corpus.languages))}.",
+        "## What it holds",
+        _table(parts),
+        "```python\nfrom datasets import load_from_disk\n\nmix = load_from_disk('training_mix')\n```",
+        "## Where it is from",
+        "Licences are those that the corpora state; which of them bind what is made of the mix is for its users to "
+        "judge. Every row names its corpus.",
+        _table(listed) if listed else "The mix names no corpus.",
+        "## How it was made",
+        "Collected, filtered, deduplicated exactly and nearly, and decontaminated: what holds a text of the recipe's "
+        "evals was dropped. Rows of each pair and kind that were there, and that the budget took:",
+        _table(receipt) if receipt else "The mix has no receipt.",
+        *(["Rows not taken, and why:", _table([{"step": step, "rows": n} for step, n in dropped.items()])]
+          if dropped else []),
+        "## Known limits",
+        "The text is as its sources have it: it may hold personal data, bias and errors, and wrong translations that "
+        "no filter found. Languages have as many rows as the budget gives them, not as many as their speakers.",
+        "<details><summary>The recipe, with all defaults</summary>",
+        f"````yaml\n{yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True)}````",
+        "</details>",
+    ]  # fmt: skip
+    return "\n\n".join(out) + "\n"
+
+
+def sources(corpora: Mapping[str, Mapping[str, Any]], numbers: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """{corpus, version, licence, rows, url, citation} of every corpus of a mix, rows of all kinds together."""
+    taken: dict[str, int] = {}
+    for row in numbers.get("receipt_corpora", ()):
+        taken[row["corpus"]] = taken.get(row["corpus"], 0) + row["taken"]
+    return [
+        {
+            "corpus": name,
+            "version": facts.get("version", ""),
+            "licence": facts.get("licence") or "not stated",
+            "rows": taken.get(name, 0),
+            "url": facts.get("url", ""),
+            "citation": facts.get("citation", ""),
+        }
+        for name, facts in sorted(corpora.items())
+    ]
+
+
+def _metadata(recipe: Recipe, rows: Mapping[str, int], listed: list[dict[str, Any]]) -> dict[str, Any]:
+    """The YAML in front. The licence is `other`: those of the corpora decide, and they are many."""
+    total = sum(rows.values())
+    tasks = ["translation", *(["text-generation"] if rows.get("instructions") or rows.get("tasks") else [])]
+    return {
+        "language": sorted({languages.alpha2(code) for code in recipe.corpus.languages}),
+        "license": "other",
+        "data_licences": sorted({row["licence"] for row in listed}),
+        "pretty_name": f"Isogloss training mix of {recipe.name}",
+        "size_categories": [next((name for most, name in SIZES if total < most), "n>10M")],
+        "task_categories": tasks,
+        "multilinguality": "translation",
+        "tags": ["isogloss", "parallel-corpus", "cross-lingual-alignment"],
+        "configs": [{"config_name": part, "data_files": f"{part}/data-*.arrow"} for part in rows],
+    }
+
+
+def _table(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Mappings of the same keys as a table of Markdown."""
+    listed = list(rows)
+    lines = [list(listed[0]), ["---"] * len(listed[0]), *(map(_cell, row.values()) for row in listed)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    """A value that cannot leave its cell: corpora say what they like of themselves."""
+    text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    for char, safe in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("[", "\\[")):
+        text = text.replace(char, safe)
+    return " ".join(text.split())

@@ -1,0 +1,389 @@
+"""metrics.json -> whether aligning made the model better, for whom, and what speaks against believing it; in words."""
+
+import re
+from statistics import fmean
+from typing import NamedTuple
+
+from pipelines import languages
+from pipelines.comparison import LOW_RESOURCE, NO_RESULT
+from pipelines.evals import Metric
+from pipelines.summary import (
+    BETTER,
+    LOWER_IS_BETTER,
+    SAME,
+    WORSE,
+    Metrics,
+    at_layer,
+    figure,
+    groups,
+    interval,
+    keys_of,
+    mean,
+    mean_key,
+    moved,
+    percent,
+    points,
+    share,
+    subject,
+    told,
+    value,
+)
+
+COLLAPSED = 0.25
+"""Share of base's effective rank below which, at any layer, the representation counts as collapsed."""
+CONTAMINATED = 0.01
+"""Share of an eval's texts in the mix from which its figures are not to be believed."""
+RUINED = 0.1
+"""Share by which the pivot's loss may rise over control's before the pivot counts as ruined."""
+HEADLINES = {
+    BETTER: "Better: translations find each other more often after aligning",
+    WORSE: "Worse: translations find each other less often after aligning",
+    SAME: "Cannot be told apart: aligning shows no effect on finding translations",
+    "text": "Cannot be told apart from control: the training text helped, aligning shows no effect of its own",
+}
+GROUPS = {
+    "seen": "languages seen in alignment",
+    "unseen": "languages not seen in alignment",
+    "high": "high-resource languages",
+    "low": "low-resource languages",
+}
+
+
+class Group(NamedTuple):
+    """What became of one group of languages by one metric."""
+
+    group: str
+    """A key of GROUPS."""
+    languages: list[str]
+    key: str
+    """`task/group/metric`."""
+    aligned: Metric
+    moved: Metric
+    """Against control, or base where there is no control; a share of the other's figure where less is better."""
+    word: str
+
+
+class Verdict(NamedTuple):
+    """The result in words."""
+
+    tone: str
+    """`better`, `mixed`, `worse` or `same`."""
+    headline: str
+    sentences: list[str]
+    guards: list[str] = []
+    """What was found that no figure makes good: collapsed representation, contaminated mix, ruined English."""
+    groups: list[Group] = []
+
+
+def verdict(metrics: Metrics, pivot: str = "eng_Latn") -> Verdict:
+    """Recall@1 against base and control, the pivot's loss and all other tasks against control; then the guards."""
+    sentences: list[str] = []
+    recall = _recall(metrics, sentences)
+    loss = _loss(metrics, pivot, sentences)
+    tasks = _tasks(metrics, sentences)
+    tone, headline = _headline(recall, loss, tasks, languages.name(pivot))
+    found = by_group(metrics)
+    if said := _groups(found, metrics, sentences):
+        headline += f" ({said})"
+    named: list[str] = []
+    guards: list[str] = []
+    for guard in (_collapsed, _contaminated, _ruined):
+        name, said = guard(metrics, pivot)
+        if name:
+            guards += [name]
+            named += said
+        else:
+            sentences += said
+    if guards:
+        headline = f"{', '.join(guards).capitalize().replace('english', 'English')}. {headline}"
+        tone = "worse" if "collapsed representation" in guards or tone == "worse" else "mixed"
+    return Verdict(tone, headline, [*named, *sentences], guards, found)
+
+
+def reference(metrics: Metrics) -> str:
+    """What aligned is measured against: control, or base where there is none."""
+    return "control" if metrics.get("control") else "base"
+
+
+def is_result(task: str, metric: str) -> bool:
+    """Whether a figure counts for the verdict: states have none, and of retrieval it is recall@1 alone."""
+    return task not in NO_RESULT and (task != "retrieval" or metric == "recall@1")
+
+
+def by_group(metrics: Metrics) -> list[Group]:
+    """The mean of every metric over every group of languages of metrics.json, where it has such."""
+    out = []
+    against = reference(metrics)
+    for task, metric, keys in groups(metrics):
+        for group, langs in metrics.get("groups", {}).items():
+            key = mean_key(keys, group)
+            aligned = metrics.get("means", {}).get("aligned", {}).get(key)
+            diff = metrics.get("differences", {}).get(f"aligned-{against}", {}).get(key)
+            other = metrics.get("means", {}).get(against, {}).get(key)
+            if not is_result(task, metric) or not aligned or not diff or not other:
+                continue
+            lower = metric in LOWER_IS_BETTER
+            word = told(diff, lower)
+            out.append(Group(group, langs, key, aligned, share(diff, other) if lower else diff, word))
+    return out
+
+
+def task_name(task: str, metric: str) -> str:
+    """`xnli/…/acc` -> `XNLI acc`."""
+    return f"{task.replace('_', ' ').upper() if len(task) < 8 else task.replace('_', ' ')} {metric.replace('_', ' ')}"
+
+
+def _headline(recall: str | None, loss: str | None, tasks: dict[str, str], name: str) -> tuple[str, str]:
+    """(tone, headline) of what was found."""
+    words = {BETTER: "better", WORSE: "worse"}
+    better = [task for task, word in tasks.items() if word == BETTER]
+    worse = [task for task, word in tasks.items() if word == WORSE]
+    said = [f"{word} at {', '.join(which)}" for word, which in (("better", better), ("worse", worse)) if which]
+    if recall is None and tasks:
+        tone = "mixed" if better and worse else "better" if better else "worse" if worse else "same"
+        text = " and ".join(said) or f"cannot be told apart at {', '.join(tasks)}"
+        if loss == WORSE:
+            tone, text = "mixed" if better else "worse", f"{text}, and {name} text got worse"
+        return tone, f"{text[0].upper()}{text[1:]} after aligning"
+    if recall is None and loss is None:
+        return "same", "Nothing to compare: the recipe's evals give no figure of this kind"
+    if recall is None:
+        return words.get(str(loss), "same"), f"{name} after aligning: {loss}; no retrieval was measured"
+    headline, tone = HEADLINES[recall], words.get(recall, "same")
+    if loss == WORSE:
+        tone = "mixed" if recall == BETTER else "worse"
+        headline = (
+            f"Mixed: translations find each other more often, but {name} got worse"
+            if recall == BETTER
+            else f"{headline}, and {name} got worse"
+        )
+    elif recall == BETTER and loss == SAME:
+        headline += f", and no harm to {name} can be told"
+    if worse:
+        tone = "mixed" if "better" in (tone, *tasks.values()) else "worse"
+    elif better and tone != "better":
+        tone = "better" if tone == "same" else "mixed"
+    return tone, headline + "".join(f"; {part}" for part in said)
+
+
+def _recall(metrics: Metrics, sentences: list[str]) -> str | None:
+    """Key of HEADLINES for recall@1 at the trained layer; appends what was found."""
+    keys = keys_of(metrics, "retrieval", "recall@1")
+    aligned = mean(metrics, "aligned", keys)
+    if aligned is None:
+        if keys:
+            sentences.append("Recall@1 after aligning is not a number: the model is broken.")
+        return WORSE if keys else None
+    against = {name: other for name in ("base", "control") if (other := mean(metrics, name, keys))}
+    diffs = {name: diff for name in against if (diff := moved(metrics, name, keys))}
+    chance = mean(metrics, "chance", keys)
+    text = f"Recall@1{at_layer(metrics)}"
+    text += f", averaged over {len(keys)} pairs," if len(keys) > 1 else f" of {subject(keys[0])}"
+    text += f" is {percent(aligned['value'])}{interval(aligned)} after aligning"
+    parts = [
+        f"{points(diff['value'])} {'above' if diff['value'] >= 0 else 'below'} {name}'s "
+        f"{percent(against[name]['value'])}{interval(diff, ' points')}, {_word(diff)}"
+        for name, diff in diffs.items()
+    ]
+    text += "".join(f"{': ' if i == 0 else '; '}{part}" for i, part in enumerate(parts))
+    sentences.append(text + (f". Guessing gives {percent(chance['value'])}." if chance else "."))
+    _minority(metrics, keys, "pairs", sentences)
+    found = {name: told(diff) for name, diff in diffs.items()}
+    if WORSE in found.values():
+        return WORSE
+    if found and all(item == BETTER for item in found.values()):
+        return BETTER
+    return "text" if found.get("base") == BETTER else SAME
+
+
+def _loss(metrics: Metrics, pivot: str, sentences: list[str]) -> str | None:
+    """The pivot's loss against control, or base where there is no control; appends what was found."""
+    keys = keys_of(metrics, "loss", "nats_per_token")
+    key, name = f"loss/{pivot}/nats_per_token", languages.name(pivot)
+    if key not in keys:
+        return None
+    against = reference(metrics)
+    aligned, other = figure(metrics, "aligned", key), figure(metrics, against, key)
+    if aligned is None:
+        sentences.append(f"{name} loss after aligning is not a number: the model is broken, worse.")
+        return WORSE
+    if other is None:
+        return None
+    diff = moved(metrics, against, [key])
+    change = share(diff, other) if diff else None
+    text = f"{name} loss is {aligned['value']:.2f} nats per token"
+    if change:
+        side = "above" if change["value"] >= 0 else "below"
+        text += f", {percent(abs(change['value']))} {side} {against}'s {other['value']:.2f}{interval(change)}"
+    sentences.append(f"{text}, {_word(change, lower=True)}.")
+    _minority(metrics, [item for item in keys if item != key], "other languages", sentences)
+    return told(diff, lower_is_better=True)
+
+
+def _tasks(metrics: Metrics, sentences: list[str]) -> dict[str, str]:
+    """{task: word} of what is neither retrieval, loss nor a guard, by its mean over all languages."""
+    out: dict[str, str] = {}
+    against = reference(metrics)
+    for task, metric, keys in groups(metrics):
+        if (task, metric) in (("retrieval", "recall@1"), ("loss", "nats_per_token")) or not is_result(task, metric):
+            continue
+        aligned, diff = mean(metrics, "aligned", keys), moved(metrics, against, keys)
+        if not aligned or not diff:
+            continue
+        lower, name = metric in LOWER_IS_BETTER, task_name(task, metric)
+        out[name] = told(diff, lower)
+        text = f"{name}, averaged over {len(keys)}," if len(keys) > 1 else f"{name} of {subject(keys[0])}"
+        text += f" is {percent(aligned['value'])}{interval(aligned)} after aligning, {points(diff['value'])} "
+        text += f"{'above' if diff['value'] >= 0 else 'below'} {against}'s{interval(diff, ' points')}, "
+        chance = mean(metrics, "chance", keys)
+        sentences.append(
+            text + _word(diff, lower) + (f". Guessing gives {percent(chance['value'])}." if chance else ".")
+        )
+        _minority(metrics, keys, "languages", sentences)
+    return out
+
+
+def _groups(found: list[Group], metrics: Metrics, sentences: list[str]) -> str:
+    """Append a sentence a group; returns the words of the leading metric for the headline, if they may differ."""
+    leading: list[str] = []
+    for name, whose in GROUPS.items():
+        rows = [row for row in found if row.group == name]
+        if not rows:
+            continue
+        leads = rows[0].key.partition("/")[0] != "loss"
+        text = f"{whose[0].upper()}{whose[1:]} ({', '.join(languages.name(lang) for lang in rows[0].languages)}): "
+        sentences.append(text + "; ".join(_of_group(row) for row in rows) + ".")
+        if leads:
+            leading.append(f"{whose}: {rows[0].word}")
+    if found and "unseen" not in metrics["groups"]:
+        sentences.append("No language was measured that the alignment has not seen.")
+    if found and "low" in metrics["groups"]:
+        sentences.append(
+            f"Low-resource are languages with less than {_bound(LOW_RESOURCE)} of the rows of the largest in the mix."
+        )
+    return "; ".join(leading) if len(leading) > 1 else ""
+
+
+def _of_group(row: Group) -> str:
+    task, _, metric = row.key.split("/", 2)
+    name = {"retrieval": "recall@1", "loss": "loss"}.get(task, task_name(task, metric))
+    if metric in LOWER_IS_BETTER:
+        by = f"{percent(abs(row.moved['value']))} {'up' if row.moved['value'] >= 0 else 'down'}{interval(row.moved)}"
+    else:
+        by = f"{points(row.moved['value'])} {'up' if row.moved['value'] >= 0 else 'down'}"
+        by += interval(row.moved, " points")
+    return f"{name} {by}, {_word(row.moved, metric in LOWER_IS_BETTER)}"
+
+
+def _collapsed(metrics: Metrics, pivot: str) -> tuple[str, list[str]]:
+    """Whether states of held-out text fill far fewer directions than base's at any layer, mean over languages."""
+    ranks: dict[int, dict[str, list[float]]] = {}
+    for key in sorted(metrics.get("aligned", {})):
+        layer = re.fullmatch(r"representation/[^/]+/effective_rank/layer=(\d+)", key)
+        pair = [value(metrics, name, key) for name in ("aligned", "base")] if layer else []
+        if layer and None not in pair:
+            found = ranks.setdefault(int(layer[1]), {"aligned": [], "base": []})
+            for name, number in zip(found, pair, strict=True):
+                found[name].append(float(number or 0))
+    shares = {at: fmean(found["aligned"]) / fmean(found["base"]) for at, found in ranks.items() if any(found["base"])}
+    if not shares or min(shares.values()) >= COLLAPSED:
+        return "", []
+    at = min(shares, key=lambda layer: (shares[layer], layer))
+    return "collapsed representation", [
+        f"Collapsed representation: at layer {at} the states of held-out text fill "
+        f"{fmean(ranks[at]['aligned']):.1f} directions (effective rank, mean of {_languages_of(ranks[at])}), "
+        f"{percent(shares[at])} of base's {fmean(ranks[at]['base']):.1f}; the bound is {_bound(COLLAPSED)}."
+    ]
+
+
+def _contaminated(metrics: Metrics, pivot: str) -> tuple[str, list[str]]:
+    """How many texts of the evals the training mix holds, and whether they are too many."""
+    found = metrics.get("contamination")
+    if not found:
+        return "", []
+    counts = found["evals"].values()
+    texts, exact, near = (sum(row[kind] for row in counts) for kind in ("texts", "exact", "near"))
+    if not exact + near:
+        return "", [f"None of {texts:,} eval texts stands in the training mix, exactly or nearly."]
+    several = exact + near > 1
+    text = f"{exact + near:,} of {texts:,} eval texts {'stand' if several else 'stands'} in the training mix, "
+    text += f"{exact:,} exactly and {near:,} nearly"
+    much = [name for name, row in found["evals"].items() if row["exact"] + row["near"] >= CONTAMINATED * row["texts"]]
+    if much:
+        text = f"Contaminated mix: {text}; the bound is {_bound(CONTAMINATED)} of the texts of {' or of '.join(much)}"
+    return "contaminated mix" if much else "", [f"{text}.{_clean(metrics, found['without'])}"]
+
+
+def _clean(metrics: Metrics, rest: Metrics) -> str:
+    """What recall@1 is on the items that the mix does not hold."""
+    keys = [key for key in keys_of(metrics, "retrieval", "recall@1") if key in rest.get("left_out", {})]
+    against = reference(metrics)
+    gone = sum(rest.get("left_out", {}).get(key, 0) for key in keys)
+    sides = [mean(rest, name, keys) for name in ("aligned", against)] if keys else []
+    if not keys:
+        return ""
+    a, b = sides
+    if not a or not b:
+        return f" Without them nothing is left of {len(keys)} figures of recall@1."
+    pairs = f" of the {len(keys)} pairs concerned" if len(keys) > 1 else f" of {subject(keys[0])}"
+    before = mean(metrics, "aligned", keys, "concerned")
+    items = f"{gone:,} items" if gone > 1 else "item"
+    text = f" Without the {items} concerned recall@1{pairs} is {percent(a['value'])}{interval(a)} after aligning"
+    return (
+        text
+        + (f", with them {percent(before['value'])};" if before else ";")
+        + (f" {against}'s is {percent(b['value'])}.")
+    )
+
+
+def _ruined(metrics: Metrics, pivot: str) -> tuple[str, list[str]]:
+    """Whether the pivot's loss rose beyond the bound."""
+    key, against, name = f"loss/{pivot}/nats_per_token", reference(metrics), languages.name(pivot)
+    aligned, other = value(metrics, "aligned", key), value(metrics, against, key)
+    if key not in metrics.get("aligned", {}) or other is None:
+        return "", []
+    if aligned is not None and (
+        aligned / other - 1 <= RUINED or told(moved(metrics, against, [key]), lower_is_better=True) != WORSE
+    ):
+        return "", []
+    by = "is not a number" if aligned is None else f"is {percent(aligned / other - 1)} above {against}'s"
+    return f"ruined {name}", [f"Ruined {name}: its loss {by}; the bound is {_bound(RUINED)}."]
+
+
+def _minority(metrics: Metrics, keys: list[str], what: str, sentences: list[str]) -> None:
+    """Append which of several subjects got worse than control; an average must not hide them."""
+    against = reference(metrics)
+    worse = []
+    for key in keys:
+        aligned, other = figure(metrics, "aligned", key), figure(metrics, against, key)
+        lower = key.rpartition("/")[2] in LOWER_IS_BETTER
+        if other and (aligned is None or told(moved(metrics, against, [key]), lower) == WORSE):
+            worse.append(subject(key))
+    if worse and len(keys) > 1:
+        task, _, metric = keys[0].split("/", 2)
+        kind = {"pairs": "Recall@1", "other languages": "Loss"}.get(what, task_name(task, metric))
+        which = f"all {len(keys)} {what}"
+        if len(worse) < len(keys):
+            which = f"{len(worse)} of {len(keys)} {what}: {', '.join(worse)}"
+        sentences.append(f"{kind} is worse than {against}'s in {which}.")
+
+
+def _word(diff: Metric | None, lower: bool = False) -> str:
+    """`better`, `worse`, or that neither can be told and how much could have been."""
+    result = told(diff, lower)
+    if result != SAME:
+        return result
+    text = "which cannot be told apart from no change"
+    if diff and (least := diff.get("detectable")):
+        shown = f"{percent(least)}" if lower else points(least)
+        text += f" (one of {shown} would be, in 80 of 100 such tests)"
+    return text
+
+
+def _bound(share: float) -> str:
+    return f"{share * 100:.0f}\u00a0%"
+
+
+def _languages_of(found: dict[str, list[float]]) -> str:
+    count = len(found["base"])
+    return f"{count} language{'s' if count > 1 else ''}"
