@@ -30,6 +30,8 @@ class Objective(Plugin):
     conversations of tasks."""
     aligns: ClassVar[bool] = False
     """Whether this is what the control goes without."""
+    needs_prefix: ClassVar[bool] = False
+    """Whether a recipe must have `train.adapter.prefix`."""
 
     def check(self, layers: int | None = None) -> None:
         """Raise ValueError where the settings cannot hold for a model of `layers` blocks: here, its `layer`."""
