@@ -1,4 +1,4 @@
-"""Low-rank adapters on a model, through PEFT: added, saved without the base's weights, and laid on a base again."""
+"""Adapters on a model, through PEFT: added, saved without the base's weights, and laid on a base again."""
 
 import json
 import re
@@ -12,21 +12,37 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from alignment_train.config import Base, Lora
+from alignment_train import prefix
+from alignment_train.config import Base, Lora, Prefix
 
 if TYPE_CHECKING:
+    from peft import LoraConfig
+
     from alignment_train.model import Model
 
 NAME = "default"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
-def add(model: "Model", settings: Lora, base: Base, seed: int) -> None:
-    """Freeze `model` and lay a new adapter on it, whose B is 0: until it is trained, the model answers as before.
+def add(model: "Model", settings: Lora | Prefix, base: Base, seed: int) -> None:
+    """Freeze `model` and lay a new adapter on it. LoRA's B is 0: until it is trained, the model answers as before.
 
     base: what adapter_config.json names, by hub id, else as `base_model`, which lies beside it in a store.
     """
-    from peft import LoraConfig, TaskType, get_peft_model
+    from peft import get_peft_model
+
+    config = prefix.config(model, settings) if isinstance(settings, Prefix) else _lora(model, settings)
+    torch.manual_seed(seed)
+    with _without_warnings():
+        model.adapter = get_peft_model(model.lm, config, adapter_name=NAME)
+    if isinstance(settings, Prefix):
+        prefix.begin(model, settings.length)
+    config.base_model_name_or_path = base.hub or "base_model"
+    config.revision = base.revision if base.hub else None
+
+
+def _lora(model: "Model", settings: Lora) -> "LoraConfig":
+    from peft import LoraConfig, TaskType
 
     there = _linear(model)
     wanted = sorted(there) if settings.targets == "blocks" else settings.targets
@@ -35,7 +51,7 @@ def add(model: "Model", settings: Lora, base: Base, seed: int) -> None:
             f"train.adapter.lora.targets: found {', '.join(unknown)}. Allowed for {type(model.lm).__name__}: "
             f"{', '.join(sorted(there))}, or 'blocks' for all of them. Choose some."
         )
-    config = LoraConfig(
+    return LoraConfig(
         r=settings.r,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # a float does
         lora_dropout=settings.dropout,
@@ -43,11 +59,6 @@ def add(model: "Model", settings: Lora, base: Base, seed: int) -> None:
         fan_in_fan_out=any(issubclass(there[name], Conv1D) for name in wanted),
         task_type=TaskType.CAUSAL_LM,
     )
-    torch.manual_seed(seed)
-    with _without_warnings():
-        model.adapter = get_peft_model(model.lm, config, adapter_name=NAME)
-    config.base_model_name_or_path = base.hub or "base_model"
-    config.revision = base.revision if base.hub else None
 
 
 def save(adapter: Any, folder: Path) -> None:
@@ -56,7 +67,8 @@ def save(adapter: Any, folder: Path) -> None:
     adapter.save_pretrained(folder, selected_adapters=[NAME], save_embedding_layers=False)
     (folder / "README.md").unlink()  # PEFT's empty card
     says = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    says["target_modules"] = sorted(says["target_modules"])  # a set, whose order is another in each process
+    if "target_modules" in says:
+        says["target_modules"] = sorted(says["target_modules"])  # a set, whose order is another in each process
     (folder / CONFIG).write_text(json.dumps(says, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -73,6 +85,9 @@ def load(model: "Model", folder: Path, name: str = NAME) -> None:
             warnings.filterwarnings("error", "Found missing adapter keys")
             if model.adapter is None:
                 model.adapter = PeftModel.from_pretrained(model.lm, folder, adapter_name=name)
+                if model.adapter.active_peft_config.is_prompt_learning:
+                    prefix.check(model)
+                    prefix.lay(model)
             else:
                 model.adapter.load_adapter(folder, adapter_name=name)
     except (OSError, ValueError, RuntimeError, UserWarning) as error:

@@ -95,16 +95,17 @@ def _taken(mix: Manifest) -> dict[str, int]:
 
 def _metadata(recipe: Recipe, config: TrainConfig, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The YAML in front. The licence is `other`: those of data and base model decide, and they are many."""
-    lora, base = config.adapter is not None, config.base.hub
-    based = {"base_model": base, "base_model_relation": "adapter" if lora else "finetune"} if base else {}
+    adapter, base = config.adapter, config.base.hub
+    kind = [] if adapter is None else ["lora" if adapter.lora else "prefix-tuning"]
+    based = {"base_model": base, "base_model_relation": "adapter" if adapter else "finetune"} if base else {}
     return {
         "language": sorted({languages.alpha2(code) for code in recipe.corpus.languages}),
         **based,
         "license": "other",
         "data_licences": sorted({row["licence"] for row in rows}),
-        "library_name": "peft" if lora else "transformers",
+        "library_name": "peft" if adapter else "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["isogloss", "cross-lingual-alignment", *(["lora"] if lora else [])],
+        "tags": ["isogloss", "cross-lingual-alignment", *kind],
     }
 
 

@@ -90,10 +90,34 @@ class Lora(Strict):
     """Names of linear layers, such as `q_proj`; `blocks`: every linear layer of every block."""
 
 
+class Prefix(Strict):
+    """Prefix tuning: before every text, each block sees `length` keys and values, and they alone are trained.
+
+    It begins as what the model makes of `length` random tokens, so it is no neutral one until it is trained. A text may
+    then have `length` tokens less than the model has places for.
+    Source: Li and Liang 2021 (arXiv 2101.00190); lengths 16 and 32 are XSGD's (arXiv 2304.01295).
+    """
+
+    length: int = Field(16, gt=0)
+
+
 class Adapter(Strict):
     """What is trained in place of all weights; align_model then is an adapter that is laid on base_model."""
 
-    lora: Lora
+    lora: Lora | None = None
+    prefix: Prefix | None = None
+
+    @property
+    def chosen(self) -> Lora | Prefix:
+        found = self.lora or self.prefix
+        assert found
+        return found
+
+    @model_validator(mode="after")
+    def _one(self) -> "Adapter":
+        if (self.lora is None) == (self.prefix is None):
+            raise ValueError("found both or neither of lora and prefix. Allowed: one of them. Remove or add one.")
+        return self
 
 
 class Merge(Strict):
@@ -175,11 +199,7 @@ class TrainConfig(Strict):
 
     @model_validator(mode="after")
     def _coherent(self) -> "TrainConfig":
-        if self.merge and not self.adapter:
-            raise ValueError(
-                "merge: found no adapter beside it, so align_model has all weights. Allowed: merge where train.adapter "
-                "is set. Add adapter: {lora: {}}, or remove merge."
-            )
+        self._check_adapter()
         names = [objective.name for objective in self.objectives]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"objectives: found {', '.join(repeated)} twice. Allowed: each once. Remove one.")
@@ -195,6 +215,24 @@ class TrainConfig(Strict):
                 f"Lower max_length or raise context."
             )
         return self
+
+    def _check_adapter(self) -> None:
+        if self.merge and not self.adapter:
+            raise ValueError(
+                "merge: found no adapter beside it, so align_model has all weights. Allowed: merge where train.adapter "
+                "is set. Add adapter: {lora: {}}, or remove merge."
+            )
+        if self.merge and self.adapter and self.adapter.prefix:
+            raise ValueError(
+                "merge: found adapter.prefix beside it. Allowed: merge where the adapter is lora, for two prefixes "
+                "have no sum. Take adapter: {lora: {}}, or remove merge."
+            )
+        prefix = self.adapter and self.adapter.prefix
+        if needing := [objective.name for objective in self.objectives if objective.needs_prefix and not prefix]:
+            raise ValueError(
+                f"objectives: found {needing[0]} without the prefix that it is to train. Needed: adapter.prefix. Add "
+                f"adapter: {{prefix: {{length: 16}}}}, or take contrastive and language_model, which train any weights."
+            )
 
     def _check_turns(self) -> None:
         count = len(self.objectives)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from alignment_train import adapter, losses
+from alignment_train import adapter, losses, prefix
 from alignment_train.config import Base
 
 LOGITS = 1 << 25
@@ -35,7 +35,8 @@ class _Reached(Exception):
 class Model:
     """`lm` is the causal LM, `tokenizer` its tokenizer; both are the stock transformers objects.
 
-    `adapter` is the PeftModel around `lm` where low-rank adapters were laid into its layers, else None.
+    `adapter` is the PeftModel around `lm` where an adapter was laid into it, else None; `prefix` the hook that puts a
+    prefix before all that runs, where the adapter is one.
     """
 
     def __init__(self, lm: nn.Module, tokenizer: PreTrainedTokenizerBase):
@@ -45,14 +46,19 @@ class Model:
         self.blocks = _blocks(self.body, self.lm.config.num_hidden_layers)
         self._plain_head: bool | None = None
         self.adapter: Any = None
+        self.prefix: Any = None
 
     @property
     def device(self) -> torch.device:
         return next(self.lm.parameters()).device
 
     def frozen(self, head: bool = True) -> "Model":
-        """A copy as it is now, that is not trained and has no dropout; without a head it has states and no logits."""
-        return Model(deepcopy(self.lm if head else self.body).eval().requires_grad_(False), self.tokenizer)
+        """A copy as it is now, that is not trained and has no dropout; without a head it has states and no logits.
+
+        It has no prefix: an untrained one is not neutral, and what is wanted is the base model.
+        """
+        with prefix.without(self):
+            return Model(deepcopy(self.lm if head else self.body).eval().requires_grad_(False), self.tokenizer)
 
     def hidden(self, input_ids: Tensor, mask: Tensor, layer: int, positions: Tensor | None = None) -> Tensor:
         """[N, T, H]: `hidden_states[layer]`, computed without the blocks above it.

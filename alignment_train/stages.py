@@ -28,7 +28,8 @@ from pipelines.store import Manifest, Store, fingerprint, sha256
 from pipelines.summary import MERGED
 
 MODULES = tuple(
-    f"alignment_train.{name}" for name in ("train", "data", "model", "adapter", "losses", "gradients", "ranks")
+    f"alignment_train.{name}"
+    for name in ("train", "data", "model", "adapter", "prefix", "losses", "gradients", "ranks")
 )
 TEXTS = 10_000  # most segments by which a seed model is compared with the unigram
 LIBRARIES = ("torch", "transformers", "accelerate", "peft")
@@ -220,7 +221,7 @@ class Trainer:
         model = ranks.in_turn(lambda: self.stored("base_model"))
         layer = layer_index(config.layer, len(model.blocks))
         if config.adapter:
-            adapter.add(model, config.adapter.lora, config.base, self.recipe.seed)
+            adapter.add(model, config.adapter.chosen, config.base, self.recipe.seed)
         return self._train(asset, model, plan, parts, print_, inputs, lambda: {"trained_layer": layer}, key, write)
 
     def _train(

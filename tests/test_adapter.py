@@ -105,6 +105,7 @@ def test_an_adapter_of_a_model_on_the_hub_names_it_and_its_revision(tmp_path: Pa
 def test_mid_aligns_recipe_has_its_adapter():
     chosen = TrainConfig.of(read_recipe("mid_align.yaml")).adapter
     assert chosen
+    assert chosen.lora
     assert (chosen.lora.r, chosen.lora.alpha, chosen.lora.dropout) == (8, 16, 0.1)
     assert len(chosen.lora.targets) == 7
 

@@ -1,6 +1,7 @@
 """Short runs of one objective on the tiny model, whole or killed."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ def trained(
     max_length: int = 64,
     every: int = 100,
     stop: int = -1,
+    make: Callable[[], Model] = tiny,
 ) -> tuple[Model, Outcome, Reporter]:
-    """The tiny model after `steps`; KeyboardInterrupt after step `stop` (from 0). Checkpoints: after `every` steps."""
+    """A model after `steps`; KeyboardInterrupt after step `stop` (from 0). Checkpoints: after `every` steps."""
     reporter = Reporter("test", folder / "log.jsonl", silent)
     tell = reporter.step
 
@@ -36,22 +38,24 @@ def trained(
             raise KeyboardInterrupt
 
     reporter.step = step  # type: ignore[method-assign]
-    model = tiny()
+    model = make()
     optimiser = Optimiser.model_validate({"learning_rate": 5e-3})
     plan = Plan([objective], steps, max_length, optimiser, "float32", seed=3, checkpoint_every=every)
     return model, train(model, plan, {objective.reads: table}, folder, reporter, torch.device("cpu")), reporter
 
 
-def assert_a_kill_changes_nothing(folder: Path, objective: Objective, table: pa.Table) -> None:
+def assert_a_kill_changes_nothing(
+    folder: Path, objective: Objective, table: pa.Table, make: Callable[[], Model] = tiny
+) -> None:
     """Four steps, and the same killed in the third and resumed from the second, end alike in all they leave."""
-    whole, told, reporter = trained(folder / "whole", objective, table, 4, every=2)
+    whole, told, reporter = trained(folder / "whole", objective, table, 4, every=2, make=make)
     with pytest.raises(KeyboardInterrupt):
-        trained(folder / "broken", objective, table, 4, every=2, stop=2)
-    resumed, again, other = trained(folder / "broken", objective, table, 4, every=2)
+        trained(folder / "broken", objective, table, 4, every=2, stop=2, make=make)
+    resumed, again, other = trained(folder / "broken", objective, table, 4, every=2, make=make)
     assert again == told
     losses, same = ([json.loads(line)["loss"] for line in run.log.open()] for run in (reporter, other))
     assert len(losses) == 4
     assert losses == same
-    fresh = tiny().lm.state_dict()
+    fresh = make().lm.state_dict()
     assert not all(torch.equal(value, fresh[name]) for name, value in whole.lm.state_dict().items())
     assert all(torch.equal(value, resumed.lm.state_dict()[name]) for name, value in whole.lm.state_dict().items())

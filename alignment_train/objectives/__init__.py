@@ -33,6 +33,8 @@ class Objective(Plugin):
     splits: ClassVar[bool] = False
     """Whether processes may have a part of a batch each: the loss is a mean of what each row has by itself, by `count`,
     or it gathers what it compares (`losses.gathered`)."""
+    needs_prefix: ClassVar[bool] = False
+    """Whether a recipe must have `train.adapter.prefix`."""
 
     def check(self, layers: int | None = None) -> None:
         """Raise ValueError where the settings cannot hold for a model of `layers` blocks: here, its `layer`."""
