@@ -23,7 +23,7 @@ from tests.trained import trained
 TEXTS = ["one two three", "nine", "four five six seven eight"]
 LENGTH = 3
 SEED = Base.model_validate({"seed": {}})
-META = Meta.model_validate({"rows": 8, "clusters": 1, "query": "own"})
+META = Meta.model_validate({"rows": 8, "clusters": 2, "query": "own"})
 
 
 def prefixed(kind: str = "llama", length: int = LENGTH, **more: Any) -> Model:
