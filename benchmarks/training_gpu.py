@@ -172,9 +172,9 @@ def batches(model: Model, rows: int, size: Size, device: torch.device) -> tuple[
     pairs, talks = draw((2 * rows, size.side)), draw((rows, size.length))
     labels = talks.clone()
     labels[:, : size.length // 2] = -100
-    same = torch.zeros(rows, rows, dtype=torch.bool, device=device)
+    texts = torch.arange(2 * rows, device=device).view(rows, 2)  # none is another
     return (
-        {"input_ids": pairs, "attention_mask": torch.ones_like(pairs), "same": same},
+        {"input_ids": pairs, "attention_mask": torch.ones_like(pairs), "texts": texts},
         {"input_ids": talks, "attention_mask": torch.ones_like(talks), "labels": labels},
     )
 

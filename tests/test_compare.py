@@ -151,13 +151,14 @@ def test_methods_are_laid_over_a_recipe_and_the_store_of_what_it_extends_serves(
 
 
 @pytest.mark.parametrize("base", ["sample.yaml", "opus8.yaml"])
-def test_every_built_in_method_is_sound_and_shares_the_control_of_all_but_retain(base: str):
+def test_every_built_in_method_is_sound_and_shares_the_control_of_all_but_retain_and_prompt(base: str):
     _, recipes, _ = compare.read([base], [])
     assert sorted(recipes) == sorted(file.stem for file in METHODS.glob("*.yaml"))
     assert len(recipes) >= 11
     controls = compare._controls(recipes)
     assert {control.name: control.of for control in controls if control.name != "control"} == {
-        "control of retain": ["retain"]
+        "control of retain": ["retain"],
+        "control of prompt": ["prompt"],
     }
     pairs = {
         name: next(o.rows for o in TrainConfig.of(recipe).objectives if o.aligns) for name, recipe in recipes.items()
