@@ -183,7 +183,7 @@ def test_figures_count_the_items_whose_right_choice_is_the_likeliest(data: Path)
     assert found["xcopa/zho_Hans/acc"] == {"value": 1.0, "low": 1.0, "high": 1.0, "n": 4}
     metric = found["xcopa/ita_Latn/acc"]
     assert isinstance(metric, Scored)
-    count, rest = without(metric, {"entrò il gatto"})
+    count, rest = without(metric, {"Entrò il gatto."})
     assert rest is not None
     assert (count, rest["n"], rest["value"]) == (1, 3, pytest.approx(1 / 3)), "each item knows its texts"
     own, each = item.scored(Knowing(right), texts)["xcopa/ita_Latn/acc"]
