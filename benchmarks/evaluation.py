@@ -125,7 +125,8 @@ def asked(model: Model, folder: Path, data: Path, task: str, ending: str, option
     plan = item.plan([parse(code) for code in options.languages])[0]
     with harness.quiet():
         tasks = [harness.load_task(one) for one in plan]
-        theirs = HFLM(pretrained=str(folder), batch_size=options.batch, device=str(model.device))
+        own: Any = HFLM
+        theirs = own(pretrained=str(folder), batch_size=options.batch, device=str(model.device))
     ours = harness.adapter(LM(model, 0, 256, model.device, rows=options.batch))
 
     def run(asking: Any, fan: int) -> Callable[[], Any]:

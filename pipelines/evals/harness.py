@@ -368,7 +368,13 @@ def _rows(family: str, file: str) -> list[Row]:
 
             rows: list[Row] = pq.read_table(stream).to_pylist()
         else:
-            rows = list(_parsed(stream.read().decode("utf-8-sig"), kind, known.columns if known else ()))
+            try:
+                rows = list(_parsed(stream.read().decode("utf-8-sig"), kind, known.columns if known else ()))
+            except ValueError as error:
+                raise ValueError(
+                    f"eval.harness.data: {file} cannot be read: {error}. Allowed: tsv, csv, jsonl, json or parquet, in "
+                    f"UTF-8, with as many columns in every line. Correct or convert it."
+                ) from None
     out = []
     for number, row in enumerate(rows, start=1):
         try:
@@ -398,7 +404,7 @@ def _parsed(text: str, kind: str, columns: Sequence[str]) -> Iterator[Row]:
             head = table.pop(0)
         yield from (dict(zip(head, line[-len(head) :] if columns else line, strict=True)) for line in table)
     else:
-        raise ValueError(f"found a file of kind '{kind}'. Allowed: tsv, csv, jsonl, json or parquet. Convert it.")
+        raise ValueError(f"found a file of kind '{kind}'")
 
 
 def _languages(pairs: Sequence[Pair]) -> list[str]:
