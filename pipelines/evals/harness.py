@@ -502,14 +502,21 @@ def _language(spelt: str) -> str | None:
 
 
 @lru_cache
+def _yamls(folder: str) -> list[Path]:
+    return sorted((root() / folder).rglob("*.yaml"))
+
+
+@lru_cache
 def _named(folder: str, like: str) -> dict[str, Path]:
-    """{task: its YAML} of the files below a folder whose names hold `like`, whatever the folder of a benchmark.
+    """{task: its YAML} below the folder of a benchmark, or of all files whose names hold `like`, `*` being anything.
 
     The files are searched, not parsed: they are some 14,000, and most are called like their tasks.
     """
-    known = any(folder == family.folder for family in FAMILIES.values())
+    wanted = re.compile(".*".join(map(re.escape, like.split("*")))) if not folder else re.compile("")
     out: dict[str, Path] = {}
-    for file in sorted((root() / folder).rglob("*.yaml" if known else re.sub(r"\*+", "*", f"*{like}*.yaml"))):
+    for file in _yamls(folder):
+        if not wanted.search(file.stem):
+            continue
         for task in NAMED.findall(file.read_text(encoding="utf-8")):
             out.setdefault(task, file)
     return out
