@@ -16,7 +16,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -118,15 +118,15 @@ def made(texts: dict[str, list[str]]) -> Model:
 
 def asked(model: Model, folder: Path, data: Path, task: str, ending: str, options: argparse.Namespace) -> dict:
     """Seconds of one task in all languages by each way of asking; ValueError where their figures differ."""
-    from lm_eval.models import huggingface
+    from lm_eval.models.huggingface import HFLM
 
     settings = {"tasks": [task], "data": {task: f"{data}/{{lang}}.{ending}"}, "limit": options.items}
     item = Harness.model_validate(settings)
     plan = item.plan([parse(code) for code in options.languages])[0]
     with harness.quiet():
         tasks = [harness.load_task(one) for one in plan]
-        make = cast(Any, huggingface.HFLM)
-        theirs = make(pretrained=str(folder), batch_size=options.batch, device=str(model.device))
+        own: Any = HFLM
+        theirs = own(pretrained=str(folder), batch_size=options.batch, device=str(model.device))
     ours = harness.adapter(LM(model, 0, 256, model.device, rows=options.batch))
 
     def run(asking: Any, fan: int) -> Callable[[], Any]:

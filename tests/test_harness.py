@@ -311,7 +311,9 @@ def test_files_that_do_not_fit_and_too_few_examples_are_refused(data: Path):
     with pytest.raises(ValueError, match="none_de.jsonl is empty. Allowed: at least one item."):
         held_out(made(tasks=["xnli"], data={"xnli": f"{data}/none_{{lang}}.jsonl"}))
     (data / "x_de.xml").write_text("<x/>")
-    with pytest.raises(ValueError, match="found a file of kind 'xml'. Allowed: tsv, csv, jsonl, json or parquet."):
+    with pytest.raises(
+        ValueError, match="x_de.xml cannot be read: found a file of kind 'xml'. Allowed: tsv, csv, jsonl,"
+    ):
         held_out(made(tasks=["xnli"], data={"xnli": f"{data}/x_{{lang}}.xml"}))
 
 

@@ -371,7 +371,13 @@ def _rows(family: str, file: str) -> list[Row]:
 
             rows: list[Row] = pq.read_table(stream).to_pylist()
         else:
-            rows = list(_parsed(stream.read().decode("utf-8-sig"), kind, known.columns if known else ()))
+            try:
+                rows = list(_parsed(stream.read().decode("utf-8-sig"), kind, known.columns if known else ()))
+            except ValueError as error:
+                raise ValueError(
+                    f"eval.harness.data: {file} cannot be read: {error}. Allowed: tsv, csv, jsonl, json or parquet, in "
+                    f"UTF-8, with as many columns in every line. Correct or convert it."
+                ) from None
     out = []
     for number, row in enumerate(rows, start=1):
         try:
@@ -401,7 +407,7 @@ def _parsed(text: str, kind: str, columns: Sequence[str]) -> Iterator[Row]:
             head = table.pop(0)
         yield from (dict(zip(head, line[-len(head) :] if columns else line, strict=True)) for line in table)
     else:
-        raise ValueError(f"found a file of kind '{kind}'. Allowed: tsv, csv, jsonl, json or parquet. Convert it.")
+        raise ValueError(f"found a file of kind '{kind}'")
 
 
 def _languages(pairs: Sequence[Pair]) -> list[str]:
@@ -499,14 +505,21 @@ def _language(spelt: str) -> str | None:
 
 
 @lru_cache
+def _yamls(folder: str) -> list[Path]:
+    return sorted((root() / folder).rglob("*.yaml"))
+
+
+@lru_cache
 def _named(folder: str, like: str) -> dict[str, Path]:
-    """{task: its YAML} of the files below a folder whose names hold `like`, whatever the folder of a benchmark.
+    """{task: its YAML} below the folder of a benchmark, or of all files whose names hold `like`, `*` being anything.
 
     The files are searched, not parsed: they are some 14,000, and most are called like their tasks.
     """
-    known = any(folder == family.folder for family in FAMILIES.values())
+    wanted = re.compile(".*".join(map(re.escape, like.split("*")))) if not folder else re.compile("")
     out: dict[str, Path] = {}
-    for file in sorted((root() / folder).rglob("*.yaml" if known else re.sub(r"\*+", "*", f"*{like}*.yaml"))):
+    for file in _yamls(folder):
+        if not wanted.search(file.stem):
+            continue
         for task in NAMED.findall(file.read_text(encoding="utf-8")):
             out.setdefault(task, file)
     return out
