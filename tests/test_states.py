@@ -58,8 +58,8 @@ def test_the_variance_ratio_is_that_of_a_loop():
     states = {"a": SPREAD[:20] + 0.5, "b": SPREAD[20:50] - 0.5, "c": SPREAD[50:]}
     rows = {lang: [row / np.linalg.norm(row) for row in own.astype(float)] for lang, own in states.items()}
     whole = [row for own in rows.values() for row in own]
-    grand = sum(whole) / 60
-    between = sum(len(own) * ((sum(own) / len(own) - grand) ** 2).sum() for own in rows.values())
+    grand = np.sum(whole, axis=0) / 60
+    between = sum(len(own) * ((np.sum(own, axis=0) / len(own) - grand) ** 2).sum() for own in rows.values())
     metric = variance_ratio(states)
     assert metric["value"] == pytest.approx(between / sum(((row - grand) ** 2).sum() for row in whole))
     assert 0.1 < metric["low"] < metric["value"] < metric["high"] < 0.9
@@ -73,7 +73,7 @@ def test_the_probe_tells_languages_that_lie_apart_and_no_others(width: int):
     rows = RNG.normal(size=(3, 40, width))
     away = {lang: own + 30 * np.eye(width)[i] for i, (lang, own) in enumerate(zip("abc", rows, strict=True))}
     assert language_probe(away) == {"value": 1.0, "low": 1.0, "high": 1.0, "n": 120}
-    assert language_probe(dict.fromkeys("abc", rows[0]))["value"] == pytest.approx(1 / 3), "no state says its language"
+    assert language_probe({lang: rows[0] for lang in "abc"})["value"] == pytest.approx(1 / 3), "no state says its language"
     alike = {lang: RNG.normal(size=(200, width)) for lang in "abc"}
     assert language_probe(alike)["value"] == pytest.approx(1 / 3, abs=0.08)
 
