@@ -17,9 +17,9 @@ def cosines(src: Sequence[str], tgt: Sequence[str]) -> np.ndarray:
     Case is folded, and a text begins and ends with a space. A trigram counts ln((1 + 2N) / (1 + texts with it)).
     """
     rows, grams = _trigrams([*src, *tgt])
-    each, counts = np.unique(np.stack([grams, rows.astype(np.uint64)]), axis=1, return_counts=True)
-    vocabulary, column = np.unique(each[0], return_inverse=True)
-    row = each[1].astype(np.int64)
+    vocabulary, column = np.unique(grams, return_inverse=True)
+    each, counts = np.unique(rows * len(vocabulary) + column, return_counts=True)
+    row, column = np.divmod(each, max(len(vocabulary), 1))
     texts = np.bincount(column, minlength=len(vocabulary))
     weight = counts * np.log((1 + len(src) + len(tgt)) / (1 + texts))[column]
     weight = weight / np.sqrt(np.maximum(np.bincount(row, weight**2, len(src) + len(tgt)), 1e-300))[row]
@@ -41,6 +41,6 @@ def _trigrams(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     lengths = np.array([len(text) for text in padded])
     points = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), "<u4").astype(np.uint64)
     of = np.repeat(np.arange(len(texts)), lengths)
-    whole = of[: -(N - 1)] == of[N - 1 :]
+    whole = np.equal(of[: -(N - 1)], of[N - 1 :])
     grams = (points[:-2] << np.uint64(42)) | (points[1:-1] << np.uint64(21)) | points[2:]  # a character has 21 bits
     return of[: -(N - 1)][whole], grams[whole]
