@@ -89,7 +89,7 @@ def summed(gradients: "Sequence[Tensor | None]", like: "Sequence[Tensor]") -> "l
     This takes the place of DistributedDataParallel, whose reducer wants to see the model's own forward pass: ours ends
     at a layer, asks for logits at some positions, and has several backward passes a step, each over other parameters.
     Here a step communicates once whatever it accumulates; the price is that it does not overlap with the last backward
-    pass.
+    pass. FSDP2 (`fully_shard`) gathers weights in the root's forward pass too: calling the body fails with it.
     """
     if world() == 1:
         return list(gradients)
