@@ -17,6 +17,7 @@ from pipelines.progress import silent
 from pipelines.registry import build
 from pipelines.schema import BITEXT
 from tests.models import SHAPES, bitext, tiny
+from tests.trained import UNGUARDED
 
 ROWS = [
     {"src": src, "tgt": tgt, "src_lang": src_lang, "tgt_lang": tgt_lang}
@@ -300,7 +301,9 @@ def test_beside_language_modelling_it_brings_the_predictions_of_unseen_pairs_tog
         model, rows = tiny(), bitext(300)
         optimiser = Optimiser.model_validate({"learning_rate": 5e-3})
         language_model = LanguageModel.model_validate({"rows": 32})
-        plan = Plan([language_model, *objectives], 40, 32, optimiser, "float32", seed=3, checkpoint_every=100)
+        plan = Plan(
+            [language_model, *objectives], 40, 32, optimiser, "float32", seed=3, checkpoint_every=100, guards=UNGUARDED
+        )
         reporter = Reporter("test", tmp_path / f"{name}.jsonl", silent)
         parts = {"bitext": rows, "segments": segments(rows)}
         train(model, plan, parts, tmp_path / name, reporter, torch.device("cpu"))
