@@ -50,7 +50,7 @@ def test_a_recipe_is_made_and_ends_in_a_table(recipe: Path, tmp_path: Path, caps
 
     other = tmp_path / "other"
     assert main([str(recipe), "--store", str(other)]) == 0
-    for stage in STAGES:
+    for stage in (stage for stage in STAGES if stage.asset != "task_data"):
         for pair in ("deu_Latn-eng_Latn", "eng_Latn-swh_Latn") if stage.per_pair else (None,):
             one, two = (Store(place).require(stage.asset, pair) for place in (folder, other))
             assert (stage.asset, pair, one.files) == (stage.asset, pair, two.files)
