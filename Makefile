@@ -24,7 +24,7 @@ ui: $(STAMP)
 	@$(PY) -m assets ui $(RECIPE) $(if $(STORE),--store $(STORE))
 
 test: $(STAMP)
-	@$(PY) -m pytest -m 'not network and not gpu'
+	@$(PY) -m pytest -m 'not network and not gpu' -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP)
 	.venv/bin/ruff check

@@ -260,7 +260,7 @@ def _pca(rows: np.ndarray) -> tuple[np.ndarray, tuple[str, str]]:
 
 
 def _umap(rows: np.ndarray) -> tuple[np.ndarray, tuple[str, str]]:
-    import umap
+    import umap  # pyright: ignore[reportMissingImports]  (the extra `maps`)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that one thread is used, as a seed needs

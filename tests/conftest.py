@@ -1,13 +1,22 @@
 """Fixtures that several test files use."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny, and a test runs on each core
 
 import pytest
 
 from pipelines import download
 from tests.graph import align
 from tests.mirror import Mirror
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, so that no core is left with a long one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture
