@@ -3,7 +3,7 @@
 Source: the card's keys, https://huggingface.co/docs/hub/model-cards#model-card-metadata.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -11,8 +11,9 @@ import yaml
 from alignment_train.config import TrainConfig
 from pipelines import languages
 from pipelines.config import Recipe
-from pipelines.store import Manifest, Store
-from pipelines.summary import LOWER_IS_BETTER, Metrics, models, summary
+from pipelines.data_card import public, sources, table
+from pipelines.store import Store
+from pipelines.summary import PLAIN, Metrics, models, summary
 from pipelines.verdict import verdict
 
 FILE = "README.md"
@@ -38,7 +39,7 @@ def card(
     numbers: those of its manifest; name: its id on the hub, where it is to be loaded from, instead of its folder in
     the store; metrics: of the evaluation, where the model was evaluated.
     """
-    config = TrainConfig.of(recipe)
+    config, numbers = TrainConfig.of(recipe), public(numbers)
     own, apart = data(store), numbers.get("data_of_adapter", [])
     parts = [
         "---\n"
@@ -52,16 +53,16 @@ def card(
         "## Data",
         "The licences are those that the corpora state; which of them bind the model is for its users to judge. "
         "Rows are those of the training mix.",
-        _table(own) if own else "The training mix names no corpus.",
-        *(["The adapter trained apart:", _table(apart)] if apart else []),
+        table(own) if own else "The training mix names no corpus.",
+        *(["The adapter trained apart:", table(apart)] if apart else []),
         "## Training",
-        _table({"figure": key, "value": value} for key, value in numbers.items() if not isinstance(value, list)),
+        table({"figure": key, "value": value} for key, value in numbers.items() if not isinstance(value, list)),
     ]
     if candidates := numbers.get("candidates"):
-        parts += [f"Candidates, of which {numbers['chosen_by']} chose one:", _table(candidates)]
+        parts += [f"Candidates, of which {numbers['chosen_by']} chose one:", table(candidates)]
     parts += [
         "<details><summary>The recipe, with all defaults</summary>",
-        f"````yaml\n{yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True)}````",
+        f"````yaml\n{yaml.safe_dump(public(recipe.resolved()), sort_keys=False, allow_unicode=True)}````",
         "</details>",
         "## Evaluation",
         _evaluation(recipe, metrics) if metrics else "Not part of this card.",
@@ -70,27 +71,9 @@ def card(
 
 
 def data(store: Store) -> list[dict[str, Any]]:
-    """{corpus, version, licence, rows, url} of every corpus in the training mix of a store."""
+    """{corpus, version, licence, rows, url, citation} of every corpus in the training mix of a store."""
     mix = store.require("training_mix")
-    taken = _taken(mix)
-    return [
-        {
-            "corpus": name,
-            "version": facts.get("version", ""),
-            "licence": facts.get("licence") or "not stated",
-            "rows": taken.get(name, 0),
-            "url": facts.get("url", ""),
-        }
-        for name, facts in sorted(mix.corpora.items())
-    ]
-
-
-def _taken(mix: Manifest) -> dict[str, int]:
-    """Rows of the mix by corpus, of all kinds together."""
-    out: dict[str, int] = {}
-    for row in mix.numbers.get("receipt_corpora", ()):
-        out[row["corpus"]] = out.get(row["corpus"], 0) + row["taken"]
-    return out
+    return public(sources(mix.corpora, mix.numbers))
 
 
 def _metadata(recipe: Recipe, config: TrainConfig, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -136,25 +119,10 @@ def _evaluation(recipe: Recipe, metrics: Metrics) -> str:
     found = verdict(metrics, recipe.corpus.pivot)
     rows = []
     for row in summary(metrics):
-        scale, unit = (1, "") if row["metric"] in LOWER_IS_BETTER else (100, " %")
+        scale, unit = (1, "") if row["metric"] in PLAIN else (100, " %")
         figures = {
             name: "–" if row[name] is None else f"{row[name] * scale:.{2 if scale == 1 else 1}f}{unit}"
             for name in (*models(metrics), "chance")
         }
         rows.append({"held-out text": row["subject"], "metric": row["metric"].replace("_", " "), **figures})
-    return "\n\n".join([f"{found.headline}.", *found.sentences, _table(rows)])
-
-
-def _table(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Mappings of the same keys as a table of Markdown."""
-    listed = list(rows)
-    lines = [list(listed[0]), ["---"] * len(listed[0]), *(map(_cell, row.values()) for row in listed)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _cell(value: Any) -> str:
-    """A value that cannot leave its cell: corpora say what they like of themselves."""
-    text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-    for char, safe in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("[", "\\[")):
-        text = text.replace(char, safe)
-    return " ".join(text.split())
+    return "\n\n".join([f"{found.headline}.", "\n".join(f"- {said}" for said in found.sentences), table(rows)])

@@ -20,6 +20,8 @@ from pipelines.summary import (
     ALL,
     BETTER,
     LOWER_IS_BETTER,
+    PLAIN,
+    RELATIVE,
     SAME,
     WORSE,
     Metrics,
@@ -146,7 +148,7 @@ def _figures(run: Run) -> tuple[dict[str, Metric], dict[str, Metric]]:
             diff = moved(run.metrics, against, members)
             if aligned and other and diff:
                 figures[column] = aligned
-                changes[column] = share(diff, other) if metric in LOWER_IS_BETTER else diff
+                changes[column] = share(diff, other) if metric in RELATIVE else diff
     return figures, changes
 
 
@@ -224,16 +226,16 @@ def _title(key: str) -> str:
 def _cell(item: Metric | None, key: str) -> str:
     if not item:
         return "–"
-    plain = key.rpartition("/")[2] in LOWER_IS_BETTER
+    plain = key.rpartition("/")[2] in PLAIN
     return _text(item, 1 if plain else 100, 2 if plain else digits(item["value"]), "" if plain else " %")
 
 
 def _change(item: Metric | None, key: str) -> str:
     if not item:
         return "–"
-    lower = key.rpartition("/")[2] in LOWER_IS_BETTER
-    word = {BETTER: ", better", WORSE: ", worse", SAME: ""}[told(item, lower)]
-    return _text(item, 100, digits(item["value"]), " %" if lower else " points", "+") + word
+    metric = key.rpartition("/")[2]
+    word = {BETTER: ", better", WORSE: ", worse", SAME: ""}[told(item, metric in LOWER_IS_BETTER)]
+    return _text(item, 100, digits(item["value"]), " %" if metric in RELATIVE else " points", "+") + word
 
 
 def _text(item: Metric, scale: int, places: int, unit: str, sign: str = "") -> str:

@@ -26,6 +26,7 @@ from pipelines.summary import (
     LOWER,
     LOWER_IS_BETTER,
     PLAIN,
+    RELATIVE,
     SAME,
     WORSE,
     Metrics,
@@ -46,6 +47,7 @@ from pipelines.summary import (
 )
 from pipelines.verdict import GROUPS, Group, is_result, reference, task_name, verdict
 
+RETAINED = {BETTER: "retained, better", WORSE: "not retained", SAME: "retained as far as can be told"}
 LOGS = {"base": "base_model", "control": "control_model", "aligned": "align_model"}
 ROW_STAGES = {
     "raw_bitext": "collected",
@@ -83,6 +85,8 @@ TITLES = {
     ("representation", "variance_ratio"): "Guard: variance between languages",
     ("representation", "language_probe"): "Telling the language from a state",
     ("loss", "nats_per_token"): "Language modelling: loss",
+    ("localisation", "accuracy"): "Local answers: accuracy",
+    ("localisation", "english_answers"): "Local answers: English's given instead",
 }
 NOTES = {
     ("retrieval", "margin"): "Recall@1 where each cosine is divided by those to the nearest neighbours, so that "
@@ -99,6 +103,9 @@ NOTES = {
     ("retrieval", "recall@1"): "Share of held-out texts whose nearest neighbour in the other language is their own "
     "translation, mean of both directions{layer}. Higher is better.",
     ("loss", "nats_per_token"): "Nats per token on held-out text. Lower is better.",
+    ("localisation", "accuracy"): "Share of questions answered as is usual in the language. Higher is better.",
+    ("localisation", "english_answers"): "Share of questions answered as English has it, where that is wrong. More is "
+    "worse: a model that is aligned too far answers as in English everywhere.",
 }
 
 
@@ -258,17 +265,17 @@ def _tested(change: Metric | None, metric: str, relative: bool = False) -> dict[
 def _group(row: Group) -> dict[str, Any]:
     """A row of the table of language groups."""
     task, _, metric = row.key.split("/", 2)
-    lower = metric in LOWER_IS_BETTER
+    relative = metric in RELATIVE
     name = {"retrieval": "recall@1, %", "loss": "loss, nats per token"}.get(task, f"{task_name(task, metric)}, %")
     return {
         "name": GROUPS[row.group][0].upper() + GROUPS[row.group][1:],
         "languages": ", ".join(languages.name(lang) for lang in row.languages),
         "metric": name,
         "aligned": _shown(row.aligned, metric),
-        "change": _shown(row.moved, metric, signed=True, relative=lower),
-        "unit": "%" if lower else "points",
-        **_tested(row.moved, metric, relative=lower),
-        "word": row.word,
+        "change": _shown(row.moved, metric, signed=True, relative=relative),
+        "unit": "%" if relative else "points",
+        **_tested(row.moved, metric, relative=relative),
+        "word": RETAINED[row.word] if row.group == "pivot" else row.word,
         "tone": "same" if row.word == SAME else row.word,
     }
 

@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.matching import match_key
-from pipelines.near import HeldOut
+from pipelines.near import HeldOut, shingles
 from pipelines.progress import Tell, silent
 from pipelines.store import Store
 
@@ -57,8 +58,8 @@ def overlap(store: Store, near: float | None, tell: Tell = silent) -> Overlap:
     """Every text of the evals against every row of the mix that trains.
 
     Exactly held is a text with the match key of a segment or message of its language; nearly, as `decontaminate` has
-    it, so that a short text within a longer one is not found. In which of its two languages a message is, is unknown:
-    it is compared with both.
+    it, so that a short text within a longer one is not found, and together (`Together`). In which of its two languages
+    a message is, is unknown: it is compared with both.
     """
     near = near or NEAR
     held_out, langs = store.table("eval_text"), Counter[str]()
@@ -89,6 +90,45 @@ def overlap(store: Store, near: float | None, tell: Tell = silent) -> Overlap:
     return Overlap(near, texts, dict(sorted(langs.items())))
 
 
+class Together(HeldOut):
+    """Finds a text only where what is held of it stands together: in a passage that, with all of it, were just near.
+
+    `decontaminate` asks for less, as it sees one segment at a time. A conversation joins several, with words of the
+    prompt: where few words make all sentences, three others hold most of a fourth between them.
+    """
+
+    def __init__(self, texts: pa.Array, lang: str, threshold: float):
+        super().__init__(texts, lang, threshold)
+        length = np.diff(shingles([self.texts], [self._size]).offsets)
+        self._width = np.ceil(length / threshold - 1e-9).astype(np.int64)
+
+    def _similar(self, texts: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rows, owners, similar = super()._similar(texts)
+        found = shingles([texts.take(pa.array(rows))], [self._size])
+        hashes = (found.hashes >> np.uint64(32)).astype(np.uint32)
+        near = np.ones(len(rows), dtype=bool)
+        for i, owner in enumerate(owners.tolist()):
+            row = hashes[found.offsets[i] : found.offsets[i + 1]]
+            width = int(self._width[owner])
+            if len(row) > width:
+                wanted = self._held.hashes[self._held.offsets[owner] : self._held.offsets[owner + 1]]
+                near[i] = together(row, wanted, width) >= self._threshold * len(wanted) - 1e-9
+        return rows[near], owners[near], similar[near]
+
+
+def together(row: np.ndarray, wanted: np.ndarray, width: int) -> int:
+    """The most distinct ones of `wanted` among `width` neighbours in `row`."""
+    places = np.flatnonzero(np.isin(row, wanted))
+    order = np.argsort(row[places], kind="stable")
+    again = np.flatnonzero(np.diff(row[places[order]]) == 0)
+    before = np.full(len(places), -1)  # where the same one stood last
+    before[order[again + 1]] = places[order[again]]
+    # A place counts for the passages that begin after `before`, and not later than itself.
+    begins = np.bincount(np.maximum(before, places - width) + 1, minlength=len(row) + 1)
+    ends = np.bincount(places + 1, minlength=len(row) + 1)
+    return int((begins - ends).cumsum().max(initial=0))
+
+
 class _Search:
     """For the texts of one language."""
 
@@ -98,7 +138,7 @@ class _Search:
         for text, key in zip(texts.to_pylist(), match_key(texts).to_pylist(), strict=True):
             if key:
                 self._keys.setdefault(key, []).append(text)
-        self._near = HeldOut(texts, lang, near)
+        self._near = Together(texts, lang, near)
         self._written: dict[str, list[str]] = {}
         for text, nfc in zip(texts.to_pylist(), pc.utf8_normalize(texts, form="NFC").to_pylist(), strict=True):
             self._written.setdefault(nfc, []).append(text)

@@ -3,6 +3,7 @@
 Source: the card's keys, https://huggingface.co/docs/hub/datasets-cards#dataset-card-metadata.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from pipelines.store import LedgerRow
 
 FILE = "README.md"
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+LOCAL = re.compile(r"(?:^|(?<=\s))(?:file:/+|~[\w.-]*/|[A-Za-z]:[\\/]|/|(?:\.\./)+)(?=\S)([^\n]*)")
+"""A path of this machine, from where it begins to the end of the line."""
 PARTS = {
     "bitext": "segment pairs: `src`, `tgt`, their languages and corpus",
     "instructions": "conversations: `messages`, the languages, corpus and template",
@@ -31,7 +34,7 @@ def card(
     ledger: Iterable[LedgerRow] = (),
 ) -> str:
     """The card of a mix; rows by part, numbers, provenance and ledger are those of its manifest."""
-    listed = sources(corpora, numbers)
+    listed = public(sources(corpora, numbers))
     dropped: dict[str, int] = {}
     for row in ledger:
         dropped[row.step] = dropped.get(row.step, 0) + row.dropped
@@ -46,23 +49,23 @@ def card(
         "Parallel text and cross-lingual instructions to align the languages of a multilingual language model, made by "
         f"Isogloss: {', '.join(map(languages.name, recipe.corpus.languages))}.",
         "## What it holds",
-        _table(parts),
+        table(parts),
         "```python\nfrom datasets import load_from_disk\n\nmix = load_from_disk('training_mix')\n```",
         "## Where it is from",
         "Licences are those that the corpora state; which of them bind what is made of the mix is for its users to "
         "judge. Every row names its corpus.",
-        _table(listed) if listed else "The mix names no corpus.",
+        table(listed) if listed else "The mix names no corpus.",
         "## How it was made",
         "Collected, filtered, deduplicated exactly and nearly, and decontaminated: what holds a text of the recipe's "
         "evals was dropped. Rows of each pair and kind that were there, and that the budget took:",
-        _table(receipt) if receipt else "The mix has no receipt.",
-        *(["Rows not taken, and why:", _table([{"step": step, "rows": n} for step, n in dropped.items()])]
+        table(receipt) if receipt else "The mix has no receipt.",
+        *(["Rows not taken, and why:", table([{"step": step, "rows": n} for step, n in dropped.items()])]
           if dropped else []),
         "## Known limits",
         "The text is as its sources have it: it may hold personal data, bias and errors, and wrong translations that "
         "no filter found. Languages have as many rows as the budget gives them, not as many as their speakers.",
         "<details><summary>The recipe, with all defaults</summary>",
-        f"````yaml\n{yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True)}````",
+        f"````yaml\n{yaml.safe_dump(public(recipe.resolved()), sort_keys=False, allow_unicode=True)}````",
         "</details>",
     ]  # fmt: skip
     return "\n\n".join(out) + "\n"
@@ -86,6 +89,17 @@ def sources(corpora: Mapping[str, Mapping[str, Any]], numbers: Mapping[str, Any]
     ]
 
 
+def public(item: Any) -> Any:
+    """JSON without what a path tells of the machine it lies on: of each local path its last component is left."""
+    if isinstance(item, Mapping):
+        return {key: public(value) for key, value in item.items()}
+    if isinstance(item, list | tuple):
+        return [public(value) for value in item]
+    return (
+        LOCAL.sub(lambda found: re.split(r"[/\\]", found[1].rstrip("/\\"))[-1], item) if isinstance(item, str) else item
+    )
+
+
 def _metadata(recipe: Recipe, rows: Mapping[str, int], listed: list[dict[str, Any]]) -> dict[str, Any]:
     """The YAML in front. The licence is `other`: those of the corpora decide, and they are many."""
     total = sum(rows.values())
@@ -103,14 +117,14 @@ def _metadata(recipe: Recipe, rows: Mapping[str, int], listed: list[dict[str, An
     }
 
 
-def _table(rows: Iterable[Mapping[str, Any]]) -> str:
+def table(rows: Iterable[Mapping[str, Any]]) -> str:
     """Mappings of the same keys as a table of Markdown."""
     listed = list(rows)
-    lines = [list(listed[0]), ["---"] * len(listed[0]), *(map(_cell, row.values()) for row in listed)]
+    lines = [list(listed[0]), ["---"] * len(listed[0]), *(map(cell, row.values()) for row in listed)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
     """A value that cannot leave its cell: corpora say what they like of themselves."""
     text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
     for char, safe in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("[", "\\[")):

@@ -13,7 +13,9 @@ MERGED = "merged"
 """Of recipes that merge adapters: shown beside the others where it is there; the verdict is of `aligned`."""
 REFERENCES = {"chance": "chance", "random": "random model", "ngrams": "character n-grams"}
 """What needs no learning: {name in metrics.json: title}."""
-LOWER_IS_BETTER = frozenset({"nats_per_token", "uniformity"})
+LOWER_IS_BETTER = frozenset({"nats_per_token", "uniformity", "english_answers"})
+RELATIVE = frozenset({"nats_per_token", "uniformity"})
+"""Metrics whose change is told as a share of the figure that it is measured from."""
 NEUTRAL = frozenset({"variance_ratio", "language_probe"})
 """Metrics of which neither more nor less is better by itself."""
 PLAIN = frozenset({"nats_per_token", "uniformity", "effective_rank", "cosine_gap"})

@@ -10,6 +10,7 @@ from pipelines.evals import Metric
 from pipelines.summary import (
     BETTER,
     LOWER_IS_BETTER,
+    RELATIVE,
     SAME,
     WORSE,
     Metrics,
@@ -35,25 +36,26 @@ CONTAMINATED = 0.01
 """Share of an eval's texts in the mix from which its figures are not to be believed."""
 RUINED = 0.1
 """Share by which the pivot's loss may rise over control's before the pivot counts as ruined."""
-HEADLINES = {
-    BETTER: "Better: translations find each other more often after aligning",
-    WORSE: "Worse: translations find each other less often after aligning",
-    SAME: "Cannot be told apart: aligning shows no effect on finding translations",
-    "text": "Cannot be told apart from control: the training text helped, aligning shows no effect of its own",
-}
 GROUPS = {
+    "pivot": "retention",
     "seen": "languages seen in alignment",
     "unseen": "languages not seen in alignment",
     "high": "high-resource languages",
     "low": "low-resource languages",
 }
+NAMES = {
+    ("localisation", "accuracy"): "local answers",
+    ("localisation", "english_answers"): "English's answers given elsewhere",
+}
+NAMED = 2
+"""Tasks that the headline names on either side, the rest are counted."""
 
 
 class Group(NamedTuple):
     """What became of one group of languages by one metric."""
 
     group: str
-    """A key of GROUPS."""
+    """A key of GROUPS; `pivot` is the language that all pairs share, by itself."""
     languages: list[str]
     key: str
     """`task/group/metric`."""
@@ -69,6 +71,7 @@ class Verdict(NamedTuple):
     tone: str
     """`better`, `mixed`, `worse` or `same`."""
     headline: str
+    """One short sentence, without its full stop; what it rests on is in `sentences`."""
     sentences: list[str]
     guards: list[str] = []
     """What was found that no figure makes good: collapsed representation, contaminated mix, ruined English."""
@@ -82,9 +85,10 @@ def verdict(metrics: Metrics, pivot: str = "eng_Latn") -> Verdict:
     loss = _loss(metrics, pivot, sentences)
     tasks = _tasks(metrics, sentences)
     tone, headline = _headline(recall, loss, tasks, languages.name(pivot))
-    found = by_group(metrics)
-    if said := _groups(found, metrics, sentences):
-        headline += f" ({said})"
+    found = by_group(metrics, pivot)
+    if suffered := _groups(found, metrics, sentences):
+        tone = "mixed" if tone == "better" else tone
+        headline += f", worse for {' and '.join(suffered)}"
     named: list[str] = []
     guards: list[str] = []
     for guard in (_collapsed, _contaminated, _ruined):
@@ -95,8 +99,9 @@ def verdict(metrics: Metrics, pivot: str = "eng_Latn") -> Verdict:
         else:
             sentences += said
     if guards:
-        headline = f"{', '.join(guards).capitalize().replace('english', 'English')}. {headline}"
+        headline = f"{', '.join(guards)}: {headline[0].lower()}{headline[1:]}"
         tone = "worse" if "collapsed representation" in guards or tone == "worse" else "mixed"
+    headline = headline[0].upper() + headline[1:]
     return Verdict(tone, headline, [*named, *sentences], guards, found)
 
 
@@ -110,11 +115,16 @@ def is_result(task: str, metric: str) -> bool:
     return task not in NO_RESULT and (task != "retrieval" or metric == "recall@1")
 
 
-def by_group(metrics: Metrics) -> list[Group]:
-    """The mean of every metric over every group of languages of metrics.json, where it has such."""
+def by_group(metrics: Metrics, pivot: str = "eng_Latn") -> list[Group]:
+    """Every metric of the pivot, and its mean over every group of languages of metrics.json, where it has such."""
     out = []
     against = reference(metrics)
     for task, metric, keys in groups(metrics):
+        own = f"{task}/{pivot}/{metric}"
+        aligned, other = figure(metrics, "aligned", own), figure(metrics, against, own)
+        if is_result(task, metric) and aligned and other and (diff := moved(metrics, against, [own])):
+            change = share(diff, other) if metric in RELATIVE else diff
+            out.append(Group("pivot", [pivot], own, aligned, change, told(diff, metric in LOWER_IS_BETTER)))
         for group, langs in metrics.get("groups", {}).items():
             key = mean_key(keys, group)
             aligned = metrics.get("means", {}).get("aligned", {}).get(key)
@@ -122,52 +132,41 @@ def by_group(metrics: Metrics) -> list[Group]:
             other = metrics.get("means", {}).get(against, {}).get(key)
             if not is_result(task, metric) or not aligned or not diff or not other:
                 continue
-            lower = metric in LOWER_IS_BETTER
-            word = told(diff, lower)
-            out.append(Group(group, langs, key, aligned, share(diff, other) if lower else diff, word))
+            change = share(diff, other) if metric in RELATIVE else diff
+            out.append(Group(group, langs, key, aligned, change, told(diff, metric in LOWER_IS_BETTER)))
     return out
 
 
 def task_name(task: str, metric: str) -> str:
     """`xnli/…/acc` -> `XNLI acc`."""
+    if (task, metric) in NAMES:
+        return NAMES[task, metric]
     return f"{task.replace('_', ' ').upper() if len(task) < 8 else task.replace('_', ' ')} {metric.replace('_', ' ')}"
 
 
 def _headline(recall: str | None, loss: str | None, tasks: dict[str, str], name: str) -> tuple[str, str]:
     """(tone, headline) of what was found."""
-    words = {BETTER: "better", WORSE: "worse"}
-    better = [task for task, word in tasks.items() if word == BETTER]
-    worse = [task for task, word in tasks.items() if word == WORSE]
-    said = [f"{word} at {', '.join(which)}" for word, which in (("better", better), ("worse", worse)) if which]
-    if recall is None and tasks:
-        tone = "mixed" if better and worse else "better" if better else "worse" if worse else "same"
-        text = " and ".join(said) or f"cannot be told apart at {', '.join(tasks)}"
-        if loss == WORSE:
-            tone, text = "mixed" if better else "worse", f"{text}, and {name} text got worse"
-        return tone, f"{text[0].upper()}{text[1:]} after aligning"
-    if recall is None and loss is None:
-        return "same", "Nothing to compare: the recipe's evals give no figure of this kind"
-    if recall is None:
-        return words.get(str(loss), "same"), f"{name} after aligning: {loss}; no retrieval was measured"
-    headline, tone = HEADLINES[recall], words.get(recall, "same")
-    if loss == WORSE:
-        tone = "mixed" if recall == BETTER else "worse"
-        headline = (
-            f"Mixed: translations find each other more often, but {name} got worse"
-            if recall == BETTER
-            else f"{headline}, and {name} got worse"
-        )
-    elif recall == BETTER and loss == SAME:
-        headline += f", and no harm to {name} can be told"
-    if worse:
-        tone = "mixed" if "better" in (tone, *tasks.values()) else "worse"
-    elif better and tone != "better":
-        tone = "better" if tone == "same" else "mixed"
-    return tone, headline + "".join(f"; {part}" for part in said)
+    found = ({"finding translations": recall} if recall else {}) | tasks
+    if loss == WORSE or (loss and not found):
+        found[name] = loss
+    better, worse = ([what for what, word in found.items() if word == wanted] for wanted in (BETTER, WORSE))
+    tone = "mixed" if better and worse else "better" if better else "worse" if worse else "same"
+    if not found:
+        return tone, "Nothing to compare: the recipe's evals give no figure of this kind"
+    if tone == "same":
+        return tone, f"No effect of aligning can be told{': its text alone helped' if recall == 'text' else ''}"
+    said = ", ".join(f"{word} at {_listed(which)}" for word, which in (("better", better), ("worse", worse)) if which)
+    return tone, f"{said}, no harm to {name} found" if tone == "better" and loss == SAME else said
+
+
+def _listed(names: list[str]) -> str:
+    """`a`, `a and b`, `a, b and 3 more`."""
+    said = [*names[:NAMED], *([f"{len(names) - NAMED} more"] if len(names) > NAMED else [])]
+    return " and ".join(filter(None, (", ".join(said[:-1]), said[-1])))
 
 
 def _recall(metrics: Metrics, sentences: list[str]) -> str | None:
-    """Key of HEADLINES for recall@1 at the trained layer; appends what was found."""
+    """What became of recall@1 at the trained layer, `text` where base but not control is beaten; appends it."""
     keys = keys_of(metrics, "retrieval", "recall@1")
     aligned = mean(metrics, "aligned", keys)
     if aligned is None:
@@ -215,7 +214,7 @@ def _loss(metrics: Metrics, pivot: str, sentences: list[str]) -> str | None:
     if change:
         side = "above" if change["value"] >= 0 else "below"
         text += f", {percent(abs(change['value']))} {side} {against}'s {other['value']:.2f}{interval(change)}"
-    sentences.append(f"{text}, {_word(change, lower=True)}.")
+    sentences.append(f"{text}, {_word(change, 'nats_per_token')}.")
     _minority(metrics, [item for item in keys if item != key], "other languages", sentences)
     return told(diff, lower_is_better=True)
 
@@ -230,49 +229,55 @@ def _tasks(metrics: Metrics, sentences: list[str]) -> dict[str, str]:
         aligned, diff = mean(metrics, "aligned", keys), moved(metrics, against, keys)
         if not aligned or not diff:
             continue
-        lower, name = metric in LOWER_IS_BETTER, task_name(task, metric)
-        out[name] = told(diff, lower)
+        name = task_name(task, metric)
+        out[name] = told(diff, metric in LOWER_IS_BETTER)
         text = f"{name}, averaged over {len(keys)}," if len(keys) > 1 else f"{name} of {subject(keys[0])}"
+        text = text[0].upper() + text[1:]
         text += f" is {percent(aligned['value'])}{interval(aligned)} after aligning, {points(diff['value'])} "
         text += f"{'above' if diff['value'] >= 0 else 'below'} {against}'s{interval(diff, ' points')}, "
         chance = mean(metrics, "chance", keys)
         sentences.append(
-            text + _word(diff, lower) + (f". Guessing gives {percent(chance['value'])}." if chance else ".")
+            text + _word(diff, metric) + (f". Guessing gives {percent(chance['value'])}." if chance else ".")
         )
         _minority(metrics, keys, "languages", sentences)
     return out
 
 
-def _groups(found: list[Group], metrics: Metrics, sentences: list[str]) -> str:
-    """Append a sentence a group; returns the words of the leading metric for the headline, if they may differ."""
-    leading: list[str] = []
+def _groups(found: list[Group], metrics: Metrics, sentences: list[str]) -> list[str]:
+    """Append a sentence a group; returns the groups whose leading metric got worse, where not all of them did."""
+    leading: dict[str, str] = {}
     for name, whose in GROUPS.items():
         rows = [row for row in found if row.group == name]
-        if not rows:
-            continue
-        leads = rows[0].key.partition("/")[0] != "loss"
-        text = f"{whose[0].upper()}{whose[1:]} ({', '.join(languages.name(lang) for lang in rows[0].languages)}): "
-        sentences.append(text + "; ".join(_of_group(row) for row in rows) + ".")
-        if leads:
-            leading.append(f"{whose}: {rows[0].word}")
-    if found and "unseen" not in metrics["groups"]:
-        sentences.append("No language was measured that the alignment has not seen.")
-    if found and "low" in metrics["groups"]:
-        sentences.append(
-            f"Low-resource are languages with less than {_bound(LOW_RESOURCE)} of the rows of the largest in the mix."
-        )
-    return "; ".join(leading) if len(leading) > 1 else ""
+        langs = ", ".join(languages.name(lang) for lang in rows[0].languages) if rows else ""
+        if name == "pivot":
+            tasks = [row for row in rows if not row.key.startswith("loss/")]  # its loss has a sentence of its own
+            kept = "not retained" if any(row.word == WORSE for row in rows) else "retained as far as can be told"
+            sentences += [f"{langs} is {kept}: {'; '.join(_of_group(row) for row in tasks)}."] if tasks else []
+        elif rows:
+            sentences.append(f"{whose[0].upper()}{whose[1:]} ({langs}): {'; '.join(_of_group(row) for row in rows)}.")
+            if not rows[0].key.startswith("loss/"):
+                leading[whose] = rows[0].word
+    if any(row.group != "pivot" for row in found):
+        if "unseen" not in metrics["groups"]:
+            sentences.append("No language was measured that the alignment has not seen.")
+        if "low" in metrics["groups"]:
+            sentences.append(
+                f"Low-resource are languages with less than {_bound(LOW_RESOURCE)} of the rows of the largest in the "
+                f"mix."
+            )
+    worse = [whose for whose, word in leading.items() if word == WORSE]
+    return worse if len(worse) < len(leading) else []
 
 
 def _of_group(row: Group) -> str:
     task, _, metric = row.key.split("/", 2)
     name = {"retrieval": "recall@1", "loss": "loss"}.get(task, task_name(task, metric))
-    if metric in LOWER_IS_BETTER:
+    if metric in RELATIVE:
         by = f"{percent(abs(row.moved['value']))} {'up' if row.moved['value'] >= 0 else 'down'}{interval(row.moved)}"
     else:
         by = f"{points(row.moved['value'])} {'up' if row.moved['value'] >= 0 else 'down'}"
         by += interval(row.moved, " points")
-    return f"{name} {by}, {_word(row.moved, metric in LOWER_IS_BETTER)}"
+    return f"{name} {by}, {_word(row.moved, metric)}"
 
 
 def _collapsed(metrics: Metrics, pivot: str) -> tuple[str, list[str]]:
@@ -368,14 +373,14 @@ def _minority(metrics: Metrics, keys: list[str], what: str, sentences: list[str]
         sentences.append(f"{kind} is worse than {against}'s in {which}.")
 
 
-def _word(diff: Metric | None, lower: bool = False) -> str:
+def _word(diff: Metric | None, metric: str = "") -> str:
     """`better`, `worse`, or that neither can be told and how much could have been."""
-    result = told(diff, lower)
+    result = told(diff, metric in LOWER_IS_BETTER)
     if result != SAME:
         return result
     text = "which cannot be told apart from no change"
     if diff and (least := diff.get("detectable")):
-        shown = f"{percent(least)}" if lower else points(least)
+        shown = percent(least) if metric in RELATIVE else points(least)
         text += f" (one of {shown} would be, in 80 of 100 such tests)"
     return text
 

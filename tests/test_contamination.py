@@ -1,9 +1,11 @@
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.contamination import Overlap, overlap
+from pipelines.contamination import Overlap, overlap, together
+from pipelines.near import HeldOut
 from pipelines.schema import BITEXT, EVAL_TEXT, INSTRUCTION
 from pipelines.store import Store
 
@@ -14,11 +16,17 @@ HELD = {
 }
 
 
-def stored(folder: Path, bitext: list[tuple[str, str]], messages: list[str], part: str = "bitext") -> Store:
+def stored(
+    folder: Path,
+    bitext: list[tuple[str, str]],
+    messages: list[str],
+    part: str = "bitext",
+    held: dict[str, list[str]] = HELD,
+) -> Store:
     """A store whose mix has these rows of English and Chinese, and one conversation of them."""
     store = Store.open(folder, "planted")
     with store.writing("eval_text") as out:
-        rows = [("retrieval", str(i), "eng_Latn-zho_Hans", lang, text) for lang, own in HELD.items()
+        rows = [("retrieval", str(i), "eng_Latn-zho_Hans", lang, text) for lang, own in held.items()
                 for i, text in enumerate(own)]  # fmt: skip
         rows.append(("loss", "0", "eng_Latn-zho_Hans", "eng_Latn", LONG))
         out.write(pa.record_batch([pa.array(column) for column in zip(*rows, strict=True)], schema=EVAL_TEXT))
@@ -74,6 +82,44 @@ def test_a_text_in_another_language_and_dev_rows_do_not_count(tmp_path: Path) ->
     dev = stored(tmp_path / "b", [("The house", "大房子")], ["x"], part="dev")
     assert kinds(overlap(dev, 0.8)) == {}
     assert overlap(dev, 0.8).rows == {"eng_Latn": 1, "zho_Hans": 1}
+
+
+SCATTERED = "Qu'est-ce que ma fille a choisi en ville la semaine dernière ?"
+CONVERSATION = (
+    "Réponds à la question à l'aide du texte.\nMa fille a choisi un tapis blanc dans la cuisine l'année dernière. La "
+    "semaine dernière, il a beaucoup plu, alors le chauffeur n'est pas allé en ville avec le fermier.\nQuand est-ce "
+    "que ma fille a choisi un tapis blanc dans la cuisine ?\nRéponds en anglais :"
+)
+ASKED = "Mwandishi alipofika ofisini wiki iliyopita, baba yangu alikuwa akilala."
+PROMPT = (
+    "Tafadhali tafsiri maandishi yafuatayo kwa Kiingereza.\n\n"
+    "Mpishi alipofika dukani wiki iliyopita, baba yangu alikuwa akilala."
+)
+
+
+@pytest.mark.parametrize(("text", "said"), [(SCATTERED, CONVERSATION), (ASKED, PROMPT)], ids=["sentences", "prompt"])
+def test_a_text_that_sentences_or_the_prompt_hold_between_them_is_not_held(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    (share,) = HeldOut(pa.array([text]), "eng_Latn", 0.8).scores(pa.array([said]))
+    assert share > 0.8  # of its shingles; the rows are of the sample's mix, which was decontaminated
+    assert kinds(overlap(stored(tmp_path, [("a", "b")], [said], held={"eng_Latn": [text]}), 0.8)) == {}
+
+
+@pytest.mark.parametrize("inside", ["", " le matin"])
+def test_a_text_in_one_passage_of_a_conversation_is_held(tmp_path: Path, inside: str) -> None:
+    said = f"{CONVERSATION} {SCATTERED.replace(' en ville', f'{inside}. En ville')} {CONVERSATION}"
+    found = overlap(stored(tmp_path, [("a", "b")], [said], held={"eng_Latn": [SCATTERED]}), 0.8)
+    assert kinds(found) == {SCATTERED: "near"}
+
+
+def test_most_distinct_neighbours_are_those_of_the_best_passage() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        row, wanted, width = rng.integers(9, size=rng.integers(1, 30)), rng.permutation(9)[:5], int(rng.integers(1, 12))
+        best = max(len(set(row[i : i + width]) & set(wanted)) for i in range(len(row)))
+        assert together(row, wanted, width) == best
+    assert together(np.array([1, 2]), np.array([3]), 2) == 0
 
 
 def test_each_batch_is_told(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
+import pytest
 import yaml
 
-from pipelines.data_card import card, sources
+from pipelines.data_card import card, public, sources
 from pipelines.store import LedgerRow
 from tests.planted import recipe
 
@@ -52,3 +53,26 @@ def test_a_corpus_cannot_leave_its_cell():
 def test_a_mix_without_provenance_has_a_card():
     assert sources({}, {}) == []
     assert "The mix names no corpus." in card(recipe(["de-en"]), {"bitext": 3}, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("/home/me/my data/x.tsv", "x.tsv"), ("/data/run1/", "run1"), ("~/texts/*.txt", "*.txt"), ("~me/a", "a"),
+        ("file:///home/me/a.tmx", "a.tmx"), ("C:\\Users\\me\\b.tmx", "b.tmx"), ("../../shared/c", "c"),
+        ("local: /home/me/model", "local: model"), ("https://example.org/a/b", "https://example.org/a/b"),
+        ("s3://bucket/a", "s3://bucket/a"), ("someone/model", "someone/model"), ("data/{lang}.tsv", "data/{lang}.tsv"),
+        ("CC-BY-4.0 / GPL-3.0", "CC-BY-4.0 / GPL-3.0"), ("{language}: {input}", "{language}: {input}"),
+    ],
+)  # fmt: skip
+def test_of_local_paths_the_last_component_is_left(said: str, shown: str):
+    assert public({"a": [said, 3, None, True]}) == {"a": [shown, 3, None, True]}
+
+
+def test_the_card_of_a_mix_does_not_say_where_its_files_lie():
+    facts = {"own/v1": {"version": "v1", "url": "/home/me/own.tsv"}}
+    held = recipe(["de-en"], decontaminate={"lists": ["/home/me/held/*.txt"]})
+    text = card(held, {"bitext": 3}, {}, facts)
+    assert "/home/me" not in text
+    assert "| own/v1 | v1 | not stated | 0 | own.tsv |" in text
+    assert "- '*.txt'" in text

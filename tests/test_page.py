@@ -90,10 +90,10 @@ def read(text: str) -> Reader:
 
 
 def test_the_page_opens_with_the_verdict_and_the_base_model(read: Reader):
-    assert "Mixed: translations find each other more often, but English got worse" in read.text
+    assert "better at finding translations, worse at English" in read.text
     assert "Recall@1 is worse than control's in 1 of 2 pairs" in read.text
     assert "a seed model (7.9M parameters, trained here from nothing on 1,000 pairs)" in read.text
-    assert read.text.index("Mixed:") < read.text.index("Recall@1 by layer")
+    assert read.text.index("better at finding") < read.text.index("Recall@1 by layer")
 
 
 def test_the_page_is_the_same_twice(store: Store, text: str):
@@ -170,7 +170,7 @@ def paired() -> dict[str, Any]:
 def test_what_was_paired_is_shown_with_groups_gaps_and_contamination(store: Store):
     text = page.render(RECIPE, store, paired(), None, {"language_map": b"\x89PNG", "pairs": b"x"})
     read = Reader(text)
-    assert read.text.index("Collapsed representation, contaminated mix. Better") < read.text.index("For whom")
+    assert read.text.index("Collapsed representation, contaminated mix: better") < read.text.index("For whom")
     assert next(attributes for tag, attributes in read.tags if tag == "ul")["aria-label"] == "Guards raised"
     head = read.cells[next(i for i, cells in enumerate(read.cells) if cells[0] == "Pair")]
     assert head[-3:] == ["p", "Detectable", "Aligning made it"]
