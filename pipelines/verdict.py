@@ -5,12 +5,14 @@ from statistics import fmean
 from typing import NamedTuple
 
 from pipelines import languages
-from pipelines.comparison import LOW_RESOURCE, NO_RESULT
+from pipelines.comparison import LOW_RESOURCE, NO_RESULT, SECONDARY
 from pipelines.evals import Metric
 from pipelines.summary import (
     BETTER,
     LOWER_IS_BETTER,
     SAME,
+    SOURCE,
+    TRANSFER,
     WORSE,
     Metrics,
     at_layer,
@@ -46,6 +48,8 @@ GROUPS = {
     "unseen": "languages not seen in alignment",
     "high": "high-resource languages",
     "low": "low-resource languages",
+    SOURCE: "languages that the task was trained in",
+    TRANSFER: "languages that the task was not trained in",
 }
 
 
@@ -106,8 +110,8 @@ def reference(metrics: Metrics) -> str:
 
 
 def is_result(task: str, metric: str) -> bool:
-    """Whether a figure counts for the verdict: states have none, and of retrieval it is recall@1 alone."""
-    return task not in NO_RESULT and (task != "retrieval" or metric == "recall@1")
+    """Whether a figure counts for the verdict: states and `valid` do not, and of retrieval it is recall@1 alone."""
+    return task not in NO_RESULT and metric not in SECONDARY and (task != "retrieval" or metric == "recall@1")
 
 
 def by_group(metrics: Metrics) -> list[Group]:
@@ -115,7 +119,8 @@ def by_group(metrics: Metrics) -> list[Group]:
     out = []
     against = reference(metrics)
     for task, metric, keys in groups(metrics):
-        for group, langs in metrics.get("groups", {}).items():
+        of_task = metrics.get("task_groups", {}).get(task, {})
+        for group, langs in {**metrics.get("groups", {}), **of_task}.items():
             key = mean_key(keys, group)
             aligned = metrics.get("means", {}).get("aligned", {}).get(key)
             diff = metrics.get("differences", {}).get(f"aligned-{against}", {}).get(key)
@@ -246,18 +251,19 @@ def _tasks(metrics: Metrics, sentences: list[str]) -> dict[str, str]:
 def _groups(found: list[Group], metrics: Metrics, sentences: list[str]) -> str:
     """Append a sentence a group; returns the words of the leading metric for the headline, if they may differ."""
     leading: list[str] = []
-    for name, whose in GROUPS.items():
-        rows = [row for row in found if row.group == name]
-        if not rows:
-            continue
+    parts = dict.fromkeys((row.group, tuple(row.languages)) for row in found)  # source languages differ between tasks
+    for name, langs in sorted(parts, key=lambda part: list(GROUPS).index(part[0])):
+        whose = GROUPS[name]
+        rows = [row for row in found if (row.group, tuple(row.languages)) == (name, langs)]
         leads = rows[0].key.partition("/")[0] != "loss"
-        text = f"{whose[0].upper()}{whose[1:]} ({', '.join(languages.name(lang) for lang in rows[0].languages)}): "
+        text = f"{whose[0].upper()}{whose[1:]} ({', '.join(map(languages.name, langs))}): "
         sentences.append(text + "; ".join(_of_group(row) for row in rows) + ".")
         if leads:
             leading.append(f"{whose}: {rows[0].word}")
-    if found and "unseen" not in metrics["groups"]:
+    known = metrics.get("groups", {})
+    if found and known and "unseen" not in known:
         sentences.append("No language was measured that the alignment has not seen.")
-    if found and "low" in metrics["groups"]:
+    if found and "low" in known:
         sentences.append(
             f"Low-resource are languages with less than {_bound(LOW_RESOURCE)} of the rows of the largest in the mix."
         )
