@@ -24,8 +24,8 @@ def test_every_kind_of_plug_in_is_there() -> None:
     assert {"sample", "opus"} <= set(found["pipelines.sources"])
     assert {"char_length", "identical", "length_ratio", "lid", "markup", "script"} <= set(found["pipelines.filters"])
     assert {"translate", "answer_across"} <= set(found["pipelines.instructions"])
-    assert {"retrieval", "loss", "transfer"} <= set(found["pipelines.evals"])
-    assert {"classification", "messages", "slot_filling", "json_extraction", "translation"} <= set(found["pipelines.tasks"])
+    assert {"retrieval", "loss"} <= set(found["pipelines.evals"])
+    assert {"messages", "slot_filling", "json_extraction", "translation"} <= set(found["pipelines.tasks"])
     assert {"contrastive", "instruction", "language_model", "task"} <= set(found[TRAINING])
 
 

@@ -365,7 +365,7 @@ def test_the_part_that_is_trained_on_is_no_test(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("evals", "message"),
     [
-        ("{task: slots}", r"transfer.task: found 'slots'. Allowed: a task of the recipe's corpus.tasks, sample_slots"),
+        ("{task: slots}", r"transfer.task: found slots. Allowed: a task of the recipe's corpus.tasks, sample_slots"),
         ("{task: sample_slots}", r"eval.transfer.test: split: found 'test'. Input should be 'train' or 'heldout'"),
         ("{task: sample_slots, test: {part: x}}", r"eval.transfer.test: part: unknown key"),
         ("{task: sample_slots, test: {train: [de]}}", r"found train. Name the languages to ask in as `languages`"),
@@ -375,13 +375,19 @@ def test_the_part_that_is_trained_on_is_no_test(tmp_path: Path) -> None:
         ),
         (
             "{task: {translation: {train: [en-de], source: {sample: {}}}}}",
-            r"task: translation is learnt by pairs. Allowed: tasks that are learnt by languages",
+            r"found translation with settings of its own. Allowed: a task of the recipe's corpus.tasks, sample_slots",
         ),
     ],
 )
 def test_what_cannot_be_asked_is_said_before_work_starts(tmp_path: Path, evals: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         taught(tmp_path, evals)
+
+
+def test_a_task_of_pairs_is_for_another_eval() -> None:
+    item = Transfer.model_validate({"task": {"translation": {"train": ["en-de"], "source": {"sample": {}}}}})
+    with pytest.raises(ValueError, match=r"task: translation is learnt by pairs. Allowed: tasks that are learnt by la"):
+        item.check(PAIRS)
 
 
 def test_a_right_answer_that_cannot_be_read_back_is_refused(tmp_path: Path) -> None:

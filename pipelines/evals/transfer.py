@@ -68,15 +68,14 @@ class Transfer(Eval):
         return {self._taught.name: self._taught.cells}
 
     def of(self, tasks: Sequence[Task]) -> Self:
-        if not isinstance(self.task, str):
-            return self
-        found = {task.name: task for task in tasks}
-        if self.task not in found:
+        found = next((task for task in tasks if self.task in (task.name, task)), None)
+        if found is None:
+            said = self.task if isinstance(self.task, str) else f"{self.task.name} with settings of its own"
             raise ValueError(
-                f"{self.name}.task: found '{self.task}'. Allowed: a task of the recipe's corpus.tasks, "
-                f"{', '.join(found) or 'of which there is none'}. Correct it, or add the task."
+                f"{self.name}.task: found {said}. Allowed: a task of the recipe's corpus.tasks, "
+                f"{', '.join(task.name for task in tasks) or 'of which there is none'}. Correct it, or add the task."
             )
-        return self.model_copy(update={"task": found[self.task]})
+        return self.model_copy(update={"task": found})
 
     def check(self, pairs: list[Pair]) -> None:
         taught = self._taught
