@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from alignment_train import page, plots
 from pipelines import contamination
-from pipelines.comparison import compared, language_groups
+from pipelines.comparison import compared, language_groups, task_groups
 from pipelines.config import Recipe
 from pipelines.contamination import Overlap
 from pipelines.evals import LanguageModel, Metric, States
@@ -130,11 +130,15 @@ def measure(
         del lm
         gc.collect()  # models hold cycles: the next one must not wait for the collector to find its memory
     tell(total, total, "done")
+    keys = {key for found in scored.values() for key in found}
     groups = {}
     if overlap:
-        groups = language_groups((key for found in scored.values() for key in found), overlap.rows, recipe.corpus.pivot)
+        groups = language_groups(keys, overlap.rows, recipe.corpus.pivot)
         metrics |= {"groups": groups, "mix_rows": overlap.rows}
-    return metrics | _rounded(compared(scored, recipe.corpus.pivot, groups, overlap))
+    of_task = task_groups(keys, {task: langs for item in recipe.eval for task, langs in item.trained_in.items()})
+    if of_task:
+        metrics["task_groups"] = of_task
+    return metrics | _rounded(compared(scored, recipe.corpus.pivot, groups, overlap, of_task))
 
 
 def _written(metrics: Mapping[str, Any]) -> str:

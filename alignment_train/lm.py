@@ -8,6 +8,7 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from alignment_train import scoring
+from alignment_train.data import render
 from alignment_train.data import texts as language_model_batch
 from alignment_train.losses import pool
 from alignment_train.model import Model
@@ -84,13 +85,35 @@ class LM:
 
         A prompt loses its start where it and the new tokens are longer than the window.
         """
+        return self._generated(self.model.tokenizer(list(prompts), verbose=False)["input_ids"], stop, max_new_tokens)
+
+    @torch.inference_mode()
+    def reply(self, talks: Sequence[list[dict[str, str]]], stop: Sequence[str], max_new_tokens: int) -> list[str]:
+        """The greedy answer to each conversation, which is written as `data.conversations` writes it in training.
+
+        A space before the answer is left to the model: tokenizers join it to the answer's first word.
+        """
+        if not talks:
+            return []
+        tokenizer, templated = self.model.tokenizer, bool(self.model.tokenizer.chat_template)
+        if templated:
+            put = [tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True) for talk in talks]
+        else:
+            put = [render([*talk, {"role": "assistant", "content": ""}])[0] for talk in talks]
+        put = [text.removesuffix(" ") for text in put]
+        ids = tokenizer(put, add_special_tokens=not templated, verbose=False)["input_ids"]
+        if not templated:
+            ids = [row[:-1] if row[-1:] == [tokenizer.eos_token_id] else row for row in ids]
+        return self._generated(ids, stop, max_new_tokens)
+
+    def _generated(self, rows: Sequence[list[int]], stop: Sequence[str], max_new_tokens: int) -> list[str]:
         room = self.window - max_new_tokens
         if room < 1:
             raise ValueError(
                 f"max_new_tokens: found {max_new_tokens:,}. Allowed: fewer than the model's {self.window:,} tokens. "
                 f"Lower it."
             )
-        ids = [row[-room:] or [self._start] for row in self.model.tokenizer(list(prompts), verbose=False)["input_ids"]]
+        ids = [row[-room:] or [self._start] for row in rows]
         out = [""] * len(ids)
         tokenizer, pad = self.model.tokenizer, self.model.tokenizer.pad_token_id
         for chosen in self._buckets([len(row) + max_new_tokens for row in ids]):

@@ -37,6 +37,7 @@ from pipelines.summary import (
     gap_rows,
     groups,
     mean,
+    means_of,
     models,
     moved,
     references,
@@ -106,6 +107,8 @@ NOTES = {
     ("localisation", "accuracy"): "Share of questions answered as is usual in the language. Higher is better.",
     ("localisation", "english_answers"): "Share of questions answered as English has it, where that is wrong. More is "
     "worse: a model that is aligned too far answers as in English everywhere.",
+    ("", "f1"): "Of the spans of held-out texts, type and text, micro-averaged. Higher is better.",
+    ("", "valid"): "Share of answers in the form asked for, such as JSON that can be read; others count as wrong.",
 }
 
 
@@ -352,18 +355,19 @@ def _comparison(metrics: Metrics, task: str, metric: str, keys: list[str]) -> di
     relative, against = metric == "nats_per_token", reference(metrics)
     beside = references(metrics)
     rows = []
-    for key in [*keys, None] if len(keys) > 1 else keys:
+    shown = [(subject(key), "", [key]) for key in keys] + means_of(metrics, keys)
+    for title, group, own in shown:
         names = (*models(metrics), *beside)
-        cells = {name: figure(metrics, name, key) if key else mean(metrics, name, keys) for name in names}
+        cells = {name: mean(metrics, name, own, group) if group else figure(metrics, name, own[0]) for name in names}
         aligned, other = cells["aligned"], cells[against]
-        diff = moved(metrics, against, [key] if key else keys)
+        diff = moved(metrics, against, own, group)
         change = share(diff, other) if relative and diff and other else diff
         broken = "not a number: worse" if aligned is None and other else ""
         says = word(diff, metric) if diff else broken
         rows.append(
             {
-                "name": subject(key) if key else "Mean",
-                "mean": key is None,
+                "name": title[0].upper() + title[1:] if group else title,
+                "mean": bool(group),
                 "cells": [_shown(cells[name], metric) for name in models(metrics) if name in metrics],
                 "beside": [_shown(cells[name], metric)["value"] for name in beside],
                 "change": _shown(change, metric, signed=True, relative=relative),
@@ -382,7 +386,7 @@ def _comparison(metrics: Metrics, task: str, metric: str, keys: list[str]) -> di
     return {
         "id": re.sub(r"[^a-z0-9]+", "-", f"{task}-{metric}".lower()),
         "title": TITLES.get((task, metric), f"{task.replace('_', ' ')}: {metric.replace('_', ' ')}"),
-        "note": NOTES.get((task, metric), "").format(layer=at_layer(metrics)),
+        "note": NOTES.get((task, metric), NOTES.get(("", metric), "")).format(layer=at_layer(metrics)),
         "unit": UNITS.get(metric, "%"),
         "moved": f"aligned against {against}{', %' if relative else '' if metric in PLAIN else ', points'}",
         "tested": any(row["p"] for row in rows),

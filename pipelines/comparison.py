@@ -11,14 +11,18 @@ from typing import Any
 from pipelines.contamination import Overlap
 from pipelines.evals import Metric
 from pipelines.statistics import Scored, assessed, average, gap, paired, without
-from pipelines.summary import ALL, LOWER_IS_BETTER, difference
+from pipelines.summary import ALL, LOWER_IS_BETTER, SOURCE, TRANSFER, difference
 
 LOW_RESOURCE = 2 / 3
 """Share of the largest language's rows in the mix below which a language counts as low-resource."""
 NO_RESULT = frozenset({"representation"})
 """Tasks that describe states and are neither good nor bad: no mean by group and no gap is made of them."""
 
+SECONDARY = frozenset({"valid"})
+"""Metrics that only help to understand another: no gap is made of them, and they decide nothing."""
+
 Figures = Mapping[str, Metric]
+Groups = Mapping[str, list[str]]
 
 
 def language_groups(keys: Iterable[str], rows: Mapping[str, int], pivot: str) -> dict[str, list[str]]:
@@ -36,17 +40,37 @@ def language_groups(keys: Iterable[str], rows: Mapping[str, int], pivot: str) ->
     return {name: langs for name, langs in found.items() if langs}
 
 
+def task_groups(keys: Iterable[str], trained_in: Groups) -> dict[str, dict[str, list[str]]]:
+    """{task: {SOURCE: languages, TRANSFER: languages}} of those measured; only groups that are not empty."""
+    out: dict[str, dict[str, list[str]]] = {}
+    for task, trained in trained_in.items():
+        langs = sorted({key.split("/")[1] for key in keys if key.startswith(f"{task}/")})
+        halves = {SOURCE: [lang for lang in langs if lang in trained]}
+        halves[TRANSFER] = [lang for lang in langs if lang not in trained]
+        out[task] = {group: some for group, some in halves.items() if some}
+    return out
+
+
 def compared(
-    models: Mapping[str, Figures], pivot: str, groups: Mapping[str, list[str]], overlap: Overlap | None = None
+    models: Mapping[str, Figures],
+    pivot: str,
+    groups: Groups,
+    overlap: Overlap | None = None,
+    of_task: Mapping[str, Groups] | None = None,
 ) -> dict[str, Any]:
     """{differences, means, gaps} and, with `overlap`, {contamination}, as metrics.json has them.
 
-    models: {base, control, aligned ...: {key: Metric}}; differences are of `aligned` against base and control.
+    models: {base, control, aligned ...: {key: Metric}}; differences are of `aligned` against base and control. of_task:
+    groups of single tasks, as `task_groups` gives them; the pivot belongs to one of them too.
     """
     against = [name for name in ("base", "control") if name in models and "aligned" in models]
     keys = sorted({key for found in models.values() for key in found})
     wanted = {ALL: None, **groups}
     members = {group: list(_members(keys, pivot, langs)) for group, langs in wanted.items()}
+    for task, own in (of_task or {}).items():
+        for group, langs in own.items():
+            some = [key for key in keys if key.split("/")[0] == task and key.split("/")[1] in langs]
+            members.setdefault(group, []).extend(_members(some, pivot, None))
     out: dict[str, Any] = {
         "differences": {f"aligned-{name}": _differences(models["aligned"], models[name]) for name in against},
         "means": {name: _means(found, members) for name, found in models.items()},
@@ -131,7 +155,7 @@ def _gaps(figures: Figures, pivot: str) -> dict[str, Scored]:
     for key, other in figures.items():
         task, subject, metric = [*key.split("/", 2), "", ""][:3]
         own = figures.get(f"{task}/{pivot}/{metric}")
-        if "/" in metric or task in NO_RESULT or subject == pivot or not isinstance(own, Scored):
+        if "/" in metric or task in NO_RESULT or metric in SECONDARY or subject == pivot or not isinstance(own, Scored):
             continue
         if isinstance(other, Scored) and own["value"]:
             out[key] = gap(own, other, metric in LOWER_IS_BETTER)

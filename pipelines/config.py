@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from pipelines.engine import Engine
 from pipelines.evals import Eval
@@ -233,6 +242,12 @@ class Recipe(Strict):
     corpus: CorpusConfig
     train: dict[str, Any] = {}
     eval: list[plugin_field(Eval, "pipelines.evals")] = []  # type: ignore[valid-type]
+
+    @field_validator("eval")
+    @classmethod
+    def _of_tasks(cls, evals: list[Eval], info: ValidationInfo) -> list[Eval]:
+        corpus = info.data.get("corpus")  # not there where it is wrong itself
+        return [item.of(corpus.tasks) for item in evals] if corpus else evals
 
     @model_validator(mode="after")
     def _evaluable(self) -> "Recipe":

@@ -48,7 +48,8 @@ class Scored(dict[str, float | int]):
 def ratio(numerator: np.ndarray, denominator: np.ndarray, seed: int = 0, texts: Texts | None = None) -> Scored:
     """sum(numerator) / sum(denominator) over N items, with the percentile interval of the bootstrap over items.
 
-    numerator, denominator: [N], of one item each, so that a long text weighs by its tokens; denominator > 0.
+    numerator, denominator: [N], of one item each, so that a long text weighs by its tokens; denominator >= 0, and where
+    its sum is 0, so is the ratio.
     The same seed and N resample the same items, so two models measured on the same items are paired.
     Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 13.3.
     """
@@ -56,8 +57,10 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray, seed: int = 0, texts: 
     if n == 0:
         raise ValueError("a figure of no items: allowed is at least one. Give the eval texts to measure on.")
     sums = resampled(np.stack([numerator, denominator], axis=1), seed)
+    resamples = np.divide(sums[:, 0], sums[:, 1], out=np.zeros(RESAMPLES), where=sums[:, 1] != 0)
+    whole = denominator.sum()
     items = Items(numerator, denominator, texts)
-    return Scored(numerator.sum() / denominator.sum(), n, sums[:, 0] / sums[:, 1], items)
+    return Scored(numerator.sum() / whole if whole else 0.0, n, resamples, items)
 
 
 def mean(values: np.ndarray, seed: int = 0, texts: Texts | None = None) -> Scored:

@@ -24,6 +24,9 @@ HIGHER, LOWER = "higher", "lower"
 ALL = "all"
 """The group of all languages, in the keys of means."""
 BETTER, WORSE, SAME = "better", "worse", "cannot be told apart"
+SOURCE, TRANSFER = "source", "transfer"
+"""Groups of the languages of one task: those that training taught it in, and the others."""
+TRAINED = {SOURCE: "mean of languages trained in", TRANSFER: "mean of languages not trained in"}
 Metrics = Mapping[str, Any]
 """What metrics.json holds: {"base": {key: metric}, "control": ..., "aligned": ..., "chance": ...}."""
 
@@ -34,7 +37,7 @@ def models(metrics: Metrics) -> tuple[str, ...]:
 
 
 def summary(metrics: Metrics) -> list[dict[str, Any]]:
-    """Rows for a table: {key, subject, metric, base, control, aligned, chance ...}, one a metric and its mean last.
+    """Rows for a table: {key, subject, metric, base, control, aligned, chance ...}, one a metric, and last its means.
 
     `merged` stands before `chance` where it was evaluated.
 
@@ -47,10 +50,20 @@ def summary(metrics: Metrics) -> list[dict[str, Any]]:
         for key in keys:
             row = {title: value(metrics, name, key) for name, title in shown.items()}
             rows.append({"key": key, "subject": subject(key), "metric": metric, **row})
-        if len(keys) > 1:
-            row = {title: _value(mean(metrics, name, keys)) for name, title in shown.items()}
-            rows.append({"key": f"{task}/mean/{metric}", "subject": "mean", "metric": metric, **row})
+        for title, group, some in means_of(metrics, keys):
+            row = {shown[name]: _value(mean(metrics, name, some, group)) for name in shown}
+            called = "mean" if group == ALL else group
+            rows.append({"key": f"{task}/{called}/{metric}", "subject": title, "metric": metric, **row})
     return rows
+
+
+def means_of(metrics: Metrics, keys: list[str]) -> list[tuple[str, str, list[str]]]:
+    """(title, group, keys) of the means to show below the figures of one metric: of all, and by how it was trained."""
+    out = [("mean", ALL, keys)] if len(keys) > 1 else []
+    for group, langs in metrics.get("task_groups", {}).get(keys[0].split("/")[0], {}).items():
+        if own := [key for key in keys if key.split("/")[1] in langs]:
+            out.append((TRAINED[group], group, own))
+    return out
 
 
 def table(metrics: Metrics) -> str:

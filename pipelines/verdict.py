@@ -5,13 +5,15 @@ from statistics import fmean
 from typing import NamedTuple
 
 from pipelines import languages
-from pipelines.comparison import LOW_RESOURCE, NO_RESULT
+from pipelines.comparison import LOW_RESOURCE, NO_RESULT, SECONDARY
 from pipelines.evals import Metric
 from pipelines.summary import (
     BETTER,
     LOWER_IS_BETTER,
     RELATIVE,
     SAME,
+    SOURCE,
+    TRANSFER,
     WORSE,
     Metrics,
     at_layer,
@@ -42,6 +44,8 @@ GROUPS = {
     "unseen": "languages not seen in alignment",
     "high": "high-resource languages",
     "low": "low-resource languages",
+    SOURCE: "languages that the task was trained in",
+    TRANSFER: "languages that the task was not trained in",
 }
 NAMES = {
     ("localisation", "accuracy"): "local answers",
@@ -111,8 +115,8 @@ def reference(metrics: Metrics) -> str:
 
 
 def is_result(task: str, metric: str) -> bool:
-    """Whether a figure counts for the verdict: states have none, and of retrieval it is recall@1 alone."""
-    return task not in NO_RESULT and (task != "retrieval" or metric == "recall@1")
+    """Whether a figure counts for the verdict: states and `valid` do not, and of retrieval it is recall@1 alone."""
+    return task not in NO_RESULT and metric not in SECONDARY and (task != "retrieval" or metric == "recall@1")
 
 
 def by_group(metrics: Metrics, pivot: str = "eng_Latn") -> list[Group]:
@@ -125,7 +129,8 @@ def by_group(metrics: Metrics, pivot: str = "eng_Latn") -> list[Group]:
         if is_result(task, metric) and aligned and other and (diff := moved(metrics, against, [own])):
             change = share(diff, other) if metric in RELATIVE else diff
             out.append(Group("pivot", [pivot], own, aligned, change, told(diff, metric in LOWER_IS_BETTER)))
-        for group, langs in metrics.get("groups", {}).items():
+        of_task = metrics.get("task_groups", {}).get(task, {})
+        for group, langs in {**metrics.get("groups", {}), **of_task}.items():
             key = mean_key(keys, group)
             aligned = metrics.get("means", {}).get("aligned", {}).get(key)
             diff = metrics.get("differences", {}).get(f"aligned-{against}", {}).get(key)
@@ -246,21 +251,23 @@ def _tasks(metrics: Metrics, sentences: list[str]) -> dict[str, str]:
 def _groups(found: list[Group], metrics: Metrics, sentences: list[str]) -> list[str]:
     """Append a sentence a group; returns the groups whose leading metric got worse, where not all of them did."""
     leading: dict[str, str] = {}
-    for name, whose in GROUPS.items():
-        rows = [row for row in found if row.group == name]
-        langs = ", ".join(languages.name(lang) for lang in rows[0].languages) if rows else ""
+    parts = dict.fromkeys((row.group, tuple(row.languages)) for row in found)  # source languages differ between tasks
+    for name, langs in sorted(parts, key=lambda part: list(GROUPS).index(part[0])):
+        whose, said = GROUPS[name], ", ".join(map(languages.name, langs))
+        rows = [row for row in found if (row.group, tuple(row.languages)) == (name, langs)]
         if name == "pivot":
             tasks = [row for row in rows if not row.key.startswith("loss/")]  # its loss has a sentence of its own
             kept = "not retained" if any(row.word == WORSE for row in rows) else "retained as far as can be told"
-            sentences += [f"{langs} is {kept}: {'; '.join(_of_group(row) for row in tasks)}."] if tasks else []
-        elif rows:
-            sentences.append(f"{whose[0].upper()}{whose[1:]} ({langs}): {'; '.join(_of_group(row) for row in rows)}.")
+            sentences += [f"{said} is {kept}: {'; '.join(_of_group(row) for row in tasks)}."] if tasks else []
+        else:
+            sentences.append(f"{whose[0].upper()}{whose[1:]} ({said}): {'; '.join(_of_group(row) for row in rows)}.")
             if not rows[0].key.startswith("loss/"):
                 leading[whose] = rows[0].word
+    known = metrics.get("groups", {})
     if any(row.group != "pivot" for row in found):
-        if "unseen" not in metrics["groups"]:
+        if known and "unseen" not in known:
             sentences.append("No language was measured that the alignment has not seen.")
-        if "low" in metrics["groups"]:
+        if "low" in known:
             sentences.append(
                 f"Low-resource are languages with less than {_bound(LOW_RESOURCE)} of the rows of the largest in the "
                 f"mix."

@@ -15,6 +15,7 @@ from pipelines.evals import Eval, LanguageModel, Metric
 from pipelines.languages import Pair
 from pipelines.schema import BITEXT, EVAL_TEXT, INSTRUCTION
 from pipelines.store import LedgerRow, Store
+from pipelines.tasks import Message
 from tests.planted import Planted
 
 DE, SW = "deu_Latn-eng_Latn", "eng_Latn-swh_Latn"
@@ -66,6 +67,9 @@ class Fake:
         raise AssertionError("not asked for")
 
     def generate(self, prompts: Sequence[str], stop: Sequence[str], max_new_tokens: int) -> list[str]:
+        raise AssertionError("not asked for")
+
+    def reply(self, talks: Sequence[list[Message]], stop: Sequence[str], max_new_tokens: int) -> list[str]:
         raise AssertionError("not asked for")
 
 

@@ -19,6 +19,7 @@ from pipelines.evals.harness import Harness
 from pipelines.languages import Pair
 from pipelines.registry import build
 from pipelines.statistics import Scored, without
+from pipelines.tasks import Message
 from tests.models import tiny
 from tests.planted import Planted
 
@@ -128,6 +129,9 @@ class Knowing:
     def generate(self, prompts: Sequence[str], stop: Sequence[str], max_new_tokens: int) -> list[str]:
         self.prompts += [(prompt, tuple(stop), max_new_tokens) for prompt in prompts]
         return [self.answer] * len(prompts)
+
+    def reply(self, talks: Sequence[list[Message]], stop: Sequence[str], max_new_tokens: int) -> list[str]:
+        raise AssertionError("the harness writes its prompts itself")
 
 
 @pytest.mark.parametrize("shots", [0, 2])

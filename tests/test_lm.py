@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from alignment_train import lm, scoring
+from alignment_train.data import conversations
 from alignment_train.lm import LM
 from alignment_train.scoring import Group, groups
 from tests.models import SHAPES, bitext, sentence, tiny
@@ -145,3 +146,35 @@ def test_one_layer_is_what_it_is_among_all(model: LM):
     every = model.embed(TEXTS, [0, 1, 2, 3], "mean")
     for layer in range(4):
         assert np.allclose(model.embed(TEXTS, [layer], "mean")[layer], every[layer], atol=1e-6)
+
+
+TEMPLATE = (
+    "{% for m in messages %}<s>{{ m.role }} {{ m.content }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant {% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [None, TEMPLATE], ids=["plain", "template"])
+def test_a_conversation_is_put_as_in_training(template: str | None, monkeypatch):
+    model = LM(tiny(), 1, 64, torch.device("cpu"))
+    model.model.tokenizer.chat_template = template
+    talks = [
+        [{"role": "system", "content": "eins zwei"}, {"role": "user", "content": "drei vier fünf"}],
+        [{"role": "user", "content": "neun"}],
+    ]
+    put: list[list[int]] = []
+    monkeypatch.setattr(model, "_generated", lambda rows, stop, most: put.extend(rows) or [""] * len(rows))
+    model.reply(talks, ["\n"], 8)
+    answered = [[*talk, {"role": "assistant", "content": "sieben acht"}] for talk in talks]
+    batch = conversations(answered, model.model, 64)
+    for row, ids, labels in zip(put, batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
+        first = next(place for place, label in enumerate(labels) if label != -100)
+        assert row == ids[:first]
+        assert labels[first] == ids[first]
+
+
+def test_a_reply_is_the_greedy_continuation_of_what_was_put():
+    model = LM(tiny("gpt_neox"), 1, 64, torch.device("cpu"))
+    talks = [[{"role": "user", "content": text}] for text in ("eins zwei drei", "neun")]
+    assert model.reply(talks, [], 8) == model.generate(["eins zwei drei", "neun"], [], 8)
+    assert model.reply([], [], 8) == []

@@ -8,6 +8,7 @@ import pytest
 from pipelines import statistics
 from pipelines.evals.loss import Loss
 from pipelines.languages import Pair
+from pipelines.tasks import Message
 from tests.planted import Planted
 
 PAIRS = [Pair("deu_Latn", "eng_Latn"), Pair("eng_Latn", "fra_Latn")]
@@ -33,6 +34,9 @@ class Counting:
         raise AssertionError("loss asks for none")
 
     def generate(self, prompts: Sequence[str], stop: Sequence[str], max_new_tokens: int) -> list[str]:
+        raise AssertionError("loss asks for none")
+
+    def reply(self, talks: Sequence[list[Message]], stop: Sequence[str], max_new_tokens: int) -> list[str]:
         raise AssertionError("loss asks for none")
 
 

@@ -20,6 +20,7 @@ from pipelines.evals.retrieval import cosines, found, mexa, ratio_margin
 from pipelines.languages import Pair
 from pipelines.schema import BITEXT
 from pipelines.store import Store, StoreError
+from pipelines.tasks import Message
 from tests.graph import TINY, run
 from tests.models import bitext, tiny
 from tests.planted import recipe, sentences
@@ -53,6 +54,9 @@ class Planting:
         raise AssertionError("the probe asks for none")
 
     def generate(self, prompts: Sequence[str], stop: Sequence[str], max_new_tokens: int) -> list[str]:
+        raise AssertionError("the probe asks for no text")
+
+    def reply(self, talks: Sequence[list[Message]], stop: Sequence[str], max_new_tokens: int) -> list[str]:
         raise AssertionError("the probe asks for no text")
 
 

@@ -14,6 +14,7 @@ from pipelines.languages import Pair
 from pipelines.registry import build
 from pipelines.schema import bitext_batch
 from pipelines.statistics import Scored, without
+from pipelines.tasks import Message
 from pipelines.verdict import verdict
 from tests.planted import Planted, recipe
 
@@ -54,6 +55,9 @@ class Planting:
         raise AssertionError("retrieval asks for none")
 
     def generate(self, prompts: Sequence[str], stop: Sequence[str], max_new_tokens: int) -> list[str]:
+        raise AssertionError("retrieval asks for none")
+
+    def reply(self, talks: Sequence[list[Message]], stop: Sequence[str], max_new_tokens: int) -> list[str]:
         raise AssertionError("retrieval asks for none")
 
 

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from pipelines.languages import Pair
 from pipelines.registry import Plugin
+from pipelines.tasks import Message, Task
 
 Metric = dict[str, float | int]
 """{value, low, high, n}: the figure, its 95 % interval and the number of items; low and high only where they exist.
@@ -48,6 +49,10 @@ class LanguageModel(Protocol):
         """What greedy decoding adds to each prompt, up to EOS or the first of the texts in `stop`, which is cut off."""
         ...
 
+    def reply(self, talks: Sequence[list[Message]], stop: Sequence[str], max_new_tokens: int) -> list[str]:
+        """As `generate`, the assistant's answer to each conversation, which is put as in training on such."""
+        ...
+
 
 def asked(texts: pa.Table, pair: str) -> list[tuple[str, ...]]:
     """The texts of each item of a pair or task, in the order in which the items first appear."""
@@ -59,6 +64,15 @@ def asked(texts: pa.Table, pair: str) -> list[tuple[str, ...]]:
 
 class Eval(Plugin):
     """Base of evals. Its texts are kept in the store, decontaminated against, and handed to `run`."""
+
+    @property
+    def trained_in(self) -> dict[str, list[str]]:
+        """{task of its figures: the languages that training taught it in}, so that the others show transfer."""
+        return {}
+
+    def of(self, tasks: Sequence[Task]) -> Self:
+        """This eval in a recipe that teaches `tasks`; ValueError where it needs one that is not there."""
+        return self
 
     def check(self, pairs: list[Pair]) -> None:
         """Raise ValueError, before any work starts, where this eval cannot serve `pairs`."""

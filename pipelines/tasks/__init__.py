@@ -6,7 +6,7 @@ Training and evaluation share the file, so that both ask with the same prompt an
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -53,6 +53,9 @@ Languages = Annotated[list[Annotated[str, BeforeValidator(parse)]], Field(min_le
 class Task(Plugin):
     """Base of tasks. Examples come cell by cell: a cell is a language, `deu_Latn`, or a pair, `deu_Latn-eng_Latn`."""
 
+    stop: ClassVar[tuple[str, ...]] = ()
+    """Texts that no right answer holds, at which a model's is cut off."""
+
     rows: Annotated[int, Field(gt=0)] | None = None
     """Items a cell that are trained on at most, by a draw: data that are parallel give the same ones everywhere."""
     dev_rows: int = Field(default=200, ge=0)
@@ -67,6 +70,15 @@ class Task(Plugin):
     def corpora_named(self) -> list[str] | None:
         """As for sources."""
         return None
+
+    @property
+    def choices(self) -> list[str]:
+        """The answers that there are, of a task that has but few."""
+        return []
+
+    def has(self, cell: str, home: Path | None) -> bool:
+        """Whether there are examples of a cell; without `home` nobody is asked, and what only a hub knows is there."""
+        return True
 
     def check(self) -> None:
         """Raise ValueError, before any work starts, where there can be no examples."""

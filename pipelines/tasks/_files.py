@@ -106,10 +106,18 @@ class DataTask(HubData, Task):
             if part is None or part == self.split:
                 yield where, row
 
+    def has(self, cell: str, home: Path | None) -> bool:
+        return self._named_for(cell, home)
+
+    def _named_for(self, lang: str, home: Path | None) -> bool:
+        codes = self._codes(lang)
+        if self.local:
+            return bool(self._local_files(codes)) if self.data_files else self.chosen(Path(), codes) is not None
+        return home is None or self.chosen(home, codes) is not None
+
     def _required(self, lang: str, home: Path) -> None:
         codes = self._codes(lang)
-        there = self._local_files(codes) if self.local and self.data_files else self.chosen(home, codes) is not None
-        if not there:
+        if not self._named_for(lang, home):
             raise ValueError(
                 f"task '{self.name}', {self.named}: '{self.data_files or self.config}' is there for no name of {lang}: "
                 f"{', '.join(codes['lang'])}. Needed: every language of `train`. Remove it, or say in `languages` what "

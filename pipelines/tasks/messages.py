@@ -31,6 +31,14 @@ class Messages(DataTask):
     columns: dict[Column, str] = {}
     """What the data call these, where they call them otherwise: {prompt: inputs, answer: targets}."""
 
+    def has(self, cell: str, home: Path | None) -> bool:
+        """Of a file of several languages, rows are looked for."""
+        if not self._named_for(cell, home):
+            return False
+        if home is None and not self.local:
+            return True
+        return any(self._language(where, row, cell) == cell for where, row in self.records(cell, home or Path()))
+
     def examples(self, cell: str, home: Path) -> Iterator[Example]:
         corpus, count = self.corpus_version(home), 0
         for where, row in self.records(cell, home):
