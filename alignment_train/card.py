@@ -12,7 +12,7 @@ from alignment_train.config import TrainConfig
 from pipelines import languages
 from pipelines.config import Recipe
 from pipelines.store import Manifest, Store
-from pipelines.summary import LOWER_IS_BETTER, Metrics, models, summary
+from pipelines.summary import Metrics, models, plain, summary
 from pipelines.verdict import verdict
 
 FILE = "README.md"
@@ -136,11 +136,7 @@ def _evaluation(recipe: Recipe, metrics: Metrics) -> str:
     found = verdict(metrics, recipe.corpus.pivot)
     rows = []
     for row in summary(metrics):
-        scale, unit = (1, "") if row["metric"] in LOWER_IS_BETTER else (100, " %")
-        figures = {
-            name: "–" if row[name] is None else f"{row[name] * scale:.{2 if scale == 1 else 1}f}{unit}"
-            for name in (*models(metrics), "chance")
-        }
+        figures = {name: plain(row[name], row["metric"]) for name in (*models(metrics), "chance")}
         rows.append({"held-out text": row["subject"], "metric": row["metric"].replace("_", " "), **figures})
     return "\n\n".join([f"{found.headline}.", *found.sentences, _table(rows)])
 

@@ -21,8 +21,10 @@ from pipelines.summary import (
     BETTER,
     LOWER_IS_BETTER,
     SAME,
+    SCORES,
     WORSE,
     Metrics,
+    as_rate,
     bounded,
     digits,
     groups,
@@ -224,14 +226,18 @@ def _title(key: str) -> str:
 def _cell(item: Metric | None, key: str) -> str:
     if not item:
         return "–"
-    plain = key.rpartition("/")[2] in LOWER_IS_BETTER
+    metric = key.rpartition("/")[2]
+    if metric in SCORES:
+        return _text(item, 1, 1, "")
+    plain = metric in LOWER_IS_BETTER
     return _text(item, 1 if plain else 100, 2 if plain else digits(item["value"]), "" if plain else " %")
 
 
 def _change(item: Metric | None, key: str) -> str:
     if not item:
         return "–"
-    lower = key.rpartition("/")[2] in LOWER_IS_BETTER
+    metric = key.rpartition("/")[2]
+    item, lower = as_rate(item, metric), metric in LOWER_IS_BETTER
     word = {BETTER: ", better", WORSE: ", worse", SAME: ""}[told(item, lower)]
     return _text(item, 100, digits(item["value"]), " %" if lower else " points", "+") + word
 

@@ -27,6 +27,7 @@ class LM:
         self.model, self.max_length, self.rows = model, max_length, rows
         self.num_layers = len(model.blocks)
         self.trained_layer = trained_layer
+        self._said: dict[tuple[str, tuple[str, ...], int], str] = {}
         model.lm.to(device).eval()
 
     @torch.inference_mode()
@@ -82,15 +83,24 @@ class LM:
     def generate(self, prompts: Sequence[str], stop: Sequence[str], max_new_tokens: int) -> list[str]:
         """What greedy decoding adds to each prompt, up to EOS or the first of the texts in `stop`, which is cut off.
 
-        A prompt loses its start where it and the new tokens are longer than the window.
+        A prompt loses its start where it and the new tokens are longer than the window. Answers are kept, so that one
+        that is shown is the one that was scored: batches of other prompts may differ from it in the last bit.
         """
+        asked = [(prompt, tuple(stop), max_new_tokens) for prompt in prompts]
+        new = [key for key in dict.fromkeys(asked) if key not in self._said]
+        self._said.update(zip(new, self._generated([key[0] for key in new], stop, max_new_tokens), strict=True))
+        return [self._said[key] for key in asked]
+
+    def _generated(self, prompts: list[str], stop: Sequence[str], max_new_tokens: int) -> list[str]:
         room = self.window - max_new_tokens
         if room < 1:
             raise ValueError(
                 f"max_new_tokens: found {max_new_tokens:,}. Allowed: fewer than the model's {self.window:,} tokens. "
                 f"Lower it."
             )
-        ids = [row[-room:] or [self._start] for row in self.model.tokenizer(list(prompts), verbose=False)["input_ids"]]
+        if not prompts:
+            return []
+        ids = [row[-room:] or [self._start] for row in self.model.tokenizer(prompts, verbose=False)["input_ids"]]
         out = [""] * len(ids)
         tokenizer, pad = self.model.tokenizer, self.model.tokenizer.pad_token_id
         for chosen in self._buckets([len(row) + max_new_tokens for row in ids]):
