@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from sacrebleu.metrics.chrf import CHRF
 
 from pipelines import statistics
 from pipelines.comparison import compared, language_groups
-from pipelines.evals import LanguageModel
 from pipelines.evals._comet import Comet
 from pipelines.evals._surface import bleu, chrf, surface
 from pipelines.evals.translation import Direction, Translation
@@ -51,12 +51,24 @@ class Spoken(Source):
         return {}
 
 
-class Says(LanguageModel):
+@dataclass
+class Says:
     """Answers each prompt by what `answers` has for the text in it that is found last, and remembers the prompts."""
 
-    def __init__(self, answers: dict[str, str], before: str = " "):
-        self.answers, self.before = answers, before
-        self.prompts: list[str] = []
+    answers: dict[str, str]
+    before: str = " "
+    prompts: list[str] = field(default_factory=list)
+    num_layers: int = 2
+    trained_layer: int = 1
+
+    def embed(self, texts: list[str], layers: list[int], pooling: str) -> dict[int, np.ndarray]:
+        raise AssertionError("translation asks for none")
+
+    def loss(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        raise AssertionError("translation asks for none")
+
+    def loglikelihood(self, requests: Sequence[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
+        raise AssertionError("translation asks for none")
 
     def generate(self, prompts: Sequence[str], stop: Sequence[str], max_new_tokens: int) -> list[str]:
         self.prompts += prompts
@@ -253,8 +265,8 @@ def test_directions_are_those_of_pairs_of_all_languages_or_listed() -> None:
 def test_languages_that_share_no_sentences_make_no_direction() -> None:
     class Apart(Planted):
         def fetch(self, pair: Pair, home: Path) -> Iterator[pa.RecordBatch]:
-            sides = ([f"{lang} {pair} {i}" for i in range(9)] for lang in pair)
-            yield bitext_batch(*sides, *pair, "x")
+            src, tgt = ([f"{lang} {pair} {i}" for i in range(9)] for lang in pair)
+            yield bitext_batch(src, tgt, *pair, "x")
 
     texts = held_out(translation(Apart()), DE, FR)
     assert len(translation(directions="all").asked(texts)) == 4
@@ -335,7 +347,7 @@ def test_what_comet_lacks_is_told_before_work_starts(tmp_path: Path) -> None:
     bare.chmod(0o755)
     with pytest.raises(ValueError, match="has no package 'comet'. Needed: unbabel-comet. Install it with"):
         translation(comet={"model": "m", "python": str(bare)}).check([DE])
-    assert Comet(model=str(bare), python="x").files() == [bare]
+    assert Comet.model_validate({"model": str(bare), "python": "x"}).files() == [bare]
 
 
 def test_sacrebleu_that_is_not_installed_is_told_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
