@@ -13,7 +13,7 @@ from pipelines import languages
 from pipelines.config import Recipe
 from pipelines.data_card import public, sources, table
 from pipelines.store import Store
-from pipelines.summary import PLAIN, Metrics, models, summary
+from pipelines.summary import Metrics, models, plain, summary
 from pipelines.verdict import verdict
 
 FILE = "README.md"
@@ -119,10 +119,6 @@ def _evaluation(recipe: Recipe, metrics: Metrics) -> str:
     found = verdict(metrics, recipe.corpus.pivot)
     rows = []
     for row in summary(metrics):
-        scale, unit = (1, "") if row["metric"] in PLAIN else (100, " %")
-        figures = {
-            name: "–" if row[name] is None else f"{row[name] * scale:.{2 if scale == 1 else 1}f}{unit}"
-            for name in (*models(metrics), "chance")
-        }
+        figures = {name: plain(row[name], row["metric"]) for name in (*models(metrics), "chance")}
         rows.append({"held-out text": row["subject"], "metric": row["metric"].replace("_", " "), **figures})
     return "\n\n".join([f"{found.headline}.", "\n".join(f"- {said}" for said in found.sentences), table(rows)])

@@ -106,6 +106,10 @@ def measure(
     for item in recipe.eval:
         for name, found in item.baselines(texts[item.name], lms.get(RANDOM)).items():
             metrics.setdefault(name, {}).update({key: _rounded(metric) for key, metric in found.items()})
+    for item in recipe.eval:
+        if said := item.signatures(texts[item.name]):
+            metrics.setdefault("signatures", {}).update(said)
+    samples: dict[str, dict[str, dict[str, str]]] = {}
     scored: dict[str, dict[str, Metric]] = {}
     done, total = 0, len(set(lms) - {RANDOM}) * max(len(recipe.eval), 1)
     for name in (name for name in ASSETS if name in lms):
@@ -124,6 +128,9 @@ def measure(
                     f"Remove one of the two evals."
                 )
             found.update(new)
+            for sample in item.samples(lm, texts[item.name]):
+                row = samples.setdefault(sample.key, {}).setdefault(sample.prompt, {"reference": sample.reference})
+                row[name] = sample.output
             done += 1
         scored[name] = {key: metric for key, metric in found.items() if "/layer=" not in key}
         metrics[name] = {key: _rounded(metric) for key, metric in found.items()}
@@ -131,6 +138,10 @@ def measure(
         gc.collect()  # models hold cycles: the next one must not wait for the collector to find its memory
     tell(total, total, "done")
     keys = {key for found in scored.values() for key in found}
+    if samples:
+        metrics["samples"] = {
+            key: [{"prompt": prompt, **row} for prompt, row in rows.items()] for key, rows in samples.items()
+        }
     groups = {}
     if overlap:
         groups = language_groups(keys, overlap.rows, recipe.corpus.pivot)

@@ -23,8 +23,10 @@ from pipelines.summary import (
     PLAIN,
     RELATIVE,
     SAME,
+    SCORES,
     WORSE,
     Metrics,
+    as_rate,
     bounded,
     digits,
     groups,
@@ -226,7 +228,10 @@ def _title(key: str) -> str:
 def _cell(item: Metric | None, key: str) -> str:
     if not item:
         return "–"
-    plain = key.rpartition("/")[2] in PLAIN
+    metric = key.rpartition("/")[2]
+    if metric in SCORES:
+        return _text(item, 1, 1, "")
+    plain = metric in PLAIN
     return _text(item, 1 if plain else 100, 2 if plain else digits(item["value"]), "" if plain else " %")
 
 
@@ -234,6 +239,7 @@ def _change(item: Metric | None, key: str) -> str:
     if not item:
         return "–"
     metric = key.rpartition("/")[2]
+    item = as_rate(item, metric)
     word = {BETTER: ", better", WORSE: ", worse", SAME: ""}[told(item, metric in LOWER_IS_BETTER)]
     return _text(item, 100, digits(item["value"]), " %" if metric in RELATIVE else " points", "+") + word
 

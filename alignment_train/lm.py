@@ -28,6 +28,7 @@ class LM:
         self.model, self.max_length, self.rows = model, max_length, rows
         self.num_layers = len(model.blocks)
         self.trained_layer = trained_layer
+        self._said: dict[tuple[tuple[int, ...], tuple[str, ...], int], str] = {}
         model.lm.to(device).eval()
 
     @torch.inference_mode()
@@ -83,9 +84,12 @@ class LM:
     def generate(self, prompts: Sequence[str], stop: Sequence[str], max_new_tokens: int) -> list[str]:
         """What greedy decoding adds to each prompt, up to EOS or the first of the texts in `stop`, which is cut off.
 
-        A prompt loses its start where it and the new tokens are longer than the window.
+        A prompt loses its start where it and the new tokens are longer than the window. Answers are kept, so that one
+        that is shown is the one that was scored: batches of other prompts may differ from it in the last bit.
         """
-        return self._generated(self.model.tokenizer(list(prompts), verbose=False)["input_ids"], stop, max_new_tokens)
+        if not prompts:
+            return []
+        return self._answers(self.model.tokenizer(list(prompts), verbose=False)["input_ids"], stop, max_new_tokens)
 
     @torch.inference_mode()
     def reply(self, talks: Sequence[list[dict[str, str]]], stop: Sequence[str], max_new_tokens: int) -> list[str]:
@@ -104,7 +108,14 @@ class LM:
         ids = tokenizer(put, add_special_tokens=not templated, verbose=False)["input_ids"]
         if not templated:
             ids = [row[:-1] if row[-1:] == [tokenizer.eos_token_id] else row for row in ids]
-        return self._generated(ids, stop, max_new_tokens)
+        return self._answers(ids, stop, max_new_tokens)
+
+    def _answers(self, rows: Sequence[list[int]], stop: Sequence[str], max_new_tokens: int) -> list[str]:
+        asked = [(tuple(row), tuple(stop), max_new_tokens) for row in rows]
+        new = [key for key in dict.fromkeys(asked) if key not in self._said]
+        said = self._generated([list(key[0]) for key in new], stop, max_new_tokens)
+        self._said.update(zip(new, said, strict=True))
+        return [self._said[key] for key in asked]
 
     def _generated(self, rows: Sequence[list[int]], stop: Sequence[str], max_new_tokens: int) -> list[str]:
         room = self.window - max_new_tokens

@@ -28,6 +28,7 @@ from pipelines.summary import (
     PLAIN,
     RELATIVE,
     SAME,
+    SCORES,
     WORSE,
     Metrics,
     at_layer,
@@ -36,6 +37,7 @@ from pipelines.summary import (
     figure,
     gap_rows,
     groups,
+    languages_of,
     mean,
     means_of,
     models,
@@ -73,6 +75,7 @@ CAPTIONS = {
 }
 UNITS = {
     "nats_per_token": "nats per token", "uniformity": "nats", "effective_rank": "directions", "cosine_gap": "cosines",
+    **dict.fromkeys(SCORES, "points of 100"),
 }  # fmt: skip
 TITLES = {
     ("retrieval", "recall@1"): "Finding translations: recall@1",
@@ -88,6 +91,11 @@ TITLES = {
     ("loss", "nats_per_token"): "Language modelling: loss",
     ("localisation", "accuracy"): "Local answers: accuracy",
     ("localisation", "english_answers"): "Local answers: English's given instead",
+    ("translation", "chrF"): "Translating: chrF",
+    ("translation", "BLEU"): "Translating: BLEU",
+    ("translation", "spBLEU"): "Translating: spBLEU",
+    ("translation", "COMET"): "Translating: COMET",
+    ("translation", "in_language"): "Translating: share in the right language",
 }
 NOTES = {
     ("retrieval", "margin"): "Recall@1 where each cosine is divided by those to the nearest neighbours, so that "
@@ -109,6 +117,13 @@ NOTES = {
     "worse: a model that is aligned too far answers as in English everywhere.",
     ("", "f1"): "Of the spans of held-out texts, type and text, micro-averaged. Higher is better.",
     ("", "valid"): "Share of answers in the form asked for, such as JSON that can be read; others count as wrong.",
+    ("translation", "chrF"): "How many sequences of 1 to 6 characters translations and references share. Names and "
+    "numbers alone give some: see what copying the source gives. Higher is better.",
+    ("translation", "BLEU"): "How many sequences of 1 to 4 words translations and references share; a model that "
+    "translates little of it is near 0. Higher is better.",
+    ("translation", "spBLEU"): "BLEU by pieces of words, alike in all scripts. Higher is better.",
+    ("translation", "COMET"): "A trained judge of source, translation and reference, times 100. Higher is better.",
+    ("translation", "in_language"): "Share of translations that are in the language asked for. Higher is better.",
 }
 
 
@@ -167,6 +182,7 @@ def render(
             for name, png in (more or {}).items()
         ],
         "layers": _layers(metrics),
+        "generated": _generated(metrics),
         "trained_layer": metrics.get("trained_layer"),
         "trainings": _trainings(found),
         "rows": _rows(recipe, store, found),
@@ -241,15 +257,16 @@ def _base(manifest: Manifest | None) -> str:
 
 
 def _shown(item: Metric | None, metric: str, signed: bool = False, relative: bool = False) -> dict[str, str]:
-    """A figure as {value, interval} texts: rates in percent, nats with two decimals."""
+    """A figure as {value, interval} texts: rates in percent, nats with two decimals, scores as they are."""
     if not item:
         return {"value": "–", "interval": ""}
-    plain = metric in PLAIN and not relative
     sign = "+" if signed else ""
+    scale, places = (1, 2) if metric in PLAIN else (1, 1) if metric in SCORES else (100, digits(item["value"]))
+    if relative:
+        scale, places = 100, digits(item["value"])
 
     def text(number: float) -> str:
-        shown = f"{number:{sign}.2f}" if plain else f"{number * 100:{sign}.{digits(item['value'])}f}"
-        return shown.replace("-", "−")
+        return f"{number * scale:{sign}.{places}f}".replace("-", "−")
 
     low, high = item.get("low"), item.get("high")
     interval = "" if low is None or high is None else f"{text(low)} to {text(high)}"
@@ -269,7 +286,9 @@ def _group(row: Group) -> dict[str, Any]:
     """A row of the table of language groups."""
     task, _, metric = row.key.split("/", 2)
     relative = metric in RELATIVE
-    name = {"retrieval": "recall@1, %", "loss": "loss, nats per token"}.get(task, f"{task_name(task, metric)}, %")
+    name = {"retrieval": "recall@1, %", "loss": "loss, nats per token"}.get(
+        task, f"{task_name(task, metric)}{'' if metric in SCORES else ', %'}"
+    )
     return {
         "name": GROUPS[row.group][0].upper() + GROUPS[row.group][1:],
         "languages": ", ".join(languages.name(lang) for lang in row.languages),
@@ -382,6 +401,7 @@ def _comparison(metrics: Metrics, task: str, metric: str, keys: list[str]) -> di
         for key in keys
         if (item := figure(metrics, name, key)) and "n" in item
     }
+    code = keys[0].split("/")[1]
     span = f"{min(counts):,}" if len(counts) == 1 else f"{min(counts, default=0):,} to {max(counts, default=0):,}"
     return {
         "id": re.sub(r"[^a-z0-9]+", "-", f"{task}-{metric}".lower()),
@@ -392,9 +412,37 @@ def _comparison(metrics: Metrics, task: str, metric: str, keys: list[str]) -> di
         "tested": any(row["p"] for row in rows),
         "counted": f"{span} items each" if counts else "",
         "beside": [(i, title) for i, title in enumerate(beside.values()) if any(r["beside"][i] != "–" for r in rows)],
-        "what": "Pair" if any("–" in row["name"] for row in rows) else "Language",
+        "what": "Pair" if "-" in code else "Direction" if ">" in code else "Language",
+        "signatures": _signatures(metrics, keys),
         "rows": rows,
     }
+
+
+def _signatures(metrics: Metrics, keys: list[str]) -> list[str]:
+    """How the figures were computed; where not all alike, with what each is of."""
+    found: dict[str, list[str]] = {}
+    for key in keys:
+        if said := metrics.get("signatures", {}).get(key):
+            found.setdefault(said, []).append(subject(key))
+    if len(found) < 2:
+        return list(found)
+    usual = max(found, key=lambda said: len(found[said]))
+    return [said if said == usual else f"{said} ({', '.join(of)})" for said, of in found.items()]
+
+
+def _generated(metrics: Metrics) -> list[dict[str, Any]]:
+    """What each model answered to a few items: {title, items}, of an item a row a text."""
+    out = []
+    for key, items in metrics.get("samples", {}).items():
+        codes = languages_of(key.split("/")[1])
+        tags = [f"{languages.alpha2(code)}-{languages.script(code)}" for code in codes] or [""]
+        names = ["prompt", "reference", *(name for name in models(metrics) if any(name in row for row in items))]
+        shown = [
+            [{"name": name, "text": row.get(name, ""), "lang": tags[0 if name == "prompt" else -1]} for name in names]
+            for row in items
+        ]
+        out.append({"title": f"{task_name(key.split('/')[0], '').strip()}: {subject(key)}", "items": shown})
+    return out
 
 
 def _glance(metrics: Metrics, pivot: str) -> list[dict[str, Any]]:

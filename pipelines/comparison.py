@@ -4,14 +4,13 @@ What it gives is part of metrics.json; figures that do not remember their items 
 """
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipelines.contamination import Overlap
 from pipelines.evals import Metric
 from pipelines.statistics import Scored, assessed, average, gap, paired, without
-from pipelines.summary import ALL, LOWER_IS_BETTER, SOURCE, TRANSFER, difference
+from pipelines.summary import ALL, LOWER_IS_BETTER, SOURCE, TRANSFER, difference, languages_of
 
 LOW_RESOURCE = 2 / 3
 """Share of the largest language's rows in the mix below which a language counts as low-resource."""
@@ -104,10 +103,8 @@ def _members(keys: list[str], pivot: str, langs: list[str] | None) -> Iterable[t
 
 
 def _languages(key: str, pivot: str) -> list[str]:
-    """The languages of a key beside the pivot; none where its subject is no language or pair."""
-    parts = key.split("/")[1].split("-")
-    whole = all(re.fullmatch(r"[a-z]{3}_[A-Z][a-z]{3}", part) for part in parts)
-    return [part for part in parts if part != pivot] if whole else []
+    """The languages of a key beside the pivot; none where its subject is no language, pair or direction."""
+    return [lang for lang in languages_of(key.split("/")[1]) if lang != pivot]
 
 
 def _differences(aligned: Figures, other: Figures) -> dict[str, Metric]:

@@ -1,6 +1,6 @@
 """Figures with their 95 % intervals, by resampling what they were measured on; models on the same items are paired."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -24,11 +24,15 @@ Texts = Sequence[tuple[str, ...]]
 """Of each item, the eval's texts that it rests on."""
 
 
-class Items(NamedTuple):
-    """What a figure was measured on, [N] each; `texts` where the eval says them."""
+Formula = Callable[[np.ndarray], np.ndarray]
+"""Sums over items, [..., S], to figures, [...]."""
 
-    numerator: np.ndarray
-    denominator: np.ndarray
+
+class Items(NamedTuple):
+    """What a figure was measured on: of each item S numbers, [N, S]; `texts` where the eval says them."""
+
+    values: np.ndarray
+    formula: Formula
     texts: Texts | None
 
 
@@ -53,14 +57,25 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray, seed: int = 0, texts: 
     The same seed and N resample the same items, so two models measured on the same items are paired.
     Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 13.3.
     """
-    n = len(numerator)
-    if n == 0:
+    return pooled(np.stack([numerator, denominator], axis=1), _quotient, seed, texts)
+
+
+def pooled(values: np.ndarray, formula: Formula, seed: int = 0, texts: Texts | None = None) -> Scored:
+    """`formula` of the column sums of [N, S], of a row an item, with its interval as `ratio` has it.
+
+    So chrF and BLEU of a corpus are resampled: by the counts of its items, not by scores of items (Koehn 2004,
+    Statistical Significance Tests for Machine Translation Evaluation, W04-3250).
+    """
+    if len(values) == 0:
         raise ValueError("a figure of no items: allowed is at least one. Give the eval texts to measure on.")
-    sums = resampled(np.stack([numerator, denominator], axis=1), seed)
-    resamples = np.divide(sums[:, 0], sums[:, 1], out=np.zeros(RESAMPLES), where=sums[:, 1] != 0)
-    whole = denominator.sum()
-    items = Items(numerator, denominator, texts)
-    return Scored(numerator.sum() / whole if whole else 0.0, n, resamples, items)
+    whole = np.ascontiguousarray(values.T).sum(axis=1)
+    return Scored(float(formula(whole)), len(values), formula(resampled(values, seed)), Items(values, formula, texts))
+
+
+def _quotient(sums: np.ndarray) -> np.ndarray:
+    """Of two sums; 0 where there is nothing to divide by, such as no span in any item."""
+    above, below = sums[..., 0].astype(float), sums[..., 1]
+    return np.divide(above, below, out=np.zeros_like(above), where=below != 0)
 
 
 def mean(values: np.ndarray, seed: int = 0, texts: Texts | None = None) -> Scored:
@@ -73,7 +88,10 @@ def means(values: np.ndarray, seed: int = 0, texts: Texts | None = None) -> list
     values = np.asarray(values, np.float64)
     ones = np.ones(values.shape[1])
     found = resampled(values.T, seed) / len(ones)
-    return [Scored(own.mean(), len(ones), found[:, i].copy(), Items(own, ones, texts)) for i, own in enumerate(values)]
+    return [
+        Scored(own.mean(), len(ones), found[:, i].copy(), Items(np.stack([own, ones], axis=1), _quotient, texts))
+        for i, own in enumerate(values)
+    ]
 
 
 def resampled(values: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -147,11 +165,11 @@ def without(metric: Scored, texts: set[str]) -> tuple[int, Scored | None]:
     """
     if metric.measured is None or metric.measured.texts is None:
         return 0, None
-    numerator, denominator, of = metric.measured
+    values, formula, of = metric.measured
     assert of is not None
     keep = np.array([texts.isdisjoint(own) for own in of])
     gone = len(keep) - int(keep.sum())
-    return gone, ratio(numerator[keep], denominator[keep]) if gone and keep.any() else None
+    return gone, pooled(values[keep], formula) if gone and keep.any() else None
 
 
 def over_runs(values: Sequence[float]) -> Metric:

@@ -11,7 +11,7 @@ from pipelines.evals import Metric
 MODELS = ("base", "control", "aligned")
 MERGED = "merged"
 """Of recipes that merge adapters: shown beside the others where it is there; the verdict is of `aligned`."""
-REFERENCES = {"chance": "chance", "random": "random model", "ngrams": "character n-grams"}
+REFERENCES = {"chance": "chance", "random": "random model", "ngrams": "character n-grams", "copy": "source copied"}
 """What needs no learning: {name in metrics.json: title}."""
 LOWER_IS_BETTER = frozenset({"nats_per_token", "uniformity", "english_answers"})
 RELATIVE = frozenset({"nats_per_token", "uniformity"})
@@ -20,6 +20,8 @@ NEUTRAL = frozenset({"variance_ratio", "language_probe"})
 """Metrics of which neither more nor less is better by itself."""
 PLAIN = frozenset({"nats_per_token", "uniformity", "effective_rank", "cosine_gap"})
 """Metrics that are no rates, shown as they are."""
+SCORES = frozenset({"chrF", "BLEU", "spBLEU", "COMET"})
+"""Metrics that go to 100 where rates go to 1."""
 HIGHER, LOWER = "higher", "lower"
 ALL = "all"
 """The group of all languages, in the keys of means."""
@@ -71,9 +73,7 @@ def table(metrics: Metrics) -> str:
     titles = (*models(metrics), *references(metrics).values())
     rows: list[tuple[str, ...]] = [("", "", *titles)]
     for row in summary(metrics):
-        scale, unit = (1, "") if row["metric"] in PLAIN else (100, " %")
-        cells = [row[name] for name in titles]
-        shown = ["–" if cell is None else f"{cell * scale:.{2 if scale == 1 else 1}f}{unit}" for cell in cells]
+        shown = [plain(row[name], row["metric"]) for name in titles]
         rows.append((row["subject"], row["metric"].replace("_", " "), *shown))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
@@ -81,6 +81,22 @@ def table(metrics: Metrics) -> str:
         for cells in (zip(row, widths, strict=True) for row in rows)
     ]
     return "\n".join("  ".join(line) for line in lines)
+
+
+def plain(number: float | None, metric: str) -> str:
+    """`26.9 %` of a rate, `45.3` of a score, `2.13` of what is neither."""
+    if number is None:
+        return "–"
+    if metric in PLAIN:
+        return f"{number:.2f}"
+    return f"{number:.1f}" if metric in SCORES else f"{number * 100:.1f} %"
+
+
+def as_rate(item: Metric, metric: str) -> Metric:
+    """A figure, or a difference, of a score as if it were a rate, so that `points` may be said of it; others as is."""
+    if metric not in SCORES:
+        return item
+    return {part: number if number is None or part in ("n", "p") else number / 100 for part, number in item.items()}
 
 
 def references(metrics: Metrics) -> dict[str, str]:
@@ -239,12 +255,20 @@ def gap_rows(metrics: Metrics) -> list[GapRow]:
 
 
 def subject(key: str) -> str:
-    """The language or pair of a key in English: `retrieval/deu_Latn-eng_Latn/recall@1` -> `German – English`."""
+    """What a key is of, in English: `retrieval/deu_Latn-eng_Latn/recall@1` -> `German – English`.
+
+    Of a direction, `translation/deu_Latn>eng_Latn/chrF`, it is `German → English`.
+    """
     code = key.split("/")[1]
-    parts = code.split("-")
-    if all(re.fullmatch(r"[a-z]{3}_[A-Z][a-z]{3}", part) for part in parts):
-        return "\u00a0– ".join(languages.name(part) for part in parts)
+    if found := languages_of(code):
+        return f"\u00a0{'→' if '>' in code else '–'} ".join(languages.name(part) for part in found)
     return code
+
+
+def languages_of(code: str) -> list[str]:
+    """The languages that the subject of a key names: a language, a pair or a direction; none where it is no such."""
+    parts = re.split("[->]", code)
+    return parts if all(re.fullmatch(r"[a-z]{3}_[A-Z][a-z]{3}", part) for part in parts) else []
 
 
 def digits(number: float) -> int:

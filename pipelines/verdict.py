@@ -12,10 +12,12 @@ from pipelines.summary import (
     LOWER_IS_BETTER,
     RELATIVE,
     SAME,
+    SCORES,
     SOURCE,
     TRANSFER,
     WORSE,
     Metrics,
+    as_rate,
     at_layer,
     figure,
     groups,
@@ -38,6 +40,8 @@ CONTAMINATED = 0.01
 """Share of an eval's texts in the mix from which its figures are not to be believed."""
 RUINED = 0.1
 """Share by which the pivot's loss may rise over control's before the pivot counts as ruined."""
+LEADING = {"retrieval": "recall@1", "translation": "chrF"}
+"""Of tasks whose figures measure one thing in several ways, the one that counts."""
 GROUPS = {
     "pivot": "retention",
     "seen": "languages seen in alignment",
@@ -115,8 +119,8 @@ def reference(metrics: Metrics) -> str:
 
 
 def is_result(task: str, metric: str) -> bool:
-    """Whether a figure counts for the verdict: states and `valid` do not, and of retrieval it is recall@1 alone."""
-    return task not in NO_RESULT and metric not in SECONDARY and (task != "retrieval" or metric == "recall@1")
+    """Whether a figure counts for the verdict: of retrieval and translation it is one alone."""
+    return task not in NO_RESULT and metric not in SECONDARY and LEADING.get(task, metric) == metric
 
 
 def by_group(metrics: Metrics, pivot: str = "eng_Latn") -> list[Group]:
@@ -236,15 +240,16 @@ def _tasks(metrics: Metrics, sentences: list[str]) -> dict[str, str]:
             continue
         name = task_name(task, metric)
         out[name] = told(diff, metric in LOWER_IS_BETTER)
+        diff = as_rate(diff, metric)
         text = f"{name}, averaged over {len(keys)}," if len(keys) > 1 else f"{name} of {subject(keys[0])}"
-        text = text[0].upper() + text[1:]
-        text += f" is {percent(aligned['value'])}{interval(aligned)} after aligning, {points(diff['value'])} "
+        text += f" is {_said(aligned, metric)} after aligning, {points(diff['value'])} "
         text += f"{'above' if diff['value'] >= 0 else 'below'} {against}'s{interval(diff, ' points')}, "
-        chance = mean(metrics, "chance", keys)
-        sentences.append(
-            text + _word(diff, metric) + (f". Guessing gives {percent(chance['value'])}." if chance else ".")
-        )
-        _minority(metrics, keys, "languages", sentences)
+        text += f"{_word(diff, metric)}."
+        for floor, said in (("chance", "Guessing"), ("copy", "Copying the source")):
+            if found := mean(metrics, floor, keys):
+                text += f" {said} gives {_said({'value': found['value']}, metric)}."
+        sentences.append(text[0].upper() + text[1:])
+        _minority(metrics, keys, "directions" if task == "translation" else "languages", sentences)
     return out
 
 
@@ -279,12 +284,12 @@ def _groups(found: list[Group], metrics: Metrics, sentences: list[str]) -> list[
 def _of_group(row: Group) -> str:
     task, _, metric = row.key.split("/", 2)
     name = {"retrieval": "recall@1", "loss": "loss"}.get(task, task_name(task, metric))
+    change = as_rate(row.moved, metric)
     if metric in RELATIVE:
-        by = f"{percent(abs(row.moved['value']))} {'up' if row.moved['value'] >= 0 else 'down'}{interval(row.moved)}"
+        by = f"{percent(abs(change['value']))} {'up' if change['value'] >= 0 else 'down'}{interval(change)}"
     else:
-        by = f"{points(row.moved['value'])} {'up' if row.moved['value'] >= 0 else 'down'}"
-        by += interval(row.moved, " points")
-    return f"{name} {by}, {_word(row.moved, metric)}"
+        by = f"{points(change['value'])} {'up' if change['value'] >= 0 else 'down'}{interval(change, ' points')}"
+    return f"{name} {by}, {_word(change, metric)}"
 
 
 def _collapsed(metrics: Metrics, pivot: str) -> tuple[str, list[str]]:
@@ -378,6 +383,13 @@ def _minority(metrics: Metrics, keys: list[str], what: str, sentences: list[str]
         if len(worse) < len(keys):
             which = f"{len(worse)} of {len(keys)} {what}: {', '.join(worse)}"
         sentences.append(f"{kind} is worse than {against}'s in {which}.")
+
+
+def _said(item: Metric, metric: str) -> str:
+    """`26.9 % (24.1 to 29.7 %)` of a rate, `45.3 (44.1 to 46.4)` of a score."""
+    if metric in SCORES:
+        return f"{item['value']:.1f}{interval(as_rate(item, metric), '')}"
+    return f"{percent(item['value'])}{interval(item)}"
 
 
 def _word(diff: Metric | None, metric: str = "") -> str:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from alignment_train import evaluate
-from pipelines.evals import LanguageModel, Metric, States
+from pipelines.evals import LanguageModel, Metric, Sample, States
 from pipelines.store import Store, StoreError
 from pipelines.summary import table
 from tests.evaluated import TRAINED_LAYER, Answers, Fake, fabricate, figures, recipe
@@ -118,6 +118,30 @@ def test_baselines_stand_beside_the_models_and_states_are_drawn(tmp_path: Path):
     for word in ("Random model", "Character n-grams", "before and after aligning: PCA", "data:image/png"):
         assert word in report
     assert "random" not in metrics["differences"]["aligned-base"]
+
+
+class Writes(Answers):
+    """Answers with two items that each model answered by its own recall, and a signature."""
+
+    def samples(self, lm: LanguageModel, texts: pa.Table) -> list[Sample]:
+        said = self.run(lm, texts)[f"retrieval/{DE}/recall@1"]["value"]
+        return [Sample("answers/deu_Latn", f"question {i}", "gold", f"{i} {said}") for i in (1, 2)]
+
+    def signatures(self, texts: pa.Table) -> dict[str, str]:
+        return {f"retrieval/{DE}/recall@1": "v:1"}
+
+
+def test_generations_of_all_models_stand_together_with_signatures(store: Store):
+    found = evaluate.measure(recipe(evals=[Writes()]), store, opened())
+    said = {name: MODELS[name][f"retrieval/{DE}/recall@1"]["value"] for name in ("base", "control", "aligned")}
+    assert found["samples"] == {
+        "answers/deu_Latn": [
+            {"prompt": f"question {i}", "reference": "gold", **{name: f"{i} {rate}" for name, rate in said.items()}}
+            for i in (1, 2)
+        ]
+    }
+    assert found["signatures"] == {f"retrieval/{DE}/recall@1": "v:1"}
+    assert json.loads(evaluate._written(found))["samples"] == found["samples"]
 
 
 def test_differences_leave_single_layers_out(store: Store):

@@ -37,6 +37,17 @@ def found(places: list[str]) -> list[leaderboard.Line]:
     return leaderboard.lines(leaderboard.read(places))
 
 
+def test_scores_go_to_100_and_change_by_points() -> None:
+    item = {"value": 31.25, "low": 30.0, "high": 32.5}
+    assert leaderboard._cell(item, "translation/all/chrF") == "31.2 (30.0 to 32.5)"
+    change = {"value": 1.25, "low": 0.5, "high": 2.0}
+    assert leaderboard._change(change, "translation/all/chrF") == "+1.2 points (+0.5 to +2.0), better"
+    assert (
+        leaderboard._change({"value": 0.05, "low": 0.01, "high": 0.09}, "xcopa/all/acc")
+        == "+5.0 points (+1.0 to +9.0), better"
+    )
+
+
 def test_recipes_stand_by_their_first_figure_and_those_with_a_guard_last(tmp_path: Path):
     places = [run(tmp_path / "a", "low", 0.2), run(tmp_path / "b", "collapsed", 0.9, rank=1.0, steps=8),
               run(tmp_path / "c", "high", 0.4, steps=7)]  # fmt: skip

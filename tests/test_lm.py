@@ -141,6 +141,23 @@ def test_generation_is_greedy_stops_and_keeps_the_order_of_the_prompts(monkeypat
         model.generate(prompts, [], 9999)
 
 
+def test_a_prompt_is_answered_once_and_again_as_before(model: LM, monkeypatch: pytest.MonkeyPatch):
+    asked: list[int] = []
+    generate = model.model.lm.generate
+    monkeypatch.setattr(
+        model.model.lm, "generate", lambda **rest: (asked.append(len(rest["input_ids"])), generate(**rest))[1]
+    )
+    first = model.generate([*TEXTS[:2], TEXTS[0]], [], 12)
+    assert first[0] == first[2] != first[1]
+    assert sum(asked) == 2
+    assert model.generate(TEXTS[1::-1], [], 12) == first[1::-1]
+    assert model.generate([], [], 12) == []
+    assert sum(asked) == 2
+    assert model.generate(TEXTS[:1], [first[0][2:4]], 12) == [first[0].partition(first[0][2:4])[0]]
+    assert len(model.generate(TEXTS[:1], [], 3)[0]) < len(first[0])
+    assert sum(asked) == 4
+
+
 def test_one_layer_is_what_it_is_among_all(model: LM):
     """It is had without the blocks above it."""
     every = model.embed(TEXTS, [0, 1, 2, 3], "mean")

@@ -12,6 +12,7 @@ from pipelines.evals.localisation import Item, Localisation
 from pipelines.languages import Pair
 from pipelines.schema import EVAL_TEXT, check
 from pipelines.sources.sample import Sample
+from pipelines.tasks import Message
 from pipelines.verdict import verdict
 from tests.planted import recipe
 
@@ -41,6 +42,9 @@ class Answering:
         return np.array(nats), np.zeros(len(requests), bool)
 
     def generate(self, prompts: Sequence[str], stop: Sequence[str], max_new_tokens: int) -> list[str]:
+        raise AssertionError("nothing is generated")
+
+    def reply(self, talks: Sequence[list[Message]], stop: Sequence[str], max_new_tokens: int) -> list[str]:
         raise AssertionError("nothing is generated")
 
 

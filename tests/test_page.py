@@ -194,6 +194,60 @@ def test_what_was_paired_is_shown_with_groups_gaps_and_contamination(store: Stor
     assert all(image["alt"] for image in images)
 
 
+def translated() -> dict[str, Any]:
+    """metrics.json with translation: in the first direction better, each figure with its signature, and generations."""
+    way, back = "eng_Latn>arb_Arab", "arb_Arab>eng_Latn"
+    models: dict[str, Any] = {
+        name: {
+            f"translation/{one}/{metric}": statistics.mean(values * factor)
+            for one, values in ((way, np.arange(30, 60)), (back, np.full(30, 20 + at)))
+            for metric, factor in (("chrF", 1 + at), ("in_language", 0.01))
+        }
+        for at, name in enumerate(("base", "aligned"))
+    }
+    copied = {"copy": {f"translation/{one}/chrF": {"value": 4.25} for one in (way, back)}}
+    signed = {f"translation/{one}/chrF": "nrefs:1|tok:x" for one in (way, back)}
+    signed |= {f"translation/{way}/in_language": "one", f"translation/{back}/in_language": "two"}
+    wrote = {"prompt": HOSTILE, "reference": "صباح الخير", "base": "", "aligned": "مساء الخير\x00"}
+    return {
+        **models, **copied, **compared(models, "eng_Latn", {}), "signatures": signed,
+        "samples": {f"translation/{way}": [wrote, {**wrote, "prompt": "Good"}], "json_extraction/swh_Latn": [wrote]},
+    }  # fmt: skip
+
+
+def test_scores_of_directions_stand_as_they_are_with_signature_and_the_copied_source(store: Store):
+    read = Reader(page.render(RECIPE, store, translated()))
+    row = read.row("English → Arabic")
+    assert [cell.split()[0] for cell in row[1:5]] == ["44.5", "89.0", "4.2", "+44.5"]
+    assert row[-1] == "better"
+    heads = [cells for cells in read.cells if cells[0] == "Direction"]
+    assert [cells[3] for cells in heads] == ["Source copied", "Changealigned against base, points"]
+    assert "Translating: chrF" in read.text
+    assert "In points of 100, with 95 % intervals; 30 items each" in read.text
+    assert read.text.count("nrefs:1|tok:x") == 1, "alike in both directions: said once"
+    assert "one (English\u00a0→ Arabic)" in read.text
+
+
+def test_generations_stand_side_by_side_with_language_and_direction_of_writing(store: Store):
+    text = page.render(RECIPE, store, translated())
+    read = Reader(text)
+    rows = [
+        cells for cells in read.cells if cells and cells[0] in ("Prompt", "Reference", "Base", "Control", "Aligned")
+    ]
+    assert rows[:4] == [["Prompt", HOSTILE], ["Reference", "صباح الخير"], ["Base", "(nothing)"],
+                        ["Aligned", "مساء الخير\ufffd"]]  # fmt: skip
+    assert len([cells for cells in rows if cells[0] == "Prompt" and len(cells) == 2]) == 3
+    assert HOSTILE not in text
+    cells = [attributes for tag, attributes in read.tags if tag == "td" and "dir" in attributes]
+    assert {"lang": "ar-Arab", "dir": "auto"} in cells
+    assert {"lang": "en-Latn", "dir": "auto"} in cells
+    assert "translation: English\u00a0→ Arabic" in read.text
+    assert "json extraction: Swahili" in read.text
+    assert next(attributes for tag, attributes in read.tags if tag == "a" and attributes.get("href") == "#generated")
+    captions = [tag for tag, _ in read.tags if tag == "caption"]
+    assert len(captions) == len([tag for tag, _ in read.tags if tag == "table"])
+
+
 def test_rows_are_followed_from_source_to_mix(read: Reader):
     place = next(i for i, cells in enumerate(read.cells) if "Collected" in cells)
     assert read.cells[place] == [

@@ -1,6 +1,6 @@
 import pytest
 
-from pipelines.summary import by_layer, difference, gap_rows, mean, moved, share, subject, summary, table, told
+from pipelines.summary import as_rate, by_layer, difference, gap_rows, mean, moved, share, subject, summary, table, told
 from tests.evaluated import DE, SW, TRAINED_LAYER, compare_rates
 
 metrics = compare_rates
@@ -28,6 +28,18 @@ def test_the_table_shows_rates_in_percent_and_nats_as_they_are():
     assert lines[1].split() == ["German", "–", "English", "recall@1", "4.0", "%", "5.0", "%", "30.0", "%", "0.3", "%"]
     assert lines[-1].split() == ["English", "nats", "per", "token", "5.00", "5.10", "5.15", "–"]
     assert len({len(line) for line in lines}) == 1
+
+
+def test_scores_are_shown_as_they_are_and_their_differences_in_points():
+    keys = ("translation/deu_Latn>eng_Latn/chrF", "translation/eng_Latn>deu_Latn/in_language")
+    lines = table({"base": {keys[0]: {"value": 30.25}}, "aligned": {keys[1]: {"value": 0.5}}}).splitlines()
+    assert lines[1].split()[-5:] == ["chrF", "30.2", "–", "–", "–"]
+    assert lines[2].split()[-6:] == ["language", "–", "–", "50.0", "%", "–"]
+    change = {"value": 2.5, "low": -1.0, "high": 6.0, "n": 9, "p": 0.2, "detectable": 4.0}
+    assert as_rate(change, "COMET") == pytest.approx(
+        {**change, "value": 0.025, "low": -0.01, "high": 0.06, "detectable": 0.04}
+    )
+    assert as_rate(change, "acc") == change
 
 
 def test_a_mean_over_different_sets_is_not_shown():

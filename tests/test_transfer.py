@@ -272,6 +272,14 @@ def test_it_asks_what_training_asks_and_training_holds_none_of_it(planted: tuple
     }
     assert all(answer.texts == (answer.prompt[-1]["content"],) for answer in found)
     assert {tuple(rest) for _, *rest in lm.heard} == {(("\n",), 40)}
+    shown = item.samples(Knowing(answers("en")), texts)
+    assert [sample.key for sample in shown] == [
+        f"sample_slots/{lang}" for lang in ("deu_Latn", "eng_Latn", "swh_Latn") for _ in range(3)
+    ]
+    assert [sample.output == sample.reference for sample in shown] == [False] * 3 + [True] * 3 + [False] * 3
+    assert [(sample.prompt, sample.reference) for sample in shown[3:6]] == [
+        (answer.prompt[-1]["content"], answer.reference) for answer in found if answer.lang == "eng_Latn"
+    ][:3]
     trained = store.table("task_data", part="eng_Latn")["messages"].to_pylist()
     assert len(trained) > 1000
     assert {tuple(turn["role"] for turn in talk[:-1]) for talk in trained} == {

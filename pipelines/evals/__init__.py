@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,17 @@ One of `pipelines.statistics` also remembers its items, by which two models are 
 
 States = Mapping[str, np.ndarray]
 """{language: float32 [N, H]} of sentences to look at, the same of every model."""
+
+
+class Sample(NamedTuple):
+    """One item that a model answered in words, for people to look at."""
+
+    key: str
+    """`task/language, pair or direction`."""
+    prompt: str
+    """What the item asks, without the examples before it."""
+    reference: str
+    output: str
 
 
 class LanguageModel(Protocol):
@@ -46,7 +57,10 @@ class LanguageModel(Protocol):
         ...
 
     def generate(self, prompts: Sequence[str], stop: Sequence[str], max_new_tokens: int) -> list[str]:
-        """What greedy decoding adds to each prompt, up to EOS or the first of the texts in `stop`, which is cut off."""
+        """What greedy decoding adds to each prompt, up to EOS or the first of the texts in `stop`, which is cut off.
+
+        A prompt that was asked before, with the same of the rest, has the same answer at no cost.
+        """
         ...
 
     def reply(self, talks: Sequence[list[Message]], stop: Sequence[str], max_new_tokens: int) -> list[str]:
@@ -100,6 +114,14 @@ class Eval(Plugin):
     def observe(self, lm: LanguageModel, texts: pa.Table) -> tuple[dict[str, Metric], States | None]:
         """What `run` gives, and states to draw where this eval has such."""
         return self.run(lm, texts), None
+
+    def samples(self, lm: LanguageModel, texts: pa.Table) -> list[Sample]:
+        """A few items as the model answered them in `run`, the same ones of every model; to ask again costs nothing."""
+        return []
+
+    def signatures(self, texts: pa.Table) -> dict[str, str]:
+        """How figures were computed, by the same keys as of `run`, in the words of the library that computes them."""
+        return {}
 
     def baselines(self, texts: pa.Table, random: Callable[[], LanguageModel] | None) -> dict[str, dict[str, Metric]]:
         """{baseline: figures by the same keys}: what can be had without learning, beside chance.

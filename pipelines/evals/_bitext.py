@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
 from pipelines.evals import Eval
@@ -39,7 +40,24 @@ class BitextEval(Eval):
         common = pivot(pairs)
         for pair in pairs:
             rows = pa.Table.from_batches(list(self.source.fetch(pair, home)))
-            yield from questions(self.name, pair, rows, self.rows, common)
+            yield from questions(self.name, pair, rows, self.drawn, common)
+
+    @property
+    def drawn(self) -> int:
+        """Rows a pair at most that this eval holds."""
+        return self.rows
+
+
+def by_pair(texts: pa.Table) -> dict[Pair, tuple[list[str], list[str]]]:
+    """{pair: (source texts, target texts)} of EVAL_TEXT rows, in sorted order; text i of both means the same."""
+    out = {}
+    for code in sorted(set(texts["pair"].to_pylist())):
+        rows = texts.filter(pc.equal(texts["pair"], code))
+        pair = Pair.parse(code.split("-"))
+        src, tgt = (rows.filter(pc.equal(rows["lang"], lang)).to_pylist() for lang in pair)
+        answers = {row["item"]: row["text"] for row in tgt}
+        out[pair] = [row["text"] for row in src], [answers[row["item"]] for row in src]
+    return out
 
 
 def questions(name: str, pair: Pair, rows: pa.Table, most: int, common: str) -> Iterator[pa.RecordBatch]:

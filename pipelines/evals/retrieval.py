@@ -11,13 +11,11 @@ from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipelines import statistics
 from pipelines.evals import LanguageModel, Metric, States, _ngrams
-from pipelines.evals._bitext import BitextEval
+from pipelines.evals._bitext import BitextEval, by_pair
 from pipelines.evals._states import effective_rank, language_probe, uniformity, unit, variance_ratio
-from pipelines.languages import Pair
 
 GUARDS = "representation"
 SAMPLE = 200
@@ -153,20 +151,10 @@ Bitext = list[tuple[str, Side, Side]]
 
 def sides(texts: pa.Table) -> Bitext:
     """EVAL_TEXT rows by pair, without states."""
-    out: Bitext = []
-    for pair in sorted(set(texts["pair"].to_pylist())):
-        rows = texts.filter(pc.equal(texts["pair"], pair))
-        langs = Pair.parse(pair.split("-")).languages
-        src, tgt = (rows.filter(pc.equal(rows["lang"], lang)).to_pylist() for lang in langs)
-        answers = {row["item"]: row["text"] for row in tgt}
-        out.append(
-            (
-                pair,
-                Side(langs[0], tuple(row["text"] for row in src), {}),
-                Side(langs[1], tuple(answers[row["item"]] for row in src), {}),
-            )
-        )
-    return out
+    return [
+        (str(pair), Side(pair.src, tuple(src), {}), Side(pair.tgt, tuple(tgt), {}))
+        for pair, (src, tgt) in by_pair(texts).items()
+    ]
 
 
 def parallel(bitext: Bitext) -> tuple[dict[str, tuple[str, ...]], bool]:

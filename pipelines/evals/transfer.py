@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from pipelines import statistics
-from pipelines.evals import Eval, LanguageModel, Metric, asked
+from pipelines.evals import Eval, LanguageModel, Metric, Sample, asked
 from pipelines.languages import Pair, name
 from pipelines.registry import NestedError, build
 from pipelines.schema import EVAL_TEXT
@@ -26,6 +26,7 @@ from pipelines.segments import digests, draws
 from pipelines.tasks import Example, Languages, Message, Span, Task
 
 PACKAGE = "pipelines.tasks"
+SHOWN = 3  # items of a language, in the report
 
 
 def _named(task: Any) -> Any:
@@ -165,6 +166,16 @@ class Transfer(Eval):
                 items.append(Answered(lang, of, held["prompt"], held["answer"], ""))
         said = lm.reply([item.prompt for item in items], task.stop, self.max_new_tokens)
         return [item._replace(output=text) for item, text in zip(items, said, strict=True)]
+
+    def samples(self, lm: LanguageModel, texts: pa.Table) -> list[Sample]:
+        by_language: dict[str, list[Answered]] = {}
+        for item in self.answers(lm, texts):
+            by_language.setdefault(item.lang, []).append(item)
+        return [
+            Sample(f"{self._taught.name}/{lang}", item.prompt[-1]["content"], item.reference, item.output)
+            for lang, items in by_language.items()
+            for item in items[:SHOWN]
+        ]
 
     def chance(self, texts: pa.Table) -> dict[str, float]:
         """1 / answers, of tasks that have but few."""
