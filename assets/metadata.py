@@ -77,7 +77,7 @@ def by_group(metrics: Mapping[str, Any]) -> dg.TableMetadataValue:
             "p": row.moved.get("p"),
             "aligning_made_it": row.word,
         }
-        for row in grouped(metrics)
+        for row in grouped(metrics, metrics.get("pivot", "eng_Latn"))
     )
 
 
