@@ -56,11 +56,15 @@ def main(arguments: list[str]) -> int:
         prog="python -m benchmarks.training", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("mirror", type=Path)
-    parser.add_argument("--rows", type=int, default=2_000)
+    parser.add_argument(
+        "--rows", type=int, default=2_000, help="at least 64: two steps of the largest, one of them timed"
+    )
     parser.add_argument("--pairs", type=int, default=4_096, help="of the large contrastive batch; 0 leaves memory out")
     parser.add_argument("--work", type=Path, default=WORK)
     parser.add_argument("--out", type=Path, help="folder for training.md and training.json")
     options = parser.parse_args(arguments)
+    if options.rows < 64:
+        parser.error(f"--rows: found {options.rows}. Allowed: 64 or more, for two steps of 32 rows. Raise it.")
     bitext, talks = drawn(options.mirror, max(options.rows, options.pairs))
     model = prepared(options.mirror, options.work / "training")
     few = options.rows
