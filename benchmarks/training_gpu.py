@@ -302,8 +302,8 @@ def report(found: dict[str, Any]) -> str:
             f"`python -m benchmarks.training_gpu`: {found['device']}, torch {found['torch']}, bfloat16, length "
             f"{found['length']}, bf16 matrix products at {found['peak_flops'] / 1e12:.1f} TFLOP/s.",
             "\n".join("| " + " | ".join(line) + " |" for line in lines),
-            "Ratios are to AFP's step at its fastest number of rows. Asked on one H100 or H200: 150 rows/s of XGLM-564M "
-            "and 45 % MFU of the Llama. AFP's figure on an A800: 30.",
+            "Ratios are to AFP's step at its fastest number of rows. Asked on one H100 or H200: 150 rows/s "
+            "of XGLM-564M, 45 % MFU of the Llama. AFP's figure on an A800: 30.",
         ]
     )
 
