@@ -27,16 +27,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from alignment_train import losses
 from alignment_train.data import Rows, conversations
 from alignment_train.model import Model
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.instruction import Instruction
 from alignment_train.seed import sentences, train_tokenizer
+from benchmarks.afp import afp_loss
 from benchmarks.rival import WORK, machine, measured
 from benchmarks.table import markdown
 from pipelines.config import read_recipe
@@ -57,11 +56,15 @@ def main(arguments: list[str]) -> int:
         prog="python -m benchmarks.training", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("mirror", type=Path)
-    parser.add_argument("--rows", type=int, default=2_000)
+    parser.add_argument(
+        "--rows", type=int, default=2_000, help="at least 64: two steps of the largest, one of them timed"
+    )
     parser.add_argument("--pairs", type=int, default=4_096, help="of the large contrastive batch; 0 leaves memory out")
     parser.add_argument("--work", type=Path, default=WORK)
     parser.add_argument("--out", type=Path, help="folder for training.md and training.json")
     options = parser.parse_args(arguments)
+    if options.rows < 64:
+        parser.error(f"--rows: found {options.rows}. Allowed: 64 or more, for two steps of 32 rows. Raise it.")
     bitext, talks = drawn(options.mirror, max(options.rows, options.pairs))
     model = prepared(options.mirror, options.work / "training")
     few = options.rows
@@ -136,17 +139,6 @@ def shaped(tokenizer: Any, shape: dict[str, int]) -> Model:
 
 
 # AFP's step
-
-
-def afp_loss(model: Model, pairs: dict[str, Tensor], talks: dict[str, Tensor]) -> Tensor:
-    """AFP's loss as its code computes it: pairs are [2B, T], sources first; talks as `Model.pad` has them, any rows."""
-    states = model.body(**pairs, output_hidden_states=True, use_cache=False).hidden_states
-    src, tgt = losses.pool(states[1], pairs["attention_mask"], "last").chunk(2)
-    given = {name: talks[name] for name in ("input_ids", "attention_mask") if name in talks}
-    logits = model.lm.get_output_embeddings()(model.body(**given, use_cache=False).last_hidden_state)
-    kept = logits[:, :-1].flatten(0, 1)
-    contrast = losses.info_nce(src, tgt, 0.05, "src_to_tgt")
-    return contrast + 1.5 * F.cross_entropy(kept.float(), talks["labels"][:, 1:].flatten())
 
 
 def pieces(ids: list[list[int]], labels: list[list[int]], device: torch.device) -> dict[str, Tensor]:

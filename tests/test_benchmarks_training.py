@@ -5,8 +5,10 @@ import pyarrow as pa
 import pytest
 import torch
 
+from alignment_train.objectives.contrastive import Contrastive
 from benchmarks import recall, training, training_gpu
-from benchmarks.training import afp, afp_loss, ours, pieces, spelt
+from benchmarks.afp import afp_loss
+from benchmarks.training import afp, ours, pieces, spelt
 from pipelines.instructions.translate import Translate
 from tests.models import bitext, tiny
 
@@ -45,9 +47,29 @@ def test_a_text_of_afp_s_pieces_sees_the_one_before_it():
 
 def test_the_gpu_benchmark_runs_to_its_table():
     found = training_gpu.measured(training_gpu.TOY, torch.device("cpu"))
-    assert [run["rows"] for run in found["runs"]] == [2, 4, 2, 4]
-    assert found["runs"][1]["flops"] == 2 * found["runs"][0]["flops"]
-    assert "| xglm, as trained | 4 |" in training_gpu.report(found)
+    here = ["AFP's step", "ours", "ours, cross-entropy in chunks"]
+    wanted = [("xglm", way) for way in here] + [("llama", way) for way in [*here, "ours, eager attention"]]
+    assert [(run["shape"], run["way"]) for run in found["runs"][::2]] == wanted
+    assert [run["rows"] for run in found["runs"]] == [2, 4] * len(wanted)
+    assert found["runs"][3]["flops"] == 2 * found["runs"][2]["flops"]
+    for run in found["runs"]:
+        run["rows_per_second"] = 30.0 if run["way"] == "ours" else 10.0 * run["rows"]
+    found["runs"][0]["rows_per_second"] = None
+    said = training_gpu.report(found)
+    assert "| xglm, AFP's step | 2 | out of memory | – | – | – |" in said
+    assert "| xglm, ours | 4 | 30.0 | 0.75 |" in said
+
+
+def test_each_way_of_our_step_has_the_loss_that_the_objectives_have():
+    device = torch.device("cpu")
+    for settings in training_gpu.TOY.shapes.values():
+        model = training_gpu.shaped(settings, 16, device)
+        model.lm.eval()  # no dropout
+        pairs, talks = training_gpu.batches(model, 4, training_gpu.TOY, device)
+        contrast = Contrastive.model_validate({"rows": 4}).loss(model, pairs)[0].item()
+        wanted = contrast + 1.5 * model.language_model_loss(talks).item()
+        for head in (None, training_gpu.chunked):
+            assert training_gpu.ours(model, head)(model, pairs, talks).item() == pytest.approx(wanted, rel=1e-5)
 
 
 def test_operations_are_those_of_a_count_by_hand():
