@@ -112,7 +112,8 @@ def dying_at(last: int) -> Iterator[None]:
 def main(folder: Path) -> None:
     """For each way to be parallel: `first.pt`, the gradient of a step, `whole.pt`, `resumed.pt`, weights after five.
 
-    For `fsdp` also `adapted.pt`, `projected.pt`, weights after three, and `continued.pt`: five, two of them undivided.
+    For `fsdp` also `continued.pt`, weights after five, of which two were undivided, and `parts.pt`, after three, of a
+    model where adapters and a part of an objective are trained.
     """
     found: dict[str, dict[str, torch.Tensor]] = {}
     for way in ("data", "fsdp"):
@@ -126,13 +127,10 @@ def main(folder: Path) -> None:
     with dying_at(2):
         go(own / "continued", model(), what(5, "data"))
     found["fsdp/continued"] = go(own / "continued", model(), what(5, "fsdp"))
+    parts = what(3, "fsdp", [Projected.model_validate({"rows": 12, "layer": 2}), what(3, "fsdp").objectives[1]])
     with dying_at(2):
-        go(own / "adapted", adapted(), what(3, "fsdp"))
-    found["fsdp/adapted"] = go(own / "adapted", adapted(), what(3, "fsdp"))
-    projected = Projected.model_validate({"rows": 12, "layer": 2})
-    with dying_at(2):
-        go(own / "projected", model(), what(3, "fsdp", [projected]))
-    found["fsdp/projected"] = go(own / "projected", model(), what(3, "fsdp", [projected]))
+        go(own / "parts", adapted(), parts)
+    found["fsdp/parts"] = go(own / "parts", adapted(), parts)
     if ranks.first():
         for name, tensors in found.items():
             torch.save(tensors, folder / f"{name}.pt")
