@@ -27,7 +27,7 @@ class LM:
         self.model, self.max_length, self.rows = model, max_length, rows
         self.num_layers = len(model.blocks)
         self.trained_layer = trained_layer
-        self._said: dict[tuple[str, tuple[str, ...], int], str] = {}
+        self._said: dict[tuple[tuple[int, ...], tuple[str, ...], int], str] = {}
         model.lm.to(device).eval()
 
     @torch.inference_mode()
@@ -86,22 +86,20 @@ class LM:
         A prompt loses its start where it and the new tokens are longer than the window. Answers are kept, so that one
         that is shown is the one that was scored: batches of other prompts may differ from it in the last bit.
         """
-        asked = [(prompt, tuple(stop), max_new_tokens) for prompt in prompts]
-        new = [key for key in dict.fromkeys(asked) if key not in self._said]
-        self._said.update(zip(new, self._generated([key[0] for key in new], stop, max_new_tokens), strict=True))
-        return [self._said[key] for key in asked]
+        if not prompts:
+            return []
+        return self._generated(self.model.tokenizer(list(prompts), verbose=False)["input_ids"], stop, max_new_tokens)
 
-    def _generated(self, prompts: list[str], stop: Sequence[str], max_new_tokens: int) -> list[str]:
+    def _generated(self, rows: Sequence[list[int]], stop: Sequence[str], max_new_tokens: int) -> list[str]:
         room = self.window - max_new_tokens
         if room < 1:
             raise ValueError(
                 f"max_new_tokens: found {max_new_tokens:,}. Allowed: fewer than the model's {self.window:,} tokens. "
                 f"Lower it."
             )
-        if not prompts:
-            return []
-        ids = [row[-room:] or [self._start] for row in self.model.tokenizer(prompts, verbose=False)["input_ids"]]
-        out = [""] * len(ids)
+        asked = [(tuple(row[-room:]) or (self._start,), tuple(stop), max_new_tokens) for row in rows]
+        new = [key for key in dict.fromkeys(asked) if key not in self._said]
+        ids = [list(key[0]) for key in new]
         tokenizer, pad = self.model.tokenizer, self.model.tokenizer.pad_token_id
         for chosen in self._buckets([len(row) + max_new_tokens for row in ids]):
             longest = max(len(ids[i]) for i in chosen)
@@ -115,10 +113,10 @@ class LM:
                 pad_token_id=pad,
                 stopping_criteria=StoppingCriteriaList([_Stop(tokenizer, stop, longest)]),
             )
-            new = made[:, longest:]
-            for i, text in zip(chosen, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
-                out[i] = _before(text, stop)
-        return out
+            texts = tokenizer.batch_decode(made[:, longest:], skip_special_tokens=True)
+            for i, text in zip(chosen, texts, strict=True):
+                self._said[new[i]] = _before(text, stop)
+        return [self._said[key] for key in asked]
 
     @property
     def window(self) -> int:
