@@ -89,7 +89,7 @@ class LM:
         """
         if not prompts:
             return []
-        return self._answers(self.model.tokenizer(list(prompts), verbose=False)["input_ids"], stop, max_new_tokens)
+        return self._generated(self.model.tokenizer(list(prompts), verbose=False)["input_ids"], stop, max_new_tokens)
 
     @torch.inference_mode()
     def reply(self, talks: Sequence[list[dict[str, str]]], stop: Sequence[str], max_new_tokens: int) -> list[str]:
@@ -108,14 +108,7 @@ class LM:
         ids = tokenizer(put, add_special_tokens=not templated, verbose=False)["input_ids"]
         if not templated:
             ids = [row[:-1] if row[-1:] == [tokenizer.eos_token_id] else row for row in ids]
-        return self._answers(ids, stop, max_new_tokens)
-
-    def _answers(self, rows: Sequence[list[int]], stop: Sequence[str], max_new_tokens: int) -> list[str]:
-        asked = [(tuple(row), tuple(stop), max_new_tokens) for row in rows]
-        new = [key for key in dict.fromkeys(asked) if key not in self._said]
-        said = self._generated([list(key[0]) for key in new], stop, max_new_tokens)
-        self._said.update(zip(new, said, strict=True))
-        return [self._said[key] for key in asked]
+        return self._generated(ids, stop, max_new_tokens)
 
     def _generated(self, rows: Sequence[list[int]], stop: Sequence[str], max_new_tokens: int) -> list[str]:
         room = self.window - max_new_tokens
@@ -124,8 +117,9 @@ class LM:
                 f"max_new_tokens: found {max_new_tokens:,}. Allowed: fewer than the model's {self.window:,} tokens. "
                 f"Lower it."
             )
-        ids = [row[-room:] or [self._start] for row in rows]
-        out = [""] * len(ids)
+        asked = [(tuple(row[-room:]) or (self._start,), tuple(stop), max_new_tokens) for row in rows]
+        new = [key for key in dict.fromkeys(asked) if key not in self._said]
+        ids = [list(key[0]) for key in new]
         tokenizer, pad = self.model.tokenizer, self.model.tokenizer.pad_token_id
         for chosen in self._buckets([len(row) + max_new_tokens for row in ids]):
             longest = max(len(ids[i]) for i in chosen)
@@ -139,10 +133,10 @@ class LM:
                 pad_token_id=pad,
                 stopping_criteria=StoppingCriteriaList([_Stop(tokenizer, stop, longest)]),
             )
-            new = made[:, longest:]
-            for i, text in zip(chosen, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
-                out[i] = _before(text, stop)
-        return out
+            texts = tokenizer.batch_decode(made[:, longest:], skip_special_tokens=True)
+            for i, text in zip(chosen, texts, strict=True):
+                self._said[new[i]] = _before(text, stop)
+        return [self._said[key] for key in asked]
 
     @property
     def window(self) -> int:

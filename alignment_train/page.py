@@ -441,7 +441,8 @@ def _generated(metrics: Metrics) -> list[dict[str, Any]]:
             [{"name": name, "text": row.get(name, ""), "lang": tags[0 if name == "prompt" else -1]} for name in names]
             for row in items
         ]
-        out.append({"title": f"{task_name(key.split('/')[0], '').strip()}: {subject(key)}", "items": shown})
+        task = key.split("/")[0].replace("_", " ")
+        out.append({"title": f"{task[0].upper()}{task[1:]}: {subject(key)}", "items": shown})
     return out
 
 

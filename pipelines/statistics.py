@@ -52,8 +52,8 @@ class Scored(dict[str, float | int]):
 def ratio(numerator: np.ndarray, denominator: np.ndarray, seed: int = 0, texts: Texts | None = None) -> Scored:
     """sum(numerator) / sum(denominator) over N items, with the percentile interval of the bootstrap over items.
 
-    numerator, denominator: [N], of one item each, so that a long text weighs by its tokens; denominator >= 0, and where
-    its sum is 0, so is the ratio.
+    numerator, denominator: [N], of one item each, so that a long text weighs by its tokens; denominator >= 0, and
+    where its sum is 0, so is the ratio.
     The same seed and N resample the same items, so two models measured on the same items are paired.
     Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 13.3.
     """
@@ -74,8 +74,8 @@ def pooled(values: np.ndarray, formula: Formula, seed: int = 0, texts: Texts | N
 
 def _quotient(sums: np.ndarray) -> np.ndarray:
     """Of two sums; 0 where there is nothing to divide by, such as no span in any item."""
-    above, below = sums[..., 0].astype(float), sums[..., 1]
-    return np.divide(above, below, out=np.zeros_like(above), where=below != 0)
+    above, below = sums[..., 0], sums[..., 1]
+    return np.divide(above, below, out=np.zeros(below.shape), where=below != 0)
 
 
 def mean(values: np.ndarray, seed: int = 0, texts: Texts | None = None) -> Scored:

@@ -241,8 +241,8 @@ def test_generations_stand_side_by_side_with_language_and_direction_of_writing(s
     cells = [attributes for tag, attributes in read.tags if tag == "td" and "dir" in attributes]
     assert {"lang": "ar-Arab", "dir": "auto"} in cells
     assert {"lang": "en-Latn", "dir": "auto"} in cells
-    assert "translation: English\u00a0→ Arabic" in read.text
-    assert "json extraction: Swahili" in read.text
+    assert "Translation: English\u00a0→ Arabic" in read.text
+    assert "Json extraction: Swahili" in read.text
     assert next(attributes for tag, attributes in read.tags if tag == "a" and attributes.get("href") == "#generated")
     captions = [tag for tag, _ in read.tags if tag == "caption"]
     assert len(captions) == len([tag for tag, _ in read.tags if tag == "table"])

@@ -192,6 +192,12 @@ def test_nothing_is_in_no_language_and_scores_0() -> None:
     assert {metric["value"] for metric in found.values()} == {0}
 
 
+def test_runs_of_one_letter_are_in_no_language() -> None:
+    item = translation()
+    found = item.run(Says(dictionary(DE, change=lambda _: "t" * 30)), held_out(item, DE))
+    assert found[f"translation/{TO_EN}/in_language"]["value"] == 0
+
+
 def test_an_answer_may_begin_on_a_new_line() -> None:
     item = translation()
     model = Says(dictionary(DE), before="\n")

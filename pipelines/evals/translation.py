@@ -4,6 +4,7 @@ Source: chrF (Popović 2015, W15-3049), BLEU by sacreBLEU (Post 2018, W18-6319),
 arXiv 2106.03193), COMET (Rei et al. 2020, arXiv 2009.09025). Prompts are those of the instruction type `translate`.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import permutations
 from pathlib import Path
@@ -28,6 +29,8 @@ from pipelines.registry import plugin_field
 
 FIELDS = ("src", "src_name", "tgt_name")
 STOP = ("\n",)
+LETTER_RUN = re.compile(r"(\w)\1{4,}")
+"""No word of any language; an untrained model writes such, and identifiers call `ttttt` English."""
 SHOWN = 3
 """Items a direction in the report."""
 
@@ -256,7 +259,7 @@ class Translation(BitextEval):
 
     def _in_language(self, one: Direction, outputs: Sequence[str]) -> np.ndarray:
         """bool [N]: whether each output is taken for the language asked for, as the filter `lid` takes a segment."""
-        texts = bare(pa.array(outputs, pa.string()))
+        texts = bare(pa.array([LETTER_RUN.sub("", text) for text in outputs], pa.string()))
         sure = self.identifier.open().sureness(texts, one.tgt, one.src, self.identifier.short.below)
         least = SURE if self.identifier.min is None else self.identifier.min
         blank = pc.equal(pc.utf8_trim_whitespace(texts), "")
