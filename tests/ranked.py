@@ -4,7 +4,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import torch
@@ -13,7 +12,6 @@ from accelerate import Accelerator
 from alignment_train import adapter, ranks
 from alignment_train.config import Base, Lora
 from alignment_train.data import segments
-from alignment_train.losses import gathered, info_nce
 from alignment_train.model import Model
 from alignment_train.objectives import Objective
 from alignment_train.objectives.contrastive import Contrastive
@@ -22,6 +20,7 @@ from alignment_train.report import Reporter
 from alignment_train.train import Plan, train
 from pipelines.progress import silent
 from tests.models import bitext, tiny
+from tests.projected import Projected
 from tests.test_train import CPU, plan
 
 
@@ -60,17 +59,6 @@ def adapted() -> Model:
     made = tiny("gemma2")
     adapter.add(made, Lora.model_validate({"dropout": 0}), Base.model_validate({"seed": {}}), 7)
     return made
-
-
-class Projected(Contrastive):
-    """With a layer of its own, that is trained beside the model."""
-
-    def open(self, model: Model, table: pa.Table) -> torch.nn.Module:
-        return torch.nn.Linear(16, 16)
-
-    def loss(self, model: Model, batch: dict[str, torch.Tensor], held: Any = None) -> tuple[torch.Tensor, dict]:
-        src, tgt = map(gathered, held(self.states(model, batch)).chunk(2))
-        return info_nce(src, tgt, self.temperature), {}
 
 
 @contextmanager
