@@ -192,6 +192,9 @@ class TrainConfig(Strict):
     guards: Guards = Guards.model_validate({})
     checkpoint_every: int = Field(50, gt=0)
     """Steps between checkpoints; a killed run resumes from the last one and ends with the same weights."""
+    parallel: Literal["data", "fsdp"] = "data"
+    """What each of several processes (torchrun) holds: the whole model, or with `fsdp` its part of the weights, their
+    gradients and the optimiser's state. The weights are the same up to rounding; `fsdp` communicates more."""
     adapter: Adapter | None = None
     """What is trained beside the frozen base model; without it all weights are."""
     merge: Merge | None = None
@@ -286,7 +289,7 @@ class TrainConfig(Strict):
 
     def settings(self, objectives: list[Objective] | None = None) -> dict[str, Any]:
         """All but `base` and `merge`, defaults written out, as JSON: what decides the weights beside the data."""
-        out = self.model_dump(mode="json", exclude={"base", "checkpoint_every", "guards", "merge"})
+        out = self.model_dump(mode="json", exclude={"base", "checkpoint_every", "guards", "merge", "parallel"})
         chosen = self.objectives if objectives is None else objectives
         turns = {} if self.schedule == "joint" else {"turns": self.turns}
         return {**out, **turns, "objectives": [objective.settings() for objective in chosen]}

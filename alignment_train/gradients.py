@@ -7,7 +7,7 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
-from alignment_train.ranks import summed
+from alignment_train.ranks import summed, whole
 
 
 class Apart:
@@ -64,4 +64,4 @@ class Apart:
 def _dot(one: Sequence[Tensor | None], other: Sequence[Tensor | None]) -> float:
     """Of two gradients, parameter by parameter; one that is None counts as 0."""
     both = [(a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None]
-    return float(torch.stack([torch.sum(a * b) for a, b in both]).sum()) if both else 0.0
+    return float(whole(torch.stack([torch.sum(a * b) for a, b in both]).sum())) if both else 0.0

@@ -44,7 +44,6 @@ class Model:
         self.tokenizer: Any = tokenizer
         self.body: Any = self.lm.base_model
         self.blocks = _blocks(self.body, self.lm.config.num_hidden_layers)
-        self._plain_head: bool | None = None
         self.adapter: Any = None
         self.prefix: Any = None
 
@@ -73,7 +72,7 @@ class Model:
         def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             raise _Reached(args[0] if args else kwargs["hidden_states"])
 
-        hook = self.blocks[layer].register_forward_pre_hook(stop, with_kwargs=True)
+        hook = self.blocks[layer].register_forward_pre_hook(stop, with_kwargs=True, prepend=True)  # before FSDP gathers
         try:
             self.body(**given)
         except _Reached as reached:
@@ -119,9 +118,7 @@ class Model:
 
         positions: as of `hidden`.
         """
-        if self._plain_head is None:
-            self._plain_head = self._head_is_plain(input_ids[:1, :8], mask[:1, :8])
-        if not self._plain_head:
+        if not self.plain_head:
             return self.lm(**self._given(input_ids, mask, positions)).logits[wanted]
         return self.lm.get_output_embeddings()(self.hidden(input_ids, mask, len(self.blocks), positions)[wanted])
 
@@ -140,30 +137,30 @@ class Model:
         input_ids: [N, T], padded right, or left where they are kept. mask: [N, C + T] with a cache of C positions, None
         where padding on the right is all that it would say.
         """
-        if self._plain_head is None:
-            some = torch.arange(8, device=input_ids.device)[None]  # not of the batch: it may begin with padding
-            self._plain_head = self._head_is_plain(some, torch.ones_like(some))
         inputs: dict[str, Any] = {"attention_mask": mask, "past_key_values": cache}
         if mask is not None and "position_ids" in signature(self.body.forward).parameters:
             inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
-        network = self.body if self._plain_head else self.lm
+        network = self.body if self.plain_head else self.lm
         out = network(input_ids=input_ids, use_cache=keep or cache is not None, **inputs)
-        found = (out.last_hidden_state if self._plain_head else out.logits)[where]
+        found = (out.last_hidden_state if self.plain_head else out.logits)[where]
         head = self.lm.get_output_embeddings()
         nats, likeliest = [torch.zeros(0, dtype=torch.float64)], [torch.zeros(0, dtype=torch.bool)]
         at_once = max(1, LOGITS // self.lm.config.vocab_size)
         for part, wanted in zip(found.split(at_once), labels.split(at_once), strict=True):
-            logits = (head(part) if self._plain_head else part).float()
+            logits = (head(part) if self.plain_head else part).float()
             own = logits.gather(1, wanted[:, None])[:, 0]
             nats.append((own - logits.logsumexp(-1)).double().cpu())
             likeliest.append((logits.argmax(-1) == wanted).cpu())
         return torch.cat(nats), torch.cat(likeliest), out.past_key_values if keep else None
 
-    def _head_is_plain(self, input_ids: Tensor, mask: Tensor) -> bool:
+    @cached_property
+    def plain_head(self) -> bool:
         """Whether logits are the output embedding of the last state and nothing more (Gemma caps, Cohere scales)."""
+        ids = torch.arange(8, device=self.device)[None]
+        ones = torch.ones_like(ids)
         with self._asking():
-            whole = self.lm(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
-            plain = self.lm.get_output_embeddings()(self.hidden(input_ids, mask, len(self.blocks)))
+            whole = self.lm(input_ids=ids, attention_mask=ones, use_cache=False).logits
+            plain = self.lm.get_output_embeddings()(self.hidden(ids, ones, len(self.blocks)))
         return torch.allclose(whole, plain, atol=1e-5, rtol=1e-5)
 
     @cached_property

@@ -83,15 +83,21 @@ def alike(module: "torch.nn.Module") -> None:
             dist.broadcast(value.data, 0)
 
 
+def whole(tensor: "Tensor") -> "Tensor":
+    """All of a tensor that is divided among the processes (`fsdp.Divided`); any other as it is."""
+    gather = getattr(tensor, "full_tensor", None)
+    return gather() if gather else tensor
+
+
 def summed(gradients: "Sequence[Tensor | None]", like: "Sequence[Tensor]") -> "list[Tensor | None]":
     """Gradients of the parameters `like`, summed over all processes; None where no process has one.
 
     This takes the place of DistributedDataParallel, whose reducer wants to see the model's own forward pass: ours ends
     at a layer, asks for logits at some positions, and has several backward passes a step, each over other parameters.
     Here a step communicates once whatever it accumulates; the price is that it does not overlap with the last backward
-    pass. FSDP2 (`fully_shard`) gathers weights in the root's forward pass too: calling the body fails with it.
+    pass. Of parameters that are divided (`fsdp.Divided`) the backward pass has summed them.
     """
-    if world() == 1:
+    if world() == 1 or any(hasattr(parameter, "full_tensor") for parameter in like):
         return list(gradients)
     import torch
     import torch.distributed as dist

@@ -29,7 +29,7 @@ from pipelines.summary import MERGED
 
 MODULES = tuple(
     f"alignment_train.{name}"
-    for name in ("train", "data", "model", "adapter", "prefix", "losses", "gradients", "ranks")
+    for name in ("train", "data", "model", "adapter", "prefix", "losses", "gradients", "ranks", "fsdp")
 )
 TEXTS = 10_000  # most segments by which a seed model is compared with the unigram
 LIBRARIES = ("torch", "transformers", "accelerate", "peft")
@@ -71,6 +71,7 @@ class Trainer:
             seed=self.recipe.seed,
             checkpoint_every=self.config.checkpoint_every,
             guards=self.config.guards,
+            parallel=self.config.parallel,
         )
         said = {"seed": self.recipe.seed, "base": settings.model_dump(mode="json"), "precision": self.config.precision}
         print_ = fingerprint(
@@ -216,6 +217,7 @@ class Trainer:
             accumulation=self.config.accumulation,
             gradients_every=self.config.gradients_every,
             turns=self.config.turns,
+            parallel=self.config.parallel,
         )
         parts = ranks.in_turn(lambda: self._parts({objective.reads for objective in objectives}))
         model = ranks.in_turn(lambda: self.stored("base_model"))

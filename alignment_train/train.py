@@ -5,12 +5,12 @@ import logging
 import math
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import pyarrow as pa
 import torch
@@ -28,6 +28,10 @@ from alignment_train.model import Model
 from alignment_train.objectives import Objective
 from alignment_train.report import Reporter
 
+if TYPE_CHECKING:
+    from alignment_train.fsdp import Divided
+
+T = TypeVar("T")
 logging.getLogger("accelerate").setLevel(logging.ERROR)  # at every checkpoint it tells of the tied head
 
 
@@ -51,6 +55,8 @@ class Plan:
     gradients_every: int = 10
     """Steps between measurements of the gradients of objectives apart, the first step included; 0: never."""
     guards: Guards = field(default_factory=lambda: Guards.model_validate({}))
+    parallel: Literal["data", "fsdp"] = "data"
+    """What each of several processes holds: the whole model, or a part of it (`fsdp.Divided`); no other weights."""
 
 
 @dataclass
@@ -98,9 +104,11 @@ def train(
         ranks.alike(module)
     if ranks.rank():
         set_seed(plan.seed + ranks.rank())  # its rows are others, so is their dropout
+    lm = accelerator.prepare_model(model.lm, evaluation_mode=True)  # not wrapped in DDP: see `ranks.summed`
+    divided = _divided(model, modules, plan)
+    run, look = (divided, divided.look) if divided else (_plainly, _plainly)
     optimiser = _adamw([model.lm, *modules], plan.optimiser)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate(plan.optimiser, step, plan.steps))
-    lm = accelerator.prepare_model(model.lm, evaluation_mode=True)  # not wrapped in DDP: see `ranks.summed`
     optimiser, schedule = accelerator.prepare(optimiser, schedule)
     outcome = Outcome(0, *({o.name: 0 for o in plan.objectives} for _ in range(3)))
     rows = {
@@ -118,9 +126,12 @@ def train(
     watch = Watch(plan.guards, model, probes)
     accelerator.register_for_checkpointing(outcome, watch, flops, *modules)
     accelerator.register_save_state_pre_hook(without_frozen)
+    if divided:
+        divided.kept_by(accelerator, optimiser.optimizer)
     if last := _last(checkpoints):
-        accelerator.load_state(str(last), strict=all(p.requires_grad for p in model.lm.parameters()))
-    looked = {} if outcome.steps else watch.states()
+        whole = all(p.requires_grad for p in model.lm.parameters())
+        accelerator.load_state(str(last), strict=whole, map_location="cpu")
+    looked = {} if outcome.steps else look(watch.states)
     reporter.rewind(outcome.steps)
 
     for step in range(outcome.steps, plan.steps):
@@ -142,7 +153,7 @@ def train(
                     flops.counting(objective.name, batch["attention_mask"]) as forward_done,
                 ):
                     with accelerator.autocast():
-                        loss, metrics = objective.loss(model, batch, held[objective.name])
+                        loss, metrics = run(partial(objective.loss, model, batch, held[objective.name]))
                     forward_done()
                     accelerator.backward(objective.weight * scale * loss)
                 losses[objective.name] = losses.get(objective.name, 0.0) + share * loss.item()
@@ -157,7 +168,9 @@ def train(
                 outcome.tokens[name] += round(tokens[name])
                 outcome.cut[name] += round(cut[name])
             figures |= looked | apart.merge()
-            norm = float(accelerator.clip_grad_norm_(weights, plan.optimiser.max_grad_norm) or 0.0)
+            clipped = accelerator.clip_grad_norm_(weights, plan.optimiser.max_grad_norm)
+            assert clipped is not None  # as DeepSpeed's is
+            norm = float(ranks.whole(clipped))
             watch.losses(losses, norm)
             looked = {}
             figures |= {"gradient_norm": norm, "learning_rate": schedule.get_last_lr()[0]}
@@ -168,14 +181,29 @@ def train(
             outcome.steps = step + 1
             saves = outcome.steps % plan.checkpoint_every == 0 and outcome.steps < plan.steps
             if saves or outcome.steps % plan.guards.every == 0:
-                figures |= watch.states()
+                figures |= look(watch.states)
         ideal = flops.needed(tokens) / speed
         reporter.step(step, plan.steps, losses, round(sum(tokens.values())), figures, outcome.rows, ideal)
         if saves:
             _save(accelerator, checkpoints, outcome.steps)
     reporter.close()
+    if divided:
+        divided.whole()
     model.lm.eval()
     return outcome
+
+
+def _divided(model: Model, modules: Sequence[torch.nn.Module], plan: Plan) -> "Divided | None":
+    """What has the weights in parts from now on, where the plan wants that and there is more than one process."""
+    if plan.parallel == "data" or ranks.world() == 1:
+        return None
+    from alignment_train.fsdp import Divided
+
+    return Divided(model, modules, plan.precision)
+
+
+def _plainly(work: Callable[[], T]) -> T:
+    return work()
 
 
 @contextmanager

@@ -1,20 +1,26 @@
 """What the processes of tests/test_distributed.py do; alone, the same on one: python tests/ranked.py FOLDER."""
 
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyarrow as pa
 import torch
 from accelerate import Accelerator
 
-from alignment_train import ranks
+from alignment_train import adapter, ranks
+from alignment_train.config import Base, Lora
 from alignment_train.data import segments
+from alignment_train.model import Model
+from alignment_train.objectives import Objective
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.language_model import LanguageModel
 from alignment_train.report import Reporter
 from alignment_train.train import Plan, train
 from pipelines.progress import silent
 from tests.models import bitext, tiny
+from tests.projected import Projected
 from tests.test_train import CPU, plan
 
 
@@ -29,53 +35,93 @@ def repeated() -> pa.Table:
 PARTS = {"bitext": repeated(), "segments": segments(repeated())}
 
 
-def what(steps: int, **more) -> Plan:
-    objectives = [
+def what(steps: int, parallel: str, objectives: Sequence[Objective] = (), **more) -> Plan:
+    both = [
         Contrastive.model_validate({"rows": 12, "layer": 2, **more}),
         LanguageModel.model_validate({"rows": 8, "weight": 0.5}),
     ]
-    return plan(steps, objectives=objectives, accumulation=2, checkpoint_every=2, gradients_every=2)
+    given = {"objectives": objectives or both, "parallel": parallel, "checkpoint_every": 2, "gradients_every": 2}
+    return plan(steps, accumulation=2, **given)
 
 
-def go(folder: Path, steps: int, **more) -> dict[str, torch.Tensor]:
-    model = tiny(seed=ranks.rank())  # the first one's weights count
-    train(model, what(steps, **more), PARTS, folder, Reporter("test", folder / "log.jsonl", silent), CPU)
-    return model.lm.state_dict()
+def go(folder: Path, made: Model, plan: Plan) -> dict[str, torch.Tensor]:
+    """The weights after a training, in this process."""
+    train(made, plan, PARTS, folder, Reporter("test", folder / "log.jsonl", silent), CPU)
+    return made.lm.state_dict()
 
 
-def main(folder: Path) -> None:
-    """`first.pt`: the gradient of a step; `whole.pt`, `resumed.pt`: weights after five."""
+def model() -> Model:
+    return tiny(seed=ranks.rank())  # the first one's weights count
+
+
+def adapted() -> Model:
+    """Gemma, whose head is tied and capped, with LoRA."""
+    made = tiny("gemma2")
+    adapter.add(made, Lora.model_validate({"dropout": 0}), Base.model_validate({"seed": {}}), 7)
+    return made
+
+
+@contextmanager
+def first_gradient() -> Iterator[dict[str, torch.Tensor]]:
+    """Filled with that of the first step taken within, and `held`, the share of all weights that this process has."""
     found: dict[str, torch.Tensor] = {}
+    models: list[torch.nn.Module] = []
     clip, prepare = Accelerator.clip_grad_norm_, Accelerator.prepare_model
 
     def keep(self, parameters, most):
-        named = {n: p.grad.clone() for n, p in models[-1].named_parameters() if p.grad is not None}
-        found.update(named if not found else {})
+        named = {n: ranks.whole(p.grad).clone() for n, p in models[-1].named_parameters() if p.grad is not None}
+        share = sum(getattr(p, "to_local", p.detach)().numel() for p in parameters) / sum(p.numel() for p in parameters)
+        found.update({**named, "held": torch.tensor(share)} if not found else {})
         return clip(self, parameters, most)
 
-    models: list[torch.nn.Module] = []
     Accelerator.prepare_model = lambda self, lm, **how: models.append(lm) or prepare(self, lm, **how)  # type: ignore
     Accelerator.clip_grad_norm_ = keep  # type: ignore[method-assign]
-    go(folder / "first", 1, chunk=8)
-    Accelerator.clip_grad_norm_ = clip  # type: ignore[method-assign]
-    whole = go(folder / "whole", 5)
+    yield found
+    Accelerator.prepare_model, Accelerator.clip_grad_norm_ = prepare, clip  # type: ignore[method-assign]
+
+
+@contextmanager
+def dying_at(last: int) -> Iterator[None]:
     step = Reporter.step
 
     def die(self, number, *rest):
         step(self, number, *rest)
-        if number == 3:
+        if number == last:
             raise KeyboardInterrupt
 
     Reporter.step = die  # type: ignore[method-assign]
     try:
-        go(folder / "broken", 5)
-    except KeyboardInterrupt:
+        with suppress(KeyboardInterrupt):
+            yield
+    finally:
         Reporter.step = step  # type: ignore[method-assign]
-    resumed = go(folder / "broken", 5)
+
+
+def main(folder: Path) -> None:
+    """For each way to be parallel: `first.pt`, the gradient of a step, `whole.pt`, `resumed.pt`, weights after five.
+
+    For `fsdp` also `continued.pt`, weights after five, of which two were undivided, and `parts.pt`, after three, of a
+    model where adapters and a part of an objective are trained.
+    """
+    found: dict[str, dict[str, torch.Tensor]] = {}
+    for way in ("data", "fsdp"):
+        own = folder / way
+        with first_gradient() as found[f"{way}/first"]:
+            go(own / "first", model(), what(1, way, chunk=8))
+        found[f"{way}/whole"] = go(own / "whole", model(), what(5, way))
+        with dying_at(3):
+            go(own / "broken", model(), what(5, way))
+        found[f"{way}/resumed"] = go(own / "broken", model(), what(5, way))
+    with dying_at(2):
+        go(own / "continued", model(), what(5, "data"))
+    found["fsdp/continued"] = go(own / "continued", model(), what(5, "fsdp"))
+    parts = what(3, "fsdp", [Projected.model_validate({"rows": 12, "layer": 2}), what(3, "fsdp").objectives[1]])
+    with dying_at(2):
+        go(own / "parts", adapted(), parts)
+    found["fsdp/parts"] = go(own / "parts", adapted(), parts)
     if ranks.first():
-        torch.save(found, folder / "first.pt")
-        torch.save(whole, folder / "whole.pt")
-        torch.save(resumed, folder / "resumed.pt")
+        for name, tensors in found.items():
+            torch.save(tensors, folder / f"{name}.pt")
     ranks.leave()
 
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from alignment_train.losses import gathered
 from alignment_train.objectives.centered import Centered
 from alignment_train.objectives.contrastive import same_texts, text_number
 from alignment_train.objectives.language_model import LanguageModel
 from tests.models import ROOT, tiny
-from tests.ranked import main
+from tests.ranked import adapted, main
 from tests.test_train import plan, run
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -29,7 +30,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     command = [*TORCHRUN, str(ROOT / "tests" / "ranked.py"), str(two)]
     done = subprocess.Popen(command, env=clean, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     main(one)
-    said, _ = done.communicate(timeout=300)
+    said, _ = done.communicate(timeout=600)
     assert done.returncode == 0, said
     return one, two
 
@@ -38,17 +39,21 @@ def log(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "log.jsonl").open()]
 
 
-def test_the_gradient_of_two_is_that_of_one(both: tuple[Path, Path]) -> None:
-    one, two = (torch.load(folder / "first.pt") for folder in both)
+@pytest.mark.parametrize("way", ["data", "fsdp"])
+def test_the_gradient_of_two_is_that_of_one(both: tuple[Path, Path], way: str) -> None:
+    one, two = torch.load(both[0] / "data" / "first.pt"), torch.load(both[1] / way / "first.pt")
     assert one.keys() == two.keys()
+    assert one.pop("held") == 1
+    assert two.pop("held").item() == pytest.approx(1 if way == "data" else 0.5, abs=0.01)
     assert len(one) > 10
     for name, value in one.items():
         assert torch.allclose(value, two[name], rtol=1e-5, atol=1e-6), name
     assert max(float(value.abs().max()) for value in one.values()) > 0.01
 
 
-def test_losses_counts_and_figures_of_two_are_those_of_one(both: tuple[Path, Path]) -> None:
-    one, two = (log(folder / "whole") for folder in both)
+@pytest.mark.parametrize("way", ["data", "fsdp"])
+def test_losses_counts_and_figures_of_two_are_those_of_one(both: tuple[Path, Path], way: str) -> None:
+    one, two = log(both[0] / "data" / "whole"), log(both[1] / way / "whole")
     assert [line["step"] for line in two] == [line["step"] for line in one] == list(range(5))
     exact = {"tokens", "rows", "learning_rate"}
     near = {name for line in one for name in line if name.startswith(("gradient_", "effective_rank/"))}
@@ -60,14 +65,33 @@ def test_losses_counts_and_figures_of_two_are_those_of_one(both: tuple[Path, Pat
             assert after[name] == pytest.approx(before[name], rel=1e-3, abs=1e-4), name
 
 
-def test_two_killed_processes_resume_to_the_weights_of_unbroken_ones(both: tuple[Path, Path]) -> None:
-    whole, resumed = (torch.load(both[1] / f"{name}.pt") for name in ("whole", "resumed"))
-    alone, start = torch.load(both[0] / "whole.pt"), tiny().lm.state_dict()
+@pytest.mark.parametrize("way", ["data", "fsdp"])
+def test_two_killed_processes_resume_to_the_weights_of_unbroken_ones(both: tuple[Path, Path], way: str) -> None:
+    whole, resumed = (torch.load(both[1] / way / f"{name}.pt") for name in ("whole", "resumed"))
+    alone, start = torch.load(both[0] / "data" / "whole.pt"), tiny().lm.state_dict()
     for name, value in whole.items():
         assert torch.equal(value, resumed[name])
         assert torch.allclose(value, alone[name], atol=1e-4), name
     assert not torch.allclose(whole["lm_head.weight"], start["lm_head.weight"], atol=1e-3)
-    assert [path.name for path in (both[1] / "broken").glob("step-*")] == ["step-00000004"]
+    folder = both[1] / way / "broken"
+    assert [path.name for path in folder.glob("step-*")] == ["step-00000004"]
+    shapes = {name: list(value.shape) for name, value in start.items()}
+    with safe_open(folder / "step-00000004" / "model.safetensors", "pt") as file:
+        assert {name: file.get_slice(name).get_shape() for name in file.keys()} == shapes  # noqa: SIM118
+
+
+def test_a_training_of_whole_models_goes_on_with_divided_ones(both: tuple[Path, Path]) -> None:
+    whole, continued = (torch.load(both[1] / "fsdp" / f"{name}.pt") for name in ("whole", "continued"))
+    assert all(torch.allclose(value, continued[name], atol=1e-4) for name, value in whole.items())
+
+
+def test_divided_adapters_and_parts_of_objectives_train_as_whole_ones(both: tuple[Path, Path]) -> None:
+    one, two = (torch.load(folder / "fsdp" / "parts.pt") for folder in both)
+    start = adapted().lm.state_dict()
+    assert one.keys() == two.keys() == start.keys()
+    for name, value in one.items():
+        assert torch.allclose(value, two[name], atol=1e-4), name
+        assert torch.equal(value, start[name]) != ("lora_" in name), name
 
 
 def test_alone_nothing_is_gathered() -> None:
