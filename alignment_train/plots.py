@@ -26,6 +26,7 @@ STYLES = {"base": ("s", "--"), "control": ("^", "-."), "aligned": ("o", "-"), "m
 OBJECTIVES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a")
 LEVELS = {"chance": ("chance", ":"), "random": ("random model", "--"), "ngrams": ("n-grams", "-.")}
 """What finds translations without learning, and its dashes."""
+WIDEST = 60  # letters of all labels, from which on four do not stand beside each other
 MEASURES = {
     "margin_recall@1": ("margin recall@1", "#0072b2", "o", "-"),
     "recall@1": ("recall@1", "#d55e00", "s", "--"),
@@ -414,8 +415,9 @@ def _legend(figure: "Figure", panels: list[Any]) -> None:
         for axes in panels
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }  # fmt: skip
+    columns = 4 if len("".join(found)) < WIDEST else 3
     figure.legend(
-        found.values(), found.keys(), loc="outside upper left", ncols=min(len(found), 4), frameon=False,
+        found.values(), found.keys(), loc="outside upper left", ncols=min(len(found), columns), frameon=False,
         labelcolor=INK, fontsize=10, handlelength=2.2, columnspacing=1.0, borderpad=0.1,
     )  # fmt: skip
 

@@ -55,6 +55,10 @@ NAMES = {
     ("localisation", "accuracy"): "local answers",
     ("localisation", "english_answers"): "English's answers given elsewhere",
 }
+FLOORS = {
+    "chance": "guessing", "random": "a model of random weights", "ngrams": "shared characters alone",
+    "copy": "copying the source",
+}  # fmt: skip
 NAMED = 2
 """Tasks that the headline names on either side, the rest are counted."""
 
@@ -184,7 +188,6 @@ def _recall(metrics: Metrics, sentences: list[str]) -> str | None:
         return WORSE if keys else None
     against = {name: other for name in ("base", "control") if (other := mean(metrics, name, keys))}
     diffs = {name: diff for name in against if (diff := moved(metrics, name, keys))}
-    chance = mean(metrics, "chance", keys)
     text = f"Recall@1{at_layer(metrics)}"
     text += f", averaged over {len(keys)} pairs," if len(keys) > 1 else f" of {subject(keys[0])}"
     text += f" is {percent(aligned['value'])}{interval(aligned)} after aligning"
@@ -194,7 +197,7 @@ def _recall(metrics: Metrics, sentences: list[str]) -> str | None:
         for name, diff in diffs.items()
     ]
     text += "".join(f"{': ' if i == 0 else '; '}{part}" for i, part in enumerate(parts))
-    sentences.append(text + (f". Guessing gives {percent(chance['value'])}." if chance else "."))
+    sentences.append(f"{text}.{_floors(metrics, keys, 'recall@1')}")
     _minority(metrics, keys, "pairs", sentences)
     found = {name: told(diff) for name, diff in diffs.items()}
     if WORSE in found.values():
@@ -245,10 +248,7 @@ def _tasks(metrics: Metrics, sentences: list[str]) -> dict[str, str]:
         text += f" is {_said(aligned, metric)} after aligning, {points(diff['value'])} "
         text += f"{'above' if diff['value'] >= 0 else 'below'} {against}'s{interval(diff, ' points')}, "
         text += f"{_word(diff, metric)}."
-        for floor, said in (("chance", "Guessing"), ("copy", "Copying the source")):
-            if found := mean(metrics, floor, keys):
-                text += f" {said} gives {_said({'value': found['value']}, metric)}."
-        sentences.append(text[0].upper() + text[1:])
+        sentences.append(text[0].upper() + text[1:] + _floors(metrics, keys, metric))
         _minority(metrics, keys, "directions" if task == "translation" else "languages", sentences)
     return out
 
@@ -383,6 +383,20 @@ def _minority(metrics: Metrics, keys: list[str], what: str, sentences: list[str]
         if len(worse) < len(keys):
             which = f"{len(worse)} of {len(keys)} {what}: {', '.join(worse)}"
         sentences.append(f"{kind} is worse than {against}'s in {which}.")
+
+
+def _floors(metrics: Metrics, keys: list[str], metric: str) -> str:
+    """A sentence of what is had without learning, `` where nothing was measured."""
+    found = [
+        (said, _said({"value": floor["value"]}, metric))
+        for name, said in FLOORS.items()
+        if (floor := mean(metrics, name, keys))
+    ]
+    if not found:
+        return ""
+    (first, value), *others = found
+    text = ", ".join([f"{first} gives {value}", *(f"{said} {value}" for said, value in others)])
+    return f" {text[0].upper()}{text[1:]}."
 
 
 def _said(item: Metric, metric: str) -> str:
