@@ -18,6 +18,8 @@ from alignment_train.model import Model
 
 T = TypeVar("T")
 
+SUMS = "set_force_sum_reduction_for_comms"  # since torch 2.9
+
 
 class Divided(nn.Module):
     """FSDP2 (Zhao et al. 2023, arXiv 2304.11277): each process keeps 1/n of every matrix, its gradient and its moments.
@@ -34,6 +36,11 @@ class Divided(nn.Module):
     def __init__(self, model: Model, modules: Sequence[nn.Module], precision: str):
         """Divide `model` and `modules`, which are the same in all processes, in place."""
         super().__init__()
+        if not hasattr(FSDPModule, SUMS):
+            raise ValueError(
+                f"train.parallel: found fsdp, with torch {torch.__version__}. Allowed: torch 2.9 or newer. Install it, or "
+                f"leave 'parallel' out: each process then holds the whole model."
+            )
         _ = model.packing, model.plain_head  # found by running the model, so before it is divided
         self._model, self._apart = [model], [_hollow(model)]  # in lists: they are no parts of this module
         self.parts = nn.ModuleList([model.lm, *modules])

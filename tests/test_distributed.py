@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from alignment_train.fsdp import Divided
 from alignment_train.losses import gathered
 from alignment_train.objectives.centered import Centered
 from alignment_train.objectives.contrastive import same_texts, text_number
@@ -121,3 +122,9 @@ def test_batches_that_cannot_be_divided_are_refused(tmp_path: Path, monkeypatch,
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match=message):
         run(tmp_path, plan(objectives=[objective]))
+
+
+def test_an_older_torch_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alignment_train.fsdp.SUMS", "not_there_yet")
+    with pytest.raises(ValueError, match="train.parallel: found fsdp, with torch .* Allowed: torch 2.9 or newer"):
+        Divided(tiny(), [], "float32")
