@@ -38,8 +38,8 @@ class Divided(nn.Module):
         super().__init__()
         if not hasattr(FSDPModule, SUMS):
             raise ValueError(
-                f"train.parallel: found fsdp, with torch {torch.__version__}. Allowed: torch 2.9 or newer. Install it, or "
-                f"leave 'parallel' out: each process then holds the whole model."
+                f"train.parallel: found fsdp, with torch {torch.__version__}. Allowed: torch 2.9 or newer. Install it, "
+                f"or leave 'parallel' out: each process then holds the whole model."
             )
         _ = model.packing, model.plain_head  # found by running the model, so before it is divided
         self._model, self._apart = [model], [_hollow(model)]  # in lists: they are no parts of this module
