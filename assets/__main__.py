@@ -23,7 +23,7 @@ from pipelines.config import Recipe, read_recipe
 from pipelines.progress import clock
 from pipelines.store import Store
 from pipelines.summary import table
-from pipelines.verdict import verdict
+from pipelines.verdict import is_result, verdict
 
 OUTPUT_STAYS = {
     "compute_logs": {
@@ -166,7 +166,7 @@ def _align(used: Place, recipe: Recipe) -> int:
 
 def _print_results(metrics: dict[str, Any], recipe: Recipe, folder: Path, seconds: float) -> None:
     result = verdict(metrics, recipe.corpus.pivot)
-    lines = ["", table(metrics), "", result.headline + ".", *result.sentences]
+    lines = ["", table(metrics, is_result), "", result.headline + ".", *result.sentences]
     print(_plain("\n".join(lines)))
     print(f"\nReport: {folder / 'report.html'}  ({clock(seconds)} in all; `make ui` shows lineage, tables and plots)")
 

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from pipelines import languages
@@ -68,11 +68,13 @@ def means_of(metrics: Metrics, keys: list[str]) -> list[tuple[str, str, list[str
     return out
 
 
-def table(metrics: Metrics) -> str:
-    """`summary` as plain text; rates in percent."""
+def table(metrics: Metrics, wanted: Callable[[str, str], bool] = lambda task, metric: True) -> str:
+    """`summary` as plain text, of the metrics that are `wanted`; rates in percent."""
     titles = (*models(metrics), *references(metrics).values())
     rows: list[tuple[str, ...]] = [("", "", *titles)]
     for row in summary(metrics):
+        if not wanted(row["key"].partition("/")[0], row["metric"]):
+            continue
         shown = [plain(row[name], row["metric"]) for name in titles]
         rows.append((row["subject"], row["metric"].replace("_", " "), *shown))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

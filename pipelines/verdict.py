@@ -261,9 +261,10 @@ def _groups(found: list[Group], metrics: Metrics, sentences: list[str]) -> list[
         whose, said = GROUPS[name], ", ".join(map(languages.name, langs))
         rows = [row for row in found if (row.group, tuple(row.languages)) == (name, langs)]
         if name == "pivot":
-            tasks = [row for row in rows if not row.key.startswith("loss/")]  # its loss has a sentence of its own
             kept = "not retained" if any(row.word == WORSE for row in rows) else "retained as far as can be told"
-            sentences += [f"{said} is {kept}: {'; '.join(_of_group(row) for row in tasks)}."] if tasks else []
+            if any(not row.key.startswith("loss/") for row in rows):  # its loss alone has a sentence of its own
+                rows.sort(key=lambda row: row.word != WORSE)
+                sentences.append(f"{said} is {kept}: {'; '.join(_of_group(row) for row in rows)}.")
         else:
             sentences.append(f"{whose[0].upper()}{whose[1:]} ({said}): {'; '.join(_of_group(row) for row in rows)}.")
             if not rows[0].key.startswith("loss/"):

@@ -28,6 +28,8 @@ def test_the_table_shows_rates_in_percent_and_nats_as_they_are():
     assert lines[1].split() == ["German", "–", "English", "recall@1", "4.0", "%", "5.0", "%", "30.0", "%", "0.3", "%"]
     assert lines[-1].split() == ["English", "nats", "per", "token", "5.00", "5.10", "5.15", "–"]
     assert len({len(line) for line in lines}) == 1
+    of_loss = table(metrics(BETTER, EVEN), lambda task, metric: (task, metric) == ("loss", "nats_per_token"))
+    assert [line.split() for line in of_loss.splitlines()] == [lines[0].split(), lines[-1].split()]
 
 
 def test_scores_are_shown_as_they_are_and_their_differences_in_points():

@@ -235,7 +235,7 @@ def test_the_headline_stays_short_however_much_was_measured():
 
 @pytest.mark.parametrize(
     ("after", "said", "word"),
-    [(0.6, "English is retained as far as can be told: XNLI acc 0.0 points up", "cannot be told apart"),
+    [(0.6, "English is retained as far as can be told: loss 0.98\u00a0% up", "cannot be told apart"),
      (0.4, "English is not retained: XNLI acc 20.0 points down", "worse")],
 )  # fmt: skip
 def test_whether_english_is_retained_is_said_of_its_tasks_too(after: float, said: str, word: str):
