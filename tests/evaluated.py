@@ -15,8 +15,8 @@ from pipelines.evals import Eval, LanguageModel, Metric
 from pipelines.languages import Pair
 from pipelines.schema import BITEXT, EVAL_TEXT, INSTRUCTION
 from pipelines.store import LedgerRow, Store
-from pipelines.tasks import Message
 from tests.planted import Planted
+from tests.unasked import Unasked
 
 DE, SW = "deu_Latn-eng_Latn", "eng_Latn-swh_Latn"
 HOSTILE = "<script>alert(1)</script>"
@@ -49,28 +49,13 @@ class Answers(Eval):
 
 
 @dataclass
-class Fake:
+class Fake(Unasked):
     """A LanguageModel that holds figures."""
 
     figures: dict[str, Metric]
     num_layers: int = LAYERS
     trained_layer: int = TRAINED_LAYER
     seen: list[list[str]] = field(default_factory=list)
-
-    def embed(self, texts: list[str], layers: list[int], pooling: str) -> dict[int, np.ndarray]:
-        raise AssertionError("not asked for")
-
-    def loss(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        raise AssertionError("not asked for")
-
-    def loglikelihood(self, requests: Sequence[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
-        raise AssertionError("not asked for")
-
-    def generate(self, prompts: Sequence[str], stop: Sequence[str], max_new_tokens: int) -> list[str]:
-        raise AssertionError("not asked for")
-
-    def reply(self, talks: Sequence[list[Message]], stop: Sequence[str], max_new_tokens: int) -> list[str]:
-        raise AssertionError("not asked for")
 
 
 def figures(recall: Mapping[str, Rate], loss: Mapping[str, Rate]) -> dict[str, Metric]:

@@ -19,9 +19,9 @@ from pipelines.evals.harness import Harness
 from pipelines.languages import Pair
 from pipelines.registry import build
 from pipelines.statistics import Scored, without
-from pipelines.tasks import Message
 from tests.models import tiny
 from tests.planted import Planted
+from tests.unasked import Unasked
 
 HOME = Path("unused")
 PAIRS = [Pair.parse(pair) for pair in ("de-en", "en-zh", "en-th", "de-it")]
@@ -107,7 +107,7 @@ def two(data: Path, **settings: Any) -> Harness:
     return made(tasks=["xcopa", "belebele"], data=files, **settings)
 
 
-class Knowing:
+class Knowing(Unasked):
     """Finds likely what it was told, and answers every prompt with one text."""
 
     num_layers, trained_layer = 2, 1
@@ -116,12 +116,6 @@ class Knowing:
         self.right, self.answer = right, answer
         self.prompts: list[tuple[str, tuple[str, ...], int]] = []
 
-    def embed(self, texts: list[str], layers: list[int], pooling: str) -> dict[int, np.ndarray]:
-        raise AssertionError("harness asks for no embedding")
-
-    def loss(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        raise AssertionError("harness asks for no loss")
-
     def loglikelihood(self, requests: Sequence[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
         known = [any(text in context + continuation for text in self.right) for context, continuation in requests]
         return np.where(known, -1.0, -2.0), np.array(known)
@@ -129,9 +123,6 @@ class Knowing:
     def generate(self, prompts: Sequence[str], stop: Sequence[str], max_new_tokens: int) -> list[str]:
         self.prompts += [(prompt, tuple(stop), max_new_tokens) for prompt in prompts]
         return [self.answer] * len(prompts)
-
-    def reply(self, talks: Sequence[list[Message]], stop: Sequence[str], max_new_tokens: int) -> list[str]:
-        raise AssertionError("the harness writes its prompts itself")
 
 
 @pytest.mark.parametrize("shots", [0, 2])

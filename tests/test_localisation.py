@@ -12,16 +12,16 @@ from pipelines.evals.localisation import Item, Localisation
 from pipelines.languages import Pair
 from pipelines.schema import EVAL_TEXT, check
 from pipelines.sources.sample import Sample
-from pipelines.tasks import Message
 from pipelines.verdict import verdict
 from tests.planted import recipe
+from tests.unasked import Unasked
 
 PAIRS = [Pair("deu_Latn", "eng_Latn"), Pair("eng_Latn", "swh_Latn")]
 SAMPLE = Localisation(sample=True)
 HERE: dict[str, Any] = {"id": "sea", "lang": "en", "question": "The sea is", "choices": [" near", " far"], "answer": 0}
 
 
-class Answering:
+class Answering(Unasked):
     """A model that finds likely what `wanted` says of (question, choice), 1 nat a character against 2."""
 
     num_layers, trained_layer = 2, 1
@@ -29,23 +29,11 @@ class Answering:
     def __init__(self, wanted: Callable[[str, str], bool]):
         self.wanted = wanted
 
-    def embed(self, texts: list[str], layers: list[int], pooling: str) -> dict[int, np.ndarray]:
-        raise AssertionError("no embedding is needed")
-
-    def loss(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        raise AssertionError("no loss is needed")
-
     def loglikelihood(self, requests: Sequence[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
         nats = [
             -len(choice) * (1.0 if self.wanted(*request) else 2.0) for request in requests for choice in request[1:]
         ]
         return np.array(nats), np.zeros(len(requests), bool)
-
-    def generate(self, prompts: Sequence[str], stop: Sequence[str], max_new_tokens: int) -> list[str]:
-        raise AssertionError("nothing is generated")
-
-    def reply(self, talks: Sequence[list[Message]], stop: Sequence[str], max_new_tokens: int) -> list[str]:
-        raise AssertionError("nothing is generated")
 
 
 def table(item: Localisation = SAMPLE, pairs: list[Pair] = PAIRS) -> pa.Table:

@@ -1,4 +1,3 @@
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +7,13 @@ import pytest
 from pipelines import statistics
 from pipelines.evals.loss import Loss
 from pipelines.languages import Pair
-from pipelines.tasks import Message
 from tests.planted import Planted
+from tests.unasked import Unasked
 
 PAIRS = [Pair("deu_Latn", "eng_Latn"), Pair("eng_Latn", "fra_Latn")]
 
 
-class Counting:
+class Counting(Unasked):
     """A model that needs 2 nats for every token of German and 3 for others; a text of number k has k tokens."""
 
     num_layers, trained_layer = 2, 1
@@ -22,22 +21,10 @@ class Counting:
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
 
-    def embed(self, texts: list[str], layers: list[int], pooling: str) -> dict[int, np.ndarray]:
-        raise AssertionError("loss asks for no embedding")
-
     def loss(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         self.asked.append(texts)
         tokens = np.array([int(text.rstrip(".").split()[-1]) for text in texts], np.int64)
         return tokens * (2.0 if texts[0].startswith("deu") else 3.0), tokens
-
-    def loglikelihood(self, requests: Sequence[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
-        raise AssertionError("loss asks for none")
-
-    def generate(self, prompts: Sequence[str], stop: Sequence[str], max_new_tokens: int) -> list[str]:
-        raise AssertionError("loss asks for none")
-
-    def reply(self, talks: Sequence[list[Message]], stop: Sequence[str], max_new_tokens: int) -> list[str]:
-        raise AssertionError("loss asks for none")
 
 
 def item() -> Loss:

@@ -1,4 +1,3 @@
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,17 @@ from pipelines.evals.retrieval import cosines, found, mexa, ratio_margin
 from pipelines.languages import Pair
 from pipelines.schema import BITEXT
 from pipelines.store import Store, StoreError
-from pipelines.tasks import Message
 from tests.graph import TINY, run
 from tests.models import bitext, tiny
 from tests.planted import recipe, sentences
+from tests.unasked import Unasked
 
 PAIRS = (Pair("deu_Latn", "eng_Latn"), Pair("eng_Latn", "swh_Latn"))
 LAYERS = 6
 
 
 @dataclass
-class Planting:
+class Planting(Unasked):
     """A model that puts sentence k of every language near unit vector k at one layer, and anywhere at the others."""
 
     aligned: int | None
@@ -46,18 +45,6 @@ class Planting:
             numbers = [int(text.rstrip(".").split()[-1]) for text in texts]
             noise[self.aligned] += 8 * np.eye(64)[numbers]
         return {layer: states.astype(np.float32) for layer, states in noise.items()}
-
-    def loss(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        raise AssertionError("the probe asks for no loss")
-
-    def loglikelihood(self, requests: Sequence[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
-        raise AssertionError("the probe asks for none")
-
-    def generate(self, prompts: Sequence[str], stop: Sequence[str], max_new_tokens: int) -> list[str]:
-        raise AssertionError("the probe asks for no text")
-
-    def reply(self, talks: Sequence[list[Message]], stop: Sequence[str], max_new_tokens: int) -> list[str]:
-        raise AssertionError("the probe asks for no text")
 
 
 def with_train(**train: Any) -> Recipe:

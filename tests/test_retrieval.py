@@ -1,4 +1,3 @@
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ from pipelines.languages import Pair
 from pipelines.registry import build
 from pipelines.schema import bitext_batch
 from pipelines.statistics import Scored, without
-from pipelines.tasks import Message
 from pipelines.verdict import verdict
 from tests.planted import Planted, recipe
+from tests.unasked import Unasked
 
 DE, FR = Pair("deu_Latn", "eng_Latn"), Pair("eng_Latn", "fra_Latn")
 
@@ -32,7 +31,7 @@ def held_out(item: Retrieval, *pairs: Pair) -> pa.Table:
 
 
 @dataclass
-class Planting:
+class Planting(Unasked):
     """A model that puts sentence k of every language at unit vector k; layer 0 knows nothing, layer 1 half of them."""
 
     num_layers: int = 2
@@ -47,18 +46,6 @@ class Planting:
         if texts[0].startswith("eng"):
             half[numbers >= 10] = 0
         return {layer: {0: np.ones_like(whole), 1: half, 2: whole}[layer] for layer in layers}
-
-    def loss(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        raise AssertionError("retrieval asks for no loss")
-
-    def loglikelihood(self, requests: Sequence[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
-        raise AssertionError("retrieval asks for none")
-
-    def generate(self, prompts: Sequence[str], stop: Sequence[str], max_new_tokens: int) -> list[str]:
-        raise AssertionError("retrieval asks for none")
-
-    def reply(self, talks: Sequence[list[Message]], stop: Sequence[str], max_new_tokens: int) -> list[str]:
-        raise AssertionError("retrieval asks for none")
 
 
 def test_recall_is_that_of_the_planted_alignment_at_every_layer() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from seqeval.metrics import f1_score
 
 from alignment_train import evaluate, page
 from pipelines import assign, collect, grammar, statistics
@@ -22,12 +23,13 @@ from pipelines.tasks import Message, Span
 from pipelines.tasks.slot_filling import SlotFilling
 from pipelines.verdict import verdict
 from tests.graph import TINY
+from tests.unasked import Unasked
 
 HOME = Path("unused")
 PAIRS = [Pair("deu_Latn", "eng_Latn"), Pair("eng_Latn", "swh_Latn")]
 
 
-class Knowing:
+class Knowing(Unasked):
     """A LanguageModel that knows {what the user says: its answer}; to all else it says nothing."""
 
     num_layers, trained_layer = 4, 2
@@ -35,18 +37,6 @@ class Knowing:
     def __init__(self, answers: dict[str, str]):
         self.answers = answers
         self.heard: list[tuple[list[Message], tuple[str, ...], int]] = []
-
-    def embed(self, texts: list[str], layers: list[int], pooling: str) -> dict[int, np.ndarray]:
-        raise AssertionError("transfer asks for none")
-
-    def loss(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        raise AssertionError("transfer asks for none")
-
-    def loglikelihood(self, requests: Sequence[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
-        raise AssertionError("transfer asks for none")
-
-    def generate(self, prompts: Sequence[str], stop: Sequence[str], max_new_tokens: int) -> list[str]:
-        raise AssertionError("transfer talks")
 
     def reply(self, talks: Sequence[list[Message]], stop: Sequence[str], max_new_tokens: int) -> list[str]:
         self.heard += [(talk, tuple(stop), max_new_tokens) for talk in talks]
@@ -105,15 +95,14 @@ def drawn(seed: int, rows: int = 40) -> list[list[str]]:
 
 
 def test_f1_is_that_of_seqeval(tmp_path: Path) -> None:
-    seqeval = pytest.importorskip("seqeval.metrics")
-    assert seqeval.f1_score(*PUBLISHED[:2]) == PUBLISHED[2]
+    assert f1_score(*PUBLISHED[:2]) == PUBLISHED[2]
     gold, noise = drawn(0), drawn(1)
     said = [row if n % 3 else (other * 8)[: len(row)] for n, (row, other) in enumerate(zip(gold, noise, strict=True))]
     for number, (right, given) in enumerate((PUBLISHED[:2], (gold, said), (said, gold))):
         item, sentences = slots(tmp_path / str(number), {"en": right})
         model = Knowing({text: as_answer(row, text) for row, text in zip(given, sentences, strict=True)})
         found = item.run(model, held_out(item))["slot_filling/eng_Latn/f1"]
-        assert found["value"] == pytest.approx(seqeval.f1_score(right, given), abs=1e-12)
+        assert found["value"] == pytest.approx(f1_score(right, given), abs=1e-12)
         assert found["n"] == len(right)
 
 

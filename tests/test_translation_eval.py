@@ -26,9 +26,9 @@ from pipelines.schema import bitext_batch
 from pipelines.sources import Source
 from pipelines.statistics import Scored, paired, without
 from pipelines.summary import subject, table
-from pipelines.tasks import Message
 from pipelines.verdict import verdict
 from tests.planted import Planted
+from tests.unasked import Unasked
 
 DE, FR, ES = Pair("deu_Latn", "eng_Latn"), Pair("eng_Latn", "fra_Latn"), Pair("eng_Latn", "spa_Latn")
 TO_DE, TO_EN = Direction("eng_Latn", "deu_Latn"), Direction("deu_Latn", "eng_Latn")
@@ -53,7 +53,7 @@ class Spoken(Source):
 
 
 @dataclass
-class Says:
+class Says(Unasked):
     """Answers each prompt by what `answers` has for the text in it that is found last, and remembers the prompts."""
 
     answers: dict[str, str]
@@ -61,15 +61,6 @@ class Says:
     prompts: list[str] = field(default_factory=list)
     num_layers: int = 2
     trained_layer: int = 1
-
-    def embed(self, texts: list[str], layers: list[int], pooling: str) -> dict[int, np.ndarray]:
-        raise AssertionError("translation asks for none")
-
-    def loss(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        raise AssertionError("translation asks for none")
-
-    def loglikelihood(self, requests: Sequence[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
-        raise AssertionError("translation asks for none")
 
     def generate(self, prompts: Sequence[str], stop: Sequence[str], max_new_tokens: int) -> list[str]:
         self.prompts += prompts
@@ -80,9 +71,6 @@ class Says:
             said = f"{said}\nMore." if prompt.endswith("\n") else f"{self.before}{said}\nMore."
             out.append(re.split("|".join(stop), said)[0])
         return out
-
-    def reply(self, talks: Sequence[list[Message]], stop: Sequence[str], max_new_tokens: int) -> list[str]:
-        raise AssertionError("translation writes its prompts itself")
 
 
 def translation(source: Source | None = None, **settings: Any) -> Translation:
