@@ -12,6 +12,7 @@ from alignment_train.config import TrainConfig
 from pipelines import languages
 from pipelines.config import Recipe
 from pipelines.data_card import public, sources, table
+from pipelines.measures import measure_of
 from pipelines.store import Store
 from pipelines.summary import Metrics, models, plain, summary
 from pipelines.verdict import verdict
@@ -119,6 +120,6 @@ def _evaluation(recipe: Recipe, metrics: Metrics) -> str:
     found = verdict(metrics, recipe.corpus.pivot)
     rows = []
     for row in summary(metrics):
-        figures = {name: plain(row[name], row["metric"]) for name in (*models(metrics), "chance")}
+        figures = {name: plain(row[name], measure_of(row["key"])) for name in (*models(metrics), "chance")}
         rows.append({"held-out text": row["subject"], "metric": row["metric"].replace("_", " "), **figures})
     return "\n\n".join([f"{found.headline}.", "\n".join(f"- {said}" for said in found.sentences), table(rows)])

@@ -11,11 +11,11 @@ from typing import Any, Literal
 from alignment_train import plots
 from pipelines import languages
 from pipelines.evals import Metric
+from pipelines.measures import measure_of
 from pipelines.statistics import over_runs
 from pipelines.store import Manifest
 from pipelines.summary import (
     BETTER,
-    LOWER_IS_BETTER,
     SAME,
     WORSE,
     Metrics,
@@ -101,7 +101,7 @@ def _row(row: Row, control: Row | None, base: tuple[Metrics, Manifest] | None, p
             metric = over_runs(values)
             if key.startswith("retrieval/"):
                 metric = _widened(metric, texts[key])
-            result = told(metric, _metric_of(key) in LOWER_IS_BETTER)
+            result = told(metric, measure_of(key).lower_is_better)
             out[f"against_{name}"][key] = {**metric, "each": values, "told": result}
     spent = [cell for _, cell in row.cells.values() if row.role != "base"]
     if spent:
@@ -242,10 +242,6 @@ def _widened(metric: Metric, texts: list[Metric]) -> Metric:
 def _moved(key: str, own: float, other: float) -> float:
     """A difference of rates, and of all else a share of the other's."""
     return own - other if key.startswith("retrieval/") or other == 0 else own / other - 1
-
-
-def _metric_of(key: str) -> str:
-    return key.rpartition("/")[2]
 
 
 def _height(row: dict[str, Any]) -> float:

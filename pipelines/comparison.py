@@ -9,17 +9,12 @@ from typing import Any
 
 from pipelines.contamination import Overlap
 from pipelines.evals import Metric
+from pipelines.measures import measure, measure_of
 from pipelines.statistics import Scored, assessed, average, gap, paired, without
-from pipelines.summary import ALL, LOWER_IS_BETTER, SOURCE, TRANSFER, difference, languages_of
+from pipelines.summary import ALL, SOURCE, TRANSFER, difference, languages_of
 
 LOW_RESOURCE = 2 / 3
 """Share of the largest language's rows in the mix below which a language counts as low-resource."""
-NO_RESULT = frozenset({"representation"})
-"""Tasks that describe states and are neither good nor bad: no mean by group and no gap is made of them."""
-
-SECONDARY = frozenset({"valid"})
-"""Metrics that only help to understand another: no gap is made of them, and they decide nothing."""
-
 Figures = Mapping[str, Metric]
 Groups = Mapping[str, list[str]]
 
@@ -95,7 +90,7 @@ def _members(keys: list[str], pivot: str, langs: list[str] | None) -> Iterable[t
     for key in keys:
         task, subject, metric = [*key.split("/", 2), "", ""][:3]
         own = _languages(key, pivot)
-        if not metric or "/" in metric or (langs is not None and (task in NO_RESULT or not own)):
+        if not metric or "/" in metric or (langs is not None and (measure(task, metric).role == "guard" or not own)):
             continue
         if langs is None or all(lang in langs for lang in own):
             found.setdefault(f"{task}/%s/{metric}", []).append(f"{task}/{subject}/{metric}")
@@ -152,10 +147,11 @@ def _gaps(figures: Figures, pivot: str) -> dict[str, Scored]:
     for key, other in figures.items():
         task, subject, metric = [*key.split("/", 2), "", ""][:3]
         own = figures.get(f"{task}/{pivot}/{metric}")
-        if "/" in metric or task in NO_RESULT or metric in SECONDARY or subject == pivot or not isinstance(own, Scored):
+        what = measure_of(key)
+        if "/" in metric or what.role != "result" or subject == pivot or not isinstance(own, Scored):
             continue
         if isinstance(other, Scored) and own["value"]:
-            out[key] = gap(own, other, metric in LOWER_IS_BETTER)
+            out[key] = gap(own, other, what.lower_is_better)
     return out
 
 

@@ -6,22 +6,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from pipelines import languages
-from pipelines.evals import Metric
+from pipelines.evals import Measure, Metric
+from pipelines.measures import measure
 
 MODELS = ("base", "control", "aligned")
 MERGED = "merged"
 """Of recipes that merge adapters: shown beside the others where it is there; the verdict is of `aligned`."""
 REFERENCES = {"chance": "chance", "random": "random model", "ngrams": "character n-grams", "copy": "source copied"}
 """What needs no learning: {name in metrics.json: title}."""
-LOWER_IS_BETTER = frozenset({"nats_per_token", "uniformity", "english_answers"})
-RELATIVE = frozenset({"nats_per_token", "uniformity"})
-"""Metrics whose change is told as a share of the figure that it is measured from."""
-NEUTRAL = frozenset({"variance_ratio", "language_probe"})
-"""Metrics of which neither more nor less is better by itself."""
-PLAIN = frozenset({"nats_per_token", "uniformity", "effective_rank", "cosine_gap"})
-"""Metrics that are no rates, shown as they are."""
-SCORES = frozenset({"chrF", "BLEU", "spBLEU", "COMET"})
-"""Metrics that go to 100 where rates go to 1."""
 HIGHER, LOWER = "higher", "lower"
 ALL = "all"
 """The group of all languages, in the keys of means."""
@@ -73,9 +65,10 @@ def table(metrics: Metrics, wanted: Callable[[str, str], bool] = lambda task, me
     titles = (*models(metrics), *references(metrics).values())
     rows: list[tuple[str, ...]] = [("", "", *titles)]
     for row in summary(metrics):
-        if not wanted(row["key"].partition("/")[0], row["metric"]):
+        task = row["key"].partition("/")[0]
+        if not wanted(task, row["metric"]):
             continue
-        shown = [plain(row[name], row["metric"]) for name in titles]
+        shown = [plain(row[name], measure(task, row["metric"])) for name in titles]
         rows.append((row["subject"], row["metric"].replace("_", " "), *shown))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
@@ -85,18 +78,18 @@ def table(metrics: Metrics, wanted: Callable[[str, str], bool] = lambda task, me
     return "\n".join("  ".join(line) for line in lines)
 
 
-def plain(number: float | None, metric: str) -> str:
+def plain(number: float | None, what: Measure) -> str:
     """`26.9 %` of a rate, `45.3` of a score, `2.13` of what is neither."""
     if number is None:
         return "–"
-    if metric in PLAIN:
-        return f"{number:.2f}"
-    return f"{number:.1f}" if metric in SCORES else f"{number * 100:.1f} %"
+    if what.rate:
+        return f"{number * 100:.1f} %"
+    return f"{number:.1f}" if what.score else f"{number:.2f}"
 
 
-def as_rate(item: Metric, metric: str) -> Metric:
+def as_rate(item: Metric, what: Measure) -> Metric:
     """A figure, or a difference, of a score as if it were a rate, so that `points` may be said of it; others as is."""
-    if metric not in SCORES:
+    if not what.score:
         return item
     return {part: number if number is None or part in ("n", "p") else number / 100 for part, number in item.items()}
 
@@ -221,10 +214,10 @@ def told(diff: Metric | None, lower_is_better: bool = False) -> str:
     return BETTER if (diff["value"] > 0) != lower_is_better else WORSE
 
 
-def word(diff: Metric | None, metric: str) -> str:
+def word(diff: Metric | None, what: Measure) -> str:
     """`told` of a metric; of a neutral one `higher` or `lower`."""
-    found = told(diff, metric in LOWER_IS_BETTER)
-    return found if metric not in NEUTRAL else {BETTER: HIGHER, WORSE: LOWER}.get(found, found)
+    found = told(diff, what.lower_is_better)
+    return {BETTER: HIGHER, WORSE: LOWER}.get(found, found) if what.neutral else found
 
 
 class GapRow(NamedTuple):

@@ -5,20 +5,20 @@ from statistics import fmean
 from typing import NamedTuple
 
 from pipelines import languages
-from pipelines.comparison import LOW_RESOURCE, NO_RESULT, SECONDARY
-from pipelines.evals import Metric
+from pipelines.comparison import LOW_RESOURCE
+from pipelines.evals import Measure, Metric
+from pipelines.measures import measure, measure_of
+from pipelines.measures import name as name_of
 from pipelines.summary import (
     BETTER,
-    LOWER_IS_BETTER,
-    RELATIVE,
     SAME,
-    SCORES,
     SOURCE,
     TRANSFER,
     WORSE,
     Metrics,
     as_rate,
     at_layer,
+    bounded,
     figure,
     groups,
     interval,
@@ -40,8 +40,6 @@ CONTAMINATED = 0.01
 """Share of an eval's texts in the mix from which its figures are not to be believed."""
 RUINED = 0.1
 """Share by which the pivot's loss may rise over control's before the pivot counts as ruined."""
-LEADING = {"retrieval": "recall@1", "translation": "chrF"}
-"""Of tasks whose figures measure one thing in several ways, the one that counts."""
 GROUPS = {
     "pivot": "retention",
     "seen": "languages seen in alignment",
@@ -50,10 +48,6 @@ GROUPS = {
     "low": "low-resource languages",
     SOURCE: "languages that the task was trained in",
     TRANSFER: "languages that the task was not trained in",
-}
-NAMES = {
-    ("localisation", "accuracy"): "local answers",
-    ("localisation", "english_answers"): "English's answers given elsewhere",
 }
 FLOORS = {
     "chance": "guessing", "random": "a model of random weights", "ngrams": "shared characters alone",
@@ -124,7 +118,7 @@ def reference(metrics: Metrics) -> str:
 
 def is_result(task: str, metric: str) -> bool:
     """Whether a figure counts for the verdict: of retrieval and translation it is one alone."""
-    return task not in NO_RESULT and metric not in SECONDARY and LEADING.get(task, metric) == metric
+    return measure(task, metric).role == "result"
 
 
 def by_group(metrics: Metrics, pivot: str = "eng_Latn") -> list[Group]:
@@ -132,29 +126,24 @@ def by_group(metrics: Metrics, pivot: str = "eng_Latn") -> list[Group]:
     out = []
     against = reference(metrics)
     for task, metric, keys in groups(metrics):
-        own = f"{task}/{pivot}/{metric}"
+        if not is_result(task, metric):
+            continue
+        what, own = measure(task, metric), f"{task}/{pivot}/{metric}"
         aligned, other = figure(metrics, "aligned", own), figure(metrics, against, own)
-        if is_result(task, metric) and aligned and other and (diff := moved(metrics, against, [own])):
-            change = share(diff, other) if metric in RELATIVE else diff
-            out.append(Group("pivot", [pivot], own, aligned, change, told(diff, metric in LOWER_IS_BETTER)))
+        if aligned and other and (diff := moved(metrics, against, [own])):
+            change = share(diff, other) if what.relative else diff
+            out.append(Group("pivot", [pivot], own, aligned, change, told(diff, what.lower_is_better)))
         of_task = metrics.get("task_groups", {}).get(task, {})
         for group, langs in {**metrics.get("groups", {}), **of_task}.items():
             key = mean_key(keys, group)
             aligned = metrics.get("means", {}).get("aligned", {}).get(key)
             diff = metrics.get("differences", {}).get(f"aligned-{against}", {}).get(key)
             other = metrics.get("means", {}).get(against, {}).get(key)
-            if not is_result(task, metric) or not aligned or not diff or not other:
+            if not aligned or not diff or not other:
                 continue
-            change = share(diff, other) if metric in RELATIVE else diff
-            out.append(Group(group, langs, key, aligned, change, told(diff, metric in LOWER_IS_BETTER)))
+            change = share(diff, other) if what.relative else diff
+            out.append(Group(group, langs, key, aligned, change, told(diff, what.lower_is_better)))
     return out
-
-
-def task_name(task: str, metric: str) -> str:
-    """`xnli/…/acc` -> `XNLI acc`."""
-    if (task, metric) in NAMES:
-        return NAMES[task, metric]
-    return f"{task.replace('_', ' ').upper() if len(task) < 8 else task.replace('_', ' ')} {metric.replace('_', ' ')}"
 
 
 def _headline(recall: str | None, loss: str | None, tasks: dict[str, str], name: str) -> tuple[str, str]:
@@ -193,11 +182,11 @@ def _recall(metrics: Metrics, sentences: list[str]) -> str | None:
     text += f" is {percent(aligned['value'])}{interval(aligned)} after aligning"
     parts = [
         f"{points(diff['value'])} {'above' if diff['value'] >= 0 else 'below'} {name}'s "
-        f"{percent(against[name]['value'])}{interval(diff, ' points')}, {_word(diff)}"
+        f"{percent(against[name]['value'])}{interval(diff, ' points')}, {_word(diff, measure_of(keys[0]))}"
         for name, diff in diffs.items()
     ]
     text += "".join(f"{': ' if i == 0 else '; '}{part}" for i, part in enumerate(parts))
-    sentences.append(f"{text}.{_floors(metrics, keys, 'recall@1')}")
+    sentences.append(f"{text}.{_floors(metrics, keys)}")
     _minority(metrics, keys, "pairs", sentences)
     found = {name: told(diff) for name, diff in diffs.items()}
     if WORSE in found.values():
@@ -226,7 +215,7 @@ def _loss(metrics: Metrics, pivot: str, sentences: list[str]) -> str | None:
     if change:
         side = "above" if change["value"] >= 0 else "below"
         text += f", {percent(abs(change['value']))} {side} {against}'s {other['value']:.2f}{interval(change)}"
-    sentences.append(f"{text}, {_word(change, 'nats_per_token')}.")
+    sentences.append(f"{text}, {_word(change, measure_of(key))}.")
     _minority(metrics, [item for item in keys if item != key], "other languages", sentences)
     return told(diff, lower_is_better=True)
 
@@ -238,17 +227,18 @@ def _tasks(metrics: Metrics, sentences: list[str]) -> dict[str, str]:
     for task, metric, keys in groups(metrics):
         if (task, metric) in (("retrieval", "recall@1"), ("loss", "nats_per_token")) or not is_result(task, metric):
             continue
-        aligned, diff = mean(metrics, "aligned", keys), moved(metrics, against, keys)
-        if not aligned or not diff:
+        aligned, other = (mean(metrics, name, keys) for name in ("aligned", against))
+        diff = moved(metrics, against, keys)
+        if not aligned or not other or not diff:
             continue
-        name = task_name(task, metric)
-        out[name] = told(diff, metric in LOWER_IS_BETTER)
-        diff = as_rate(diff, metric)
+        what, name = measure(task, metric), name_of(task, metric)
+        out[name] = told(diff, what.lower_is_better)
+        change = (what.relative and share(diff, other)) or diff
+        by, bounds = _size(change, what)
         text = f"{name}, averaged over {len(keys)}," if len(keys) > 1 else f"{name} of {subject(keys[0])}"
-        text += f" is {_said(aligned, metric)} after aligning, {points(diff['value'])} "
-        text += f"{'above' if diff['value'] >= 0 else 'below'} {against}'s{interval(diff, ' points')}, "
-        text += f"{_word(diff, metric)}."
-        sentences.append(text[0].upper() + text[1:] + _floors(metrics, keys, metric))
+        text += f" is {_said(aligned, what)} after aligning, {by} {'above' if diff['value'] >= 0 else 'below'} "
+        text += f"{against}'s{bounds}, {_word(change, what)}."
+        sentences.append(text[0].upper() + text[1:] + _floors(metrics, keys))
         _minority(metrics, keys, "directions" if task == "translation" else "languages", sentences)
     return out
 
@@ -284,13 +274,11 @@ def _groups(found: list[Group], metrics: Metrics, sentences: list[str]) -> list[
 
 def _of_group(row: Group) -> str:
     task, _, metric = row.key.split("/", 2)
-    name = {"retrieval": "recall@1", "loss": "loss"}.get(task, task_name(task, metric))
-    change = as_rate(row.moved, metric)
-    if metric in RELATIVE:
-        by = f"{percent(abs(change['value']))} {'up' if change['value'] >= 0 else 'down'}{interval(change)}"
-    else:
-        by = f"{points(change['value'])} {'up' if change['value'] >= 0 else 'down'}{interval(change, ' points')}"
-    return f"{name} {by}, {_word(change, metric)}"
+    what = measure(task, metric)
+    by, bounds = _size(row.moved, what)
+    return (
+        f"{name_of(task, metric)} {by} {'up' if row.moved['value'] >= 0 else 'down'}{bounds}, {_word(row.moved, what)}"
+    )
 
 
 def _collapsed(metrics: Metrics, pivot: str) -> tuple[str, list[str]]:
@@ -374,22 +362,22 @@ def _minority(metrics: Metrics, keys: list[str], what: str, sentences: list[str]
     worse = []
     for key in keys:
         aligned, other = figure(metrics, "aligned", key), figure(metrics, against, key)
-        lower = key.rpartition("/")[2] in LOWER_IS_BETTER
+        lower = measure_of(key).lower_is_better
         if other and (aligned is None or told(moved(metrics, against, [key]), lower) == WORSE):
             worse.append(subject(key))
     if worse and len(keys) > 1:
         task, _, metric = keys[0].split("/", 2)
-        kind = {"pairs": "Recall@1", "other languages": "Loss"}.get(what, task_name(task, metric))
+        kind = name_of(task, metric)
         which = f"all {len(keys)} {what}"
         if len(worse) < len(keys):
             which = f"{len(worse)} of {len(keys)} {what}: {', '.join(worse)}"
-        sentences.append(f"{kind} is worse than {against}'s in {which}.")
+        sentences.append(f"{kind[0].upper()}{kind[1:]} is worse than {against}'s in {which}.")
 
 
-def _floors(metrics: Metrics, keys: list[str], metric: str) -> str:
+def _floors(metrics: Metrics, keys: list[str]) -> str:
     """A sentence of what is had without learning, `` where nothing was measured."""
     found = [
-        (said, _said({"value": floor["value"]}, metric))
+        (said, _said({"value": floor["value"]}, measure_of(keys[0])))
         for name, said in FLOORS.items()
         if (floor := mean(metrics, name, keys))
     ]
@@ -400,22 +388,37 @@ def _floors(metrics: Metrics, keys: list[str], metric: str) -> str:
     return f" {text[0].upper()}{text[1:]}."
 
 
-def _said(item: Metric, metric: str) -> str:
-    """`26.9 % (24.1 to 29.7 %)` of a rate, `45.3 (44.1 to 46.4)` of a score."""
-    if metric in SCORES:
-        return f"{item['value']:.1f}{interval(as_rate(item, metric), '')}"
-    return f"{percent(item['value'])}{interval(item)}"
+def _said(item: Metric, what: Measure) -> str:
+    """`26.9 % (24.1 to 29.7 %)` of a rate, `45.3 (44.1 to 46.4)` of a score, `2.13 errors (1.90 to 2.36)` of others."""
+    if what.rate:
+        return f"{percent(item['value'])}{interval(item)}"
+    if what.score:
+        return f"{item['value']:.1f}{interval(as_rate(item, what), '')}"
+    return f"{item['value']:.2f} {what.unit}{_bounds(item, '')}".replace("-", "−")
 
 
-def _word(diff: Metric | None, metric: str = "") -> str:
+def _size(change: Metric, what: Measure) -> tuple[str, str]:
+    """How large a change is, without its sign, and its interval, in the unit that it is told in."""
+    if what.relative:
+        return percent(abs(change["value"])), interval(change)
+    if what.rate or what.score:
+        change = as_rate(change, what)
+        return points(change["value"]), interval(change, " points")
+    return f"{abs(change['value']):.2f} {what.unit}", _bounds(change, "+").replace("-", "−")
+
+
+def _bounds(item: Metric, sign: str) -> str:
+    return f" ({item['low']:{sign}.2f} to {item['high']:{sign}.2f})" if bounded(item) else ""
+
+
+def _word(diff: Metric | None, what: Measure) -> str:
     """`better`, `worse`, or that neither can be told and how much could have been."""
-    result = told(diff, metric in LOWER_IS_BETTER)
+    result = told(diff, what.lower_is_better)
     if result != SAME:
         return result
     text = "which cannot be told apart from no change"
     if diff and (least := diff.get("detectable")):
-        shown = percent(least) if metric in RELATIVE else points(least)
-        text += f" (one of {shown} would be, in 80 of 100 such tests)"
+        text += f" (one of {_size({'value': least}, what)[0]} would be, in 80 of 100 such tests)"
     return text
 
 

@@ -1,5 +1,6 @@
 import pytest
 
+from pipelines.measures import measure
 from pipelines.summary import as_rate, by_layer, difference, gap_rows, mean, moved, share, subject, summary, table, told
 from tests.evaluated import DE, SW, TRAINED_LAYER, compare_rates
 
@@ -38,10 +39,10 @@ def test_scores_are_shown_as_they_are_and_their_differences_in_points():
     assert lines[1].split()[-5:] == ["chrF", "30.2", "–", "–", "–"]
     assert lines[2].split()[-6:] == ["language", "–", "–", "50.0", "%", "–"]
     change = {"value": 2.5, "low": -1.0, "high": 6.0, "n": 9, "p": 0.2, "detectable": 4.0}
-    assert as_rate(change, "COMET") == pytest.approx(
+    assert as_rate(change, measure("translation", "COMET")) == pytest.approx(
         {**change, "value": 0.025, "low": -0.01, "high": 0.06, "detectable": 0.04}
     )
-    assert as_rate(change, "acc") == change
+    assert as_rate(change, measure("xnli", "acc")) == change
 
 
 def test_a_mean_over_different_sets_is_not_shown():

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +33,40 @@ class Sample(NamedTuple):
     """What the item asks, without the examples before it."""
     reference: str
     output: str
+
+
+POINTS = "points of 100"
+"""The unit of scores that go to 100 where rates go to 1."""
+
+
+class Measure(NamedTuple):
+    """What a metric measures: declared by the eval that gives it, read by all that show it or judge by it."""
+
+    title: str = ""
+    """Above its table in the report; without one, its task and name."""
+    note: str = ""
+    """Below the title: what is counted, and which way is better. `{layer}` is where states were read."""
+    name: str = ""
+    """In a sentence; without one, its task and name."""
+    unit: str = "%"
+    """`%` of a rate, shown in percent and its change in points; POINTS of a score; else what the number counts."""
+    lower_is_better: bool = False
+    neutral: bool = False
+    """Neither more nor less is better by itself."""
+    relative: bool = False
+    """A change is told as a share of the figure that it is measured from."""
+    role: Literal["result", "detail", "guard"] = "result"
+    """A result counts for the verdict. A detail helps to understand one: it decides nothing and has no gap. A guard
+    describes states: of it no mean over a group of languages is made either."""
+
+    @property
+    def rate(self) -> bool:
+        return self.unit == "%"
+
+    @property
+    def score(self) -> bool:
+        """Whether it goes to 100 where rates go to 1."""
+        return self.unit == POINTS
 
 
 class LanguageModel(Protocol):
@@ -78,6 +112,9 @@ def asked(texts: pa.Table, pair: str) -> list[tuple[str, ...]]:
 
 class Eval(Plugin):
     """Base of evals. Its texts are kept in the store, decontaminated against, and handed to `run`."""
+
+    measures: ClassVar[Mapping[str, Measure]] = {}
+    """What the metrics are, by `task/metric`, or by `metric` for every task; one left out is a rate, more is better."""
 
     @property
     def trained_in(self) -> dict[str, list[str]]:

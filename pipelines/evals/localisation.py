@@ -5,7 +5,7 @@ by likelihood per character, as lm-evaluation-harness does for `acc_norm` (doi 1
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 from pydantic import model_validator
 
 from pipelines import statistics
-from pipelines.evals import Eval, LanguageModel, Metric, asked
+from pipelines.evals import Eval, LanguageModel, Measure, Metric, asked
 from pipelines.languages import Pair, name, parse
 from pipelines.paths import content_hash, expand, open_binary
 from pipelines.schema import EVAL_TEXT
@@ -50,6 +50,20 @@ class Localisation(Eval):
 
     modules: ClassVar[tuple[str, ...]] = ("pipelines.statistics",)
     libraries: ClassVar[tuple[str, ...]] = ("numpy",)
+    measures: ClassVar[Mapping[str, Measure]] = {
+        "localisation/accuracy": Measure(
+            title="Local answers: accuracy",
+            note="Share of questions answered as is usual in the language. Higher is better.",
+            name="local answers",
+        ),
+        "localisation/english_answers": Measure(
+            title="Local answers: English's given instead",
+            note="Share of questions answered as English has it, where that is wrong. More is worse: a model that is "
+            "aligned too far answers as in English everywhere.",
+            name="English's answers given elsewhere",
+            lower_is_better=True,
+        ),
+    }
 
     sample: bool = False
     """Ask the embedded questions: 11 or 12 in each of the sample's languages, on what is usual in the country where

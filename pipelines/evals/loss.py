@@ -4,6 +4,7 @@ Source: the exponent of perplexity (Jelinek et al. 1977, doi 10.1121/1.2016299).
 of one tokenizer only.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines import statistics
-from pipelines.evals import LanguageModel, Metric
+from pipelines.evals import LanguageModel, Measure, Metric
 from pipelines.evals._bitext import BitextEval
 
 
@@ -20,6 +21,16 @@ class Loss(BitextEval):
 
     modules: ClassVar[tuple[str, ...]] = ("pipelines.evals._bitext", "pipelines.statistics", "pipelines.segments")
     libraries: ClassVar[tuple[str, ...]] = ("numpy",)
+    measures: ClassVar[Mapping[str, Measure]] = {
+        "loss/nats_per_token": Measure(
+            title="Language modelling: loss",
+            note="Nats per token on held-out text. Lower is better.",
+            name="loss",
+            unit="nats per token",
+            lower_is_better=True,
+            relative=True,
+        )
+    }
 
     def run(self, lm: LanguageModel, texts: pa.Table) -> dict[str, Metric]:
         out: dict[str, Metric] = {}

@@ -5,7 +5,7 @@ Source: the retrieval probe of mid-align (Liu and Niehues 2025, arXiv 2502.14830
 section 4.3).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import combinations
 from typing import ClassVar, Literal, NamedTuple
 
@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines import statistics
-from pipelines.evals import LanguageModel, Metric, States, _ngrams
+from pipelines.evals import LanguageModel, Measure, Metric, States, _ngrams
 from pipelines.evals._bitext import BitextEval, by_pair
 from pipelines.evals._states import effective_rank, language_probe, uniformity, unit, variance_ratio
 
@@ -23,6 +23,62 @@ SAMPLE = 200
 RECALLS = ("recall@1", "recall@1_from_src", "recall@1_from_tgt", "margin")
 
 ROUNDING = 1e-9  # of a product in float64, not of the states: nearer together is equally near
+
+
+MEASURES = {
+    "retrieval/recall@1": Measure(
+        title="Finding translations: recall@1",
+        note="Share of held-out texts whose nearest neighbour in the other language is their own translation, mean of "
+        "both directions{layer}. Higher is better.",
+        name="recall@1",
+    ),
+    "retrieval/recall@1_from_src": Measure(title="Finding translations: the first language asks", role="detail"),
+    "retrieval/recall@1_from_tgt": Measure(title="Finding translations: the second language asks", role="detail"),
+    "retrieval/margin": Measure(
+        title="Finding translations: by ratio margin",
+        note="Recall@1 where each cosine is divided by those to the nearest neighbours, so that sentences which are "
+        "near to all count for less. Higher is better.",
+        role="detail",
+    ),
+    "retrieval/mexa": Measure(
+        title="Finding translations: MEXA",
+        note="Share of translations nearer to each other than either is to any other sentence.",
+        role="detail",
+    ),
+    "retrieval/cosine_gap": Measure(
+        title="Cosine of translations less that of others",
+        note="Mean cosine of translations less the mean cosine of all other pairs of sentences. Higher is better.",
+        unit="cosines",
+        role="detail",
+    ),
+    f"{GUARDS}/effective_rank": Measure(
+        title="Guard: effective rank",
+        note="In how many directions the states of a language spread. A fall says that states collapse, whatever "
+        "retrieval says.",
+        unit="directions",
+        role="guard",
+    ),
+    f"{GUARDS}/uniformity": Measure(
+        title="Guard: uniformity",
+        note="How alike the states of a language are: 0 is all alike, lower is more spread.",
+        unit="nats",
+        lower_is_better=True,
+        role="guard",
+    ),
+    f"{GUARDS}/variance_ratio": Measure(
+        title="Guard: variance between languages",
+        note="Share of the variance of states that the language explains.",
+        neutral=True,
+        role="guard",
+    ),
+    f"{GUARDS}/language_probe": Measure(
+        title="Telling the language from a state",
+        note="Share of sentences whose language a linear probe tells from the state. Neither more nor less is better "
+        "by itself.",
+        neutral=True,
+        role="guard",
+    ),
+}
 
 
 class Retrieval(BitextEval):
@@ -41,6 +97,7 @@ class Retrieval(BitextEval):
         "pipelines.segments",
     )  # fmt: skip
     libraries: ClassVar[tuple[str, ...]] = ("numpy",)
+    measures: ClassVar[Mapping[str, Measure]] = MEASURES
 
     layer: Literal["trained", "middle"] | int = "trained"
     """The layer of the figure without a layer in its key: of the contrast, half the blocks, or an index."""

@@ -8,7 +8,7 @@ where type and text are right, and all types are averaged by their spans (micro)
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from pipelines import statistics
-from pipelines.evals import Eval, LanguageModel, Metric, Sample, asked
+from pipelines.evals import Eval, LanguageModel, Measure, Metric, Sample, asked
 from pipelines.languages import Pair, name
 from pipelines.registry import NestedError, build
 from pipelines.schema import EVAL_TEXT
@@ -52,6 +52,13 @@ class Transfer(Eval):
 
     modules: ClassVar[tuple[str, ...]] = ("pipelines.tasks", "pipelines.statistics", "pipelines.segments")
     libraries: ClassVar[tuple[str, ...]] = ("numpy",)
+    measures: ClassVar[Mapping[str, Measure]] = {
+        "f1": Measure(note="Of the spans of held-out texts, type and text, micro-averaged. Higher is better."),
+        "valid": Measure(
+            note="Share of answers in the form asked for, such as JSON that can be read; others count as wrong.",
+            role="detail",
+        ),
+    }
 
     task: Annotated[SerializeAsAny[Task] | str, BeforeValidator(_named)]
     """One of the recipe's tasks by name."""

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from pipelines import statistics
-from pipelines.evals import LanguageModel, Metric, Sample
+from pipelines.evals import POINTS, LanguageModel, Measure, Metric, Sample
 from pipelines.evals._bitext import BitextEval, by_pair
 from pipelines.evals._comet import Comet
 from pipelines.evals._surface import needed, surface
@@ -103,6 +103,38 @@ class Translation(BitextEval):
         "pipelines.segments", "pipelines.languages", "pipelines.instructions._wordings", "pipelines.filters.markup",
     )  # fmt: skip
     libraries: ClassVar[tuple[str, ...]] = ("sacrebleu", "sentencepiece", "numpy", "langcodes", "language_data")
+    measures: ClassVar[Mapping[str, Measure]] = {
+        "translation/chrF": Measure(
+            title="Translating: chrF",
+            note="How many sequences of 1 to 6 characters translations and references share. Names and numbers alone "
+            "give some: see what copying the source gives. Higher is better.",
+            unit=POINTS,
+        ),
+        "translation/BLEU": Measure(
+            title="Translating: BLEU",
+            note="How many sequences of 1 to 4 words translations and references share; a model that translates "
+            "little of it is near 0. Higher is better.",
+            unit=POINTS,
+            role="detail",
+        ),
+        "translation/spBLEU": Measure(
+            title="Translating: spBLEU",
+            note="BLEU by pieces of words, alike in all scripts. Higher is better.",
+            unit=POINTS,
+            role="detail",
+        ),
+        "translation/COMET": Measure(
+            title="Translating: COMET",
+            note="A trained judge of source, translation and reference, times 100. Higher is better.",
+            unit=POINTS,
+            role="detail",
+        ),
+        "translation/in_language": Measure(
+            title="Translating: share in the right language",
+            note="Share of translations that are in the language asked for. Higher is better.",
+            role="detail",
+        ),
+    }
 
     rows: int = Field(200, gt=0)
     """Items a direction at most; of the directions that share a text of the pivot language, the same ones."""

@@ -1,0 +1,44 @@
+"""What each figure of metrics.json measures, as the eval that gives it declares: how it is shown and judged."""
+
+from functools import cache
+
+from pipelines import registry
+from pipelines.evals import Eval, Measure
+
+EVALS = "pipelines.evals"
+
+
+def measure(task: str, metric: str) -> Measure:
+    """What an eval declares of `task/metric`, or of `metric` in any task; of any other, a rate where more is better."""
+    found = declared()
+    return found.get(f"{task}/{metric}") or found.get(metric) or Measure()
+
+
+def measure_of(key: str) -> Measure:
+    """`measure` of a key `task/language, pair or group/metric`, with or without a layer."""
+    task, _, metric = [*key.split("/"), "", ""][:3]
+    return measure(task, metric)
+
+
+def name(task: str, metric: str) -> str:
+    """What a figure is called in a sentence: `recall@1`; of a figure that no eval names, `XNLI acc`."""
+    said = task.replace("_", " ")
+    return measure(task, metric).name or f"{said.upper() if len(task) < 8 else said} {metric.replace('_', ' ')}"
+
+
+def title(task: str, metric: str) -> str:
+    """What a figure is called above its table."""
+    return measure(task, metric).title or f"{task.replace('_', ' ')}: {metric.replace('_', ' ')}"
+
+
+@cache
+def declared() -> dict[str, Measure]:
+    """{`task/metric` or `metric`: what it measures} of every eval there is."""
+    out: dict[str, Measure] = {}
+    for file in registry.names(EVALS):
+        plugin = registry.load(EVALS, file)
+        assert issubclass(plugin, Eval)
+        if twice := out.keys() & plugin.measures.keys():
+            raise ValueError(f"eval {file}: found {', '.join(sorted(twice))}, which another eval declares too. Rename.")
+        out |= plugin.measures
+    return out

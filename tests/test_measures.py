@@ -1,0 +1,75 @@
+"""What an eval declares of its metrics decides how they are shown and judged; nothing else need know them."""
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import pytest
+
+from pipelines import measures, registry
+from pipelines.evals import POINTS, Eval, Measure
+from pipelines.summary import plain, word
+from pipelines.verdict import verdict
+
+
+class Typing(Eval):
+    """A plug-in of somebody else's."""
+
+    measures: ClassVar[dict[str, Measure]] = {
+        "typing/errors": Measure(name="typing errors", unit="errors", lower_is_better=True, relative=True),
+        "typing/pauses": Measure(name="pauses", unit="pauses", lower_is_better=True),
+        "typing/speed": Measure(unit=POINTS, role="detail"),
+    }
+
+    def texts(self, *_: Any) -> Any: ...
+    def run(self, *_: Any) -> Any: ...
+
+
+@pytest.fixture
+def known(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """`typing` stands among the evals."""
+    names, load = registry.names, registry.load
+    monkeypatch.setattr(registry, "names", lambda package: [*names(package), "typing"])
+    monkeypatch.setattr(registry, "load", lambda package, name: Typing if name == "typing" else load(package, name))
+    measures.declared.cache_clear()
+    yield
+    measures.declared.cache_clear()
+
+
+def test_by_task_by_name_alone_and_by_default():
+    assert measures.measure("loss", "nats_per_token").lower_is_better
+    assert measures.measure("massive", "valid").role == "detail"  # declared for every task
+    assert measures.measure("xnli", "acc") == Measure()
+    assert measures.measure_of("representation/deu_Latn/effective_rank/layer=3").unit == "directions"
+    assert (measures.name("retrieval", "recall@1"), measures.name("xnli", "acc")) == ("recall@1", "XNLI acc")
+    assert measures.title("xnli", "acc_norm") == "xnli: acc norm"
+
+
+@pytest.mark.usefixtures("known")
+def test_a_new_evals_figure_is_judged_as_it_declares():
+    figures = {name: {f"typing/eng_Latn/{metric}": {"value": value, "low": value - 1, "high": value + 1}
+                      for metric in ("errors", "pauses", "speed")}
+               for name, value in (("base", 20.0), ("control", 20.0), ("aligned", 10.0))}  # fmt: skip
+    said = verdict(figures)
+    assert (said.tone, said.headline) == ("better", "Better at typing errors and pauses")
+    assert said.sentences[:2] == [
+        "Typing errors of English is 10.00 errors (9.00 to 11.00) after aligning, 50.0\u00a0% below control's "
+        "(−57.1 to −42.9\u00a0%), better.",
+        "Pauses of English is 10.00 pauses (9.00 to 11.00) after aligning, 10.00 pauses below control's "
+        "(−11.41 to −8.59), better.",
+    ]
+    assert not any("speed" in sentence for sentence in said.sentences)
+    assert plain(12.345, measures.measure("typing", "errors")) == "12.35"
+    assert plain(12.345, measures.measure("typing", "speed")) == "12.3"
+
+
+def test_a_neutral_figure_is_higher_or_lower():
+    rise = {"value": 0.1, "low": 0.05, "high": 0.15}
+    assert word(rise, measures.measure("representation", "language_probe")) == "higher"
+    assert word(rise, measures.measure("loss", "nats_per_token")) == "worse"
+
+
+@pytest.mark.usefixtures("known")
+def test_two_evals_may_not_declare_one_figure(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Typing, "measures", {"valid": Measure()})
+    with pytest.raises(ValueError, match="eval typing: found valid, which another eval declares too"):
+        measures.declared()
