@@ -26,6 +26,7 @@ from pipelines.schema import bitext_batch
 from pipelines.sources import Source
 from pipelines.statistics import Scored, paired, without
 from pipelines.summary import subject, table
+from pipelines.tasks import Message
 from pipelines.verdict import verdict
 from tests.planted import Planted
 from tests.unasked import Unasked
@@ -413,3 +414,30 @@ def test_a_source_is_needed_and_shown_with_its_defaults() -> None:
     settings = translation().settings()["translation"]
     assert settings["identifier"]["lid"]["identifiers"] == ["fasttext"]
     assert (settings["rows"], settings["shots"], settings["directions"]) == (200, 0, "pairs")
+
+
+@dataclass
+class Replies(Unasked):
+    """Answers a conversation by what `answers` has for the text in its last turn, a blank line before it."""
+
+    answers: dict[str, str]
+    talks: list[list[Message]] = field(default_factory=list)
+
+    def reply(self, talks: Sequence[list[Message]], stop: Sequence[str], max_new_tokens: int) -> list[str]:
+        self.talks += talks
+        last = [talk[-1]["content"] for talk in talks]
+        return [next(f"\n\n {said} \nMore." for src, said in self.answers.items() if src in text) for text in last]
+
+
+def test_a_chat_model_is_asked_in_turns_and_its_first_line_with_text_counts() -> None:
+    item = translation(chat=True, shots=1, directions=["de-en"], prompt="{src}")
+    lm = Replies(dictionary(DE))
+    texts = held_out(item, DE)
+    assert item.run(lm, texts)["translation/deu_Latn>eng_Latn/chrF"]["value"] == pytest.approx(100)
+    [asked] = item.asked(texts).values()
+    [(src, tgt)] = asked.examples
+    assert lm.talks == [
+        [{"role": "user", "content": src}, {"role": "assistant", "content": tgt}, {"role": "user", "content": text}]
+        for text in asked.src
+    ]
+    assert [sample.output for sample in item.samples(lm, texts)] == asked.tgt[:3]

@@ -26,6 +26,7 @@ from pipelines.filters.markup import bare
 from pipelines.instructions._wordings import ENGLISH, name_in, translate_wordings
 from pipelines.languages import Pair, name, parse, pivot
 from pipelines.registry import plugin_field
+from pipelines.tasks import Message
 
 FIELDS = ("src", "src_name", "tgt_name")
 STOP = ("\n",)
@@ -94,8 +95,7 @@ class Translation(BitextEval):
 
     `chrF`, `BLEU`, `spBLEU` and `COMET` lie in [0, 100] and are of the corpus; their intervals resample its items.
     `in_language` is the share of outputs in the language asked for; one that is blank is in none. Outputs and
-    references are compared in NFC. Beside it stands what copying the source gives. Prompts are plain text: a
-    tokenizer's chat template is not applied.
+    references are compared in NFC. Beside it stands what copying the source gives.
     """
 
     modules: ClassVar[tuple[str, ...]] = (
@@ -144,6 +144,9 @@ class Translation(BitextEval):
     prompt: Annotated[str, AfterValidator(_template)] = "source"
     """`source`: the first wording of `translate` in the language of the text; `english`: in English; or a template,
     "{src_name}: {src}\\n{tgt_name}:"."""
+    chat: bool = False
+    """Ask in a conversation, written as in training on such: by the tokenizer's chat template where it has one. For
+    models that follow instructions; examples are earlier turns."""
     shots: int = Field(0, ge=0)
     """Examples before each item, from rows of the source that are not asked in that direction."""
     max_new_tokens: int = Field(128, gt=0)
@@ -253,10 +256,27 @@ class Translation(BitextEval):
         return out
 
     def _outputs(self, lm: LanguageModel, asked: Mapping[Direction, Items]) -> dict[Direction, list[str]]:
-        """The first line of each answer, or the second where that is blank.
+        """The first line of each answer that is not blank; of plain text one of the first two.
 
         All directions are asked for together, so that batches hold prompts of like length.
         """
+        said = self._replies(lm, asked) if self.chat else self._continued(lm, asked)
+        rest = iter(said)
+        return {one: [next(rest) for _ in items.src] for one, items in asked.items()}
+
+    def _replies(self, lm: LanguageModel, asked: Mapping[Direction, Items]) -> list[str]:
+        talks: list[list[Message]] = []
+        for one, items in asked.items():
+            before = [
+                turn
+                for src, tgt in items.examples
+                for turn in (_turn("user", self._question(one, src)), _turn("assistant", tgt))
+            ]
+            talks += [[*before, _turn("user", self._question(one, src))] for src in items.src]
+        said = lm.reply(talks, (), self.max_new_tokens)
+        return [next((line.strip() for line in text.splitlines() if line.strip()), "") for text in said]
+
+    def _continued(self, lm: LanguageModel, asked: Mapping[Direction, Items]) -> list[str]:
         prompts = []
         for one, items in asked.items():
             before = "".join(f"{self._question(one, src)} {tgt}\n\n" for src, tgt in items.examples)
@@ -267,8 +287,7 @@ class Translation(BitextEval):
         again = lm.generate([prompts[i] + "\n" for i in blank], STOP, self.max_new_tokens)
         for i, text in zip(blank, again, strict=True):
             said[i] = text.strip()
-        rest = iter(said)
-        return {one: [next(rest) for _ in items.src] for one, items in asked.items()}
+        return said
 
     def _question(self, one: Direction, text: str) -> str:
         if self.prompt not in ("source", "english"):
@@ -296,3 +315,7 @@ class Translation(BitextEval):
         least = SURE if self.identifier.min is None else self.identifier.min
         blank = pc.equal(pc.utf8_trim_whitespace(texts), "")
         return pc.and_not(pc.greater_equal(sure, least), blank).to_numpy(zero_copy_only=False)
+
+
+def _turn(role: str, content: str) -> Message:
+    return {"role": role, "content": content}
