@@ -71,6 +71,7 @@ def _compare(words: list[str]) -> int:
         "lay these over the recipe and compare them in its place: files, or names in assets/recipes/methods; all of "
         "these where none is named"
     ))  # fmt: skip
+    parser.add_argument("--steps", type=int, help="of every training (default: as the recipes say)")
     parser.add_argument("--seeds", type=int, default=3, help="how many, counted from the recipe's own (default: 3)")
     parser.add_argument("--keep", action="store_true", help="keep each cell's model, too: cells/*/ in the store")
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
@@ -80,7 +81,7 @@ def _compare(words: list[str]) -> int:
         from pipelines.store import Store
 
         compare.check_seeds(given.seeds)
-        common, recipes, owners = compare.read(given.recipe, given.methods)
+        common, recipes, owners = compare.read(given.recipe, given.methods, given.steps)
         store = Store.open(given.store, *owners)
         for asset in ("training_mix", "eval_text", "base_model"):
             store.require(asset)

@@ -20,12 +20,16 @@ Recipes = dict[str, Recipe]
 """By the name of their row."""
 
 
-def read(paths: Sequence[str], methods: Sequence[str] | None = None) -> tuple[Recipe, Recipes, list[str]]:
+def read(
+    paths: Sequence[str], methods: Sequence[str] | None = None, steps: int | None = None
+) -> tuple[Recipe, Recipes, list[str]]:
     """The recipe that all have in common, the compared ones, and the names of those whose store serves.
 
-    paths: recipes that extend one recipe, or that one; methods: to lay over a single one, all where none is named.
-    ValueError where they do not differ in `train` alone.
+    paths: recipes that extend one recipe, or that one; methods: to lay over a single one, all where none is named;
+    steps: of every training, in place of what the recipes say. ValueError where they do not differ in `train` alone.
     """
+    if steps is not None and steps < 1:
+        raise ValueError(f"--steps: found {steps}. Allowed: 1 or more. Leave it out to train as the recipes say.")
     if methods is not None and len(paths) > 1:
         raise ValueError(
             f"--methods: found with {len(paths)} recipes. Allowed: one recipe, which the methods are laid over. Name "
@@ -45,6 +49,11 @@ def read(paths: Sequence[str], methods: Sequence[str] | None = None) -> tuple[Re
     else:
         named = methods or sorted(file.stem for file in METHODS.glob("*.yaml"))
         found = [read_recipe(name, over=shared[0]) for name in named]
+    owners = [recipe.name for recipe in map(read_recipe, shared) if not _differences(recipe, common)]
+    if steps is not None:
+        common, *found = (
+            recipe.model_copy(update={"train": {**recipe.train, "steps": steps}}) for recipe in (common, *found)
+        )
     names = [recipe.name for recipe in found]
     if repeated := sorted({name for name in names if names.count(name) > 1} | {"base", "control"} & {*names}):
         raise ValueError(
@@ -53,7 +62,6 @@ def read(paths: Sequence[str], methods: Sequence[str] | None = None) -> tuple[Re
         )
     for recipe in found:
         _check(recipe, common)
-    owners = [recipe.name for recipe in map(read_recipe, shared) if not _differences(recipe, common)]
     return common, dict(zip(names, found, strict=True)), owners
 
 

@@ -166,6 +166,17 @@ def test_every_built_in_method_is_sound_and_shares_the_control_of_all_but_retain
     assert set(pairs.values()) == {48}, "every method sees the same rows"
 
 
+def test_steps_hold_for_all_in_place_of_what_recipes_say(tmp_path: Path):
+    one = method(tmp_path, "one", "contrastive: {rows: 8}", more="steps: 50")
+    with pytest.raises(ValueError, match="found 50 micro-batches"):
+        compare.read([one, str(TINY)])
+    common, recipes, _ = compare.read([one, str(TINY)], steps=2)
+    assert [TrainConfig.of(recipe).steps for recipe in (common, *recipes.values())] == [2, 2, 2]
+    assert TrainConfig.of(recipes["one"]).objectives[0].rows == 8
+    with pytest.raises(ValueError, match="--steps: found 0. Allowed: 1 or more"):
+        compare.read([one], steps=0)
+
+
 def test_what_must_be_alike_is_named_where_it_is_not(tmp_path: Path):
     one = method(tmp_path, "one", "contrastive: {rows: 8}")
     for name, text, place in (
