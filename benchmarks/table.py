@@ -5,8 +5,9 @@ import sys
 from collections.abc import Iterable
 
 from pipelines.languages import name
+from pipelines.measures import measure_of
 from pipelines.store import PER_PAIR, WHOLE, Manifest, Store
-from pipelines.summary import PLAIN, SCORES, by_layer, figure, models, references, summary
+from pipelines.summary import by_layer, figure, models, references, summary
 
 TRAINED = ("base_model", "control_model", "align_model")
 
@@ -40,7 +41,7 @@ def _results(metrics: dict) -> str:
     """Each figure with its 95 % interval."""
     lines, beside = [], references(metrics).values()
     for row in summary(metrics):
-        share = row["metric"] not in PLAIN | SCORES
+        share = measure_of(row["key"]).rate
         cells = []
         for model in models(metrics):
             found = figure(metrics, model, row["key"])
