@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.filters.lid import CUT, Heliport, Lid, _posterior, _short
+from pipelines.filters.lid import CUT, Heliport, Lid, _posterior, _short, apart
 from pipelines.languages import Pair
 from pipelines.schema import bitext_batch
 
@@ -169,6 +169,27 @@ def test_fasttext_alone_forgives_less() -> None:
     texts = ["Öffnen", "Save as", "Guardar como archivo", "Сохранить", ""]
     assert scores(strict, "deu_Latn", texts) == pytest.approx([0.13, 0, 0, 0, 0.08], abs=0.01)
     assert scores(item, "deu_Latn", texts) == pytest.approx([0.44, 0, 0, 0, 0.08], abs=0.01)
+
+
+def test_words_of_both_sides_are_in_neither_language(both: Lid) -> None:
+    names = "World Health Organization, Centers for Disease Control and Prevention, Johns Hopkins University"
+    rows = [
+        (f"Izingane ziye esikoleni ekuseni kakhulu namuhla: {names}", f"The children met early today: {names}"),
+        (f"Die Kinder gingen am Morgen: {names}", f"The children met early today: {names}"),  # in another language
+        (f"The girls of our street all met early: {names}", f"The children met early today: {names}"),
+        (names, names),
+        (f"Lezo: {names}", f"These: {names}"),  # too little is left
+    ]
+    src, tgt = zip(*rows, strict=True)
+    found = both.score(bitext_batch(list(src), list(tgt), "zul_Latn", "eng_Latn", "t/v1")).to_pylist()
+    assert [score >= 0.5 for score in found] == [True, False, False, False, False]
+
+
+def test_words_are_taken_apart_in_every_script() -> None:
+    texts = pa.array(["हिन्दी में WHO ने i-Geiger की रिपोर्ट प्रकाशित की है", "nothing shared", "not asked WHO"])
+    rest, told = apart(texts, pa.array(["WHO, Geiger", "x", "WHO"]), pa.array([True, True, False]))
+    assert rest.to_pylist() == ["हिन्दी में ने i की रिपोर्ट प्रकाशित की है"]
+    assert told.to_pylist() == [True, False, False]
 
 
 def test_chinese_without_kana_is_not_taken_for_japanese(both: Lid) -> None:

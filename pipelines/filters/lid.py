@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import io
 import os
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -42,6 +43,9 @@ the sides of 5 to 9 letters would pass, with three times as many of other langua
 THIRD = {"heliport": 0.001, "fasttext": 0.1}
 """How likely any third language is for a short side before it is read, relative to its own; the other side's is as
 likely as its own. fastText's evidence is the weaker. What passes is in benchmarks/results/lid.md."""
+WORD = re.compile(r"[^\s\d!-/:-@\[-`{-~\xa0-\xbf\u2010-\u2027\u2030-\u205e]+")  # no \w: it has no vowel signs
+REST = 20
+"""Letters by which a text is told once the words are gone that the other side has too."""
 CHINESE = ("zho", "yue")
 JAPANESE = identifier_labels("jpn_Jpan")
 KANA = r"[\p{Hiragana}\p{Katakana}]"  # no Japanese sentence is without; Chinese has none
@@ -68,6 +72,9 @@ class Lid(Filter):
     A short side that is not recognised is not thereby in another language: `Save as` is too little to tell. If its
     script is right it scores the probability that it is in its language, given that it is in that, as likely in the
     other side's, or, far less likely, in some third (THIRD).
+
+    Names and terms that stand in both sides are in neither language: a side that is not recognised is read again
+    without the words that the other side has too, and passes if what is left is in its language beyond doubt.
 
     heliport hangs in a forked process that inherits it: start workers by spawn.
     Sources: HeLI-OTS, Jauhiainen et al. 2022 (heliport); Joulin et al. 2017, arXiv 1607.01759 (fastText).
@@ -116,12 +123,16 @@ class Lid(Filter):
             return pa.array([], pa.float64())
         src_lang, tgt_lang = languages(batch)
 
-        def side(texts: pa.Array, lang: str, other: str) -> pa.Array:
-            return tools.sureness(bare(texts), lang, other, self.short.below)
+        def side(texts: pa.Array, beside: pa.Array, lang: str, other: str) -> pa.Array:
+            texts = bare(texts)
+            scores = tools.sureness(texts, lang, other, self.short.below)
+            rest, told = apart(texts, beside, pc.less(scores, SURE))
+            again = tools.sureness(rest, lang, other, 0)
+            return pc.replace_with_mask(scores, told, pc.max_element_wise(scores.filter(told), again))
 
         with ThreadPoolExecutor(1) as aside:  # fastText and the masks keep one core busy; heliport uses all
-            src = aside.submit(side, batch["src"], src_lang, tgt_lang)
-            tgt = side(batch["tgt"], tgt_lang, src_lang)
+            src = aside.submit(side, batch["src"], batch["tgt"], src_lang, tgt_lang)
+            tgt = side(batch["tgt"], batch["src"], tgt_lang, src_lang)
         return pc.min_element_wise(src.result(), tgt)
 
     def _model_file(self) -> Path:
@@ -290,6 +301,24 @@ class FastText:
         for line in lines.to_pylist():
             found = self._model.predict(f"{line}\n", TOP, 0.0, "strict")
             yield [(self._languages[label], p) for p, label in found if p > 0]
+
+
+def apart(texts: pa.Array, beside: pa.Array, asked: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """(`texts` without the words that the other side has too, which of all they are) of those that are `asked` about.
+
+    Left out are texts without such words, and those of which fewer than REST letters are left: copies.
+    """
+    found: list[str] = []
+    told = np.zeros(len(texts), bool)
+    sides = (side.filter(asked).to_pylist() for side in (texts, beside))
+    for place, text, other in zip(np.flatnonzero(np.asarray(asked)), *sides, strict=True):
+        words = WORD.findall(text)
+        shared = {*words} & {*WORD.findall(other)}
+        own = [word for word in words if word not in shared]
+        if shared and sum(map(len, own)) >= REST:
+            told[place] = True
+            found.append(" ".join(own))
+    return pa.array(found, pa.string()), pa.array(told)
 
 
 def _short(texts: pa.Array, lang: str, below: int) -> pa.Array:
