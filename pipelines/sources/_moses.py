@@ -84,7 +84,7 @@ class Moses:
         """
         left, read = most, 0
         with self._archive.open(self._names[0]) as src, self._archive.open(self._names[1]) as tgt:
-            sides = (_batched(_lines(stream, name)) for stream, name in zip((src, tgt), self._names, strict=True))
+            sides = (batched(lines_of(stream, name)) for stream, name in zip((src, tgt), self._names, strict=True))
             for both in itertools.zip_longest(*sides, fillvalue=()):
                 counts = [len(lines) if left is None else min(left, len(lines)) for lines in both]
                 if counts[0] != counts[1]:  # known of whole packages, not of those of which only a part is here
@@ -114,7 +114,7 @@ class Moses:
 
 
 def _count(stream: Any) -> int:
-    """Lines of a stream, as `_lines` gives them."""
+    """Lines of a stream, as `lines_of` gives them."""
     lines, last = 0, b""
     while block := stream.read(BLOCK):
         if not last:
@@ -124,7 +124,7 @@ def _count(stream: Any) -> int:
     return lines + (last not in (b"", b"\n"))
 
 
-def _lines(stream: Any, name: str) -> Iterator[pa.Array]:
+def lines_of(stream: Any, name: str) -> Iterator[pa.Array]:
     """The lines of a UTF-8 stream, some at a time; a last line without a line break counts."""
     rest, first = b"", True
     while True:
@@ -159,7 +159,7 @@ def _repaired(whole: bytes) -> pa.Array:
     return pa.StringArray.from_buffers(len(breaks), pa.py_buffer(offsets), values)
 
 
-def _batched(pieces: Iterator[pa.Array]) -> Iterator[pa.Array]:
+def batched(pieces: Iterator[pa.Array]) -> Iterator[pa.Array]:
     """The same lines, ROWS at a time."""
     held: list[pa.Array] = []
     count = 0
