@@ -25,6 +25,7 @@ from pipelines.progress import clock
 from pipelines.store import MAIN, PER_PAIR, WHOLE, Manifest, Store, commit, installed
 from pipelines.summary import (
     BETTER,
+    GUESSED,
     HIGHER,
     LOWER,
     SAME,
@@ -36,6 +37,7 @@ from pipelines.summary import (
     figure,
     gap_rows,
     groups,
+    judged,
     languages_of,
     mean,
     means_of,
@@ -49,7 +51,10 @@ from pipelines.summary import (
 )
 from pipelines.verdict import GROUPS, Group, is_result, reference, verdict
 
-RETAINED = {BETTER: "retained, better", WORSE: "not retained", SAME: "retained as far as can be told"}
+RETAINED = {
+    BETTER: "retained, better", GUESSED: f"retained: {GUESSED}", WORSE: "not retained",
+    SAME: "retained as far as can be told",
+}  # fmt: skip
 LOGS = {"base": "base_model", "control": "control_model", "aligned": "align_model"}
 ROW_STAGES = {
     "raw_bitext": "collected",
@@ -242,7 +247,7 @@ def _group(row: Group) -> dict[str, Any]:
         "unit": "%" if what.relative else "points" if what.rate or what.score else what.unit,
         **_tested(row.moved, what, relative=what.relative),
         "word": RETAINED[row.word] if row.group == "pivot" else row.word,
-        "tone": "same" if row.word == SAME else row.word,
+        "tone": row.word if row.word in (BETTER, WORSE) else "same",
     }
 
 
@@ -325,7 +330,7 @@ def _comparison(metrics: Metrics, task: str, metric: str, keys: list[str]) -> di
         diff = moved(metrics, against, own, group)
         change = share(diff, other) if what.relative and diff and other else diff
         broken = "not a number: worse" if aligned is None and other else ""
-        says = word(diff, what) if diff else broken
+        says = word(judged(metrics, own, aligned, diff, what), what) if diff else broken
         rows.append(
             {
                 "name": title[0].upper() + title[1:] if group else title,
@@ -335,7 +340,7 @@ def _comparison(metrics: Metrics, task: str, metric: str, keys: list[str]) -> di
                 "change": _shown(change, what, signed=True, relative=what.relative),
                 **_tested(change, what, what.relative),
                 "word": says,
-                "tone": "same" if says in (SAME, HIGHER, LOWER) else says.rpartition(" ")[2],
+                "tone": "same" if says in (SAME, HIGHER, LOWER, GUESSED) else says.rpartition(" ")[2],
             }
         )
     counts = {

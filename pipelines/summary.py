@@ -12,12 +12,18 @@ from pipelines.measures import measure
 MODELS = ("base", "control", "aligned")
 MERGED = "merged"
 """Of recipes that merge adapters: shown beside the others where it is there; the verdict is of `aligned`."""
-REFERENCES = {"chance": "chance", "random": "random model", "ngrams": "character n-grams", "copy": "source copied"}
+REFERENCES = {
+    "chance": "chance", "constant": "always one answer", "random": "random model", "ngrams": "character n-grams",
+    "copy": "source copied",
+}  # fmt: skip
 """What needs no learning: {name in metrics.json: title}."""
 HIGHER, LOWER = "higher", "lower"
 ALL = "all"
 """The group of all languages, in the keys of means."""
+GUESSES = ("chance", "constant")
+"""References that know nothing of the question."""
 BETTER, WORSE, SAME = "better", "worse", "cannot be told apart"
+GUESSED = "better, but not above guessing"
 SOURCE, TRANSFER = "source", "transfer"
 """Groups of the languages of one task: those that training taught it in, and the others."""
 TRAINED = {SOURCE: "mean of languages trained in", TRANSFER: "mean of languages not trained in"}
@@ -214,9 +220,20 @@ def told(diff: Metric | None, lower_is_better: bool = False) -> str:
     return BETTER if (diff["value"] > 0) != lower_is_better else WORSE
 
 
-def word(diff: Metric | None, what: Measure) -> str:
-    """`told` of a metric; of a neutral one `higher` or `lower`."""
-    found = told(diff, what.lower_is_better)
+def judged(metrics: Metrics, keys: Iterable[str], aligned: Metric | None, diff: Metric | None, what: Measure) -> str:
+    """`told` of a figure or mean of `keys`; GUESSED where what got better is, by its interval, no more than GUESSES.
+
+    A model that knows nothing may still change which answer it always gives, and be right more often by it.
+    """
+    found, keys = told(diff, what.lower_is_better), list(keys)
+    if found != BETTER or what.lower_is_better or not aligned:
+        return found
+    known = [item["value"] for name in GUESSES if (item := mean(metrics, name, keys))]
+    return GUESSED if known and aligned.get("low", aligned["value"]) <= max(known) else found
+
+
+def word(found: str, what: Measure) -> str:
+    """What was told of a metric; of a neutral one `higher` or `lower`."""
     return {BETTER: HIGHER, WORSE: LOWER}.get(found, found) if what.neutral else found
 
 

@@ -22,7 +22,9 @@ from pipelines.summary import (
     figure,
     groups,
     interval,
+    judged,
     keys_of,
+    languages_of,
     mean,
     mean_key,
     moved,
@@ -50,8 +52,8 @@ GROUPS = {
     TRANSFER: "languages that the task was not trained in",
 }
 FLOORS = {
-    "chance": "guessing", "random": "a model of random weights", "ngrams": "shared characters alone",
-    "copy": "copying the source",
+    "chance": "guessing", "constant": "always the same answer", "random": "a model of random weights",
+    "ngrams": "shared characters alone", "copy": "copying the source",
 }  # fmt: skip
 NAMED = 2
 """Tasks that the headline names on either side, the rest are counted."""
@@ -132,7 +134,7 @@ def by_group(metrics: Metrics, pivot: str = "eng_Latn") -> list[Group]:
         aligned, other = figure(metrics, "aligned", own), figure(metrics, against, own)
         if aligned and other and (diff := moved(metrics, against, [own])):
             change = share(diff, other) if what.relative else diff
-            out.append(Group("pivot", [pivot], own, aligned, change, told(diff, what.lower_is_better)))
+            out.append(Group("pivot", [pivot], own, aligned, change, judged(metrics, [own], aligned, diff, what)))
         of_task = metrics.get("task_groups", {}).get(task, {})
         for group, langs in {**metrics.get("groups", {}), **of_task}.items():
             key = mean_key(keys, group)
@@ -142,7 +144,8 @@ def by_group(metrics: Metrics, pivot: str = "eng_Latn") -> list[Group]:
             if not aligned or not diff or not other:
                 continue
             change = share(diff, other) if what.relative else diff
-            out.append(Group(group, langs, key, aligned, change, told(diff, what.lower_is_better)))
+            members = [item for item in keys if {*languages_of(item.split("/")[1])} <= {*langs, pivot}]
+            out.append(Group(group, langs, key, aligned, change, judged(metrics, members, aligned, diff, what)))
     return out
 
 
@@ -232,12 +235,12 @@ def _tasks(metrics: Metrics, sentences: list[str]) -> dict[str, str]:
         if not aligned or not other or not diff:
             continue
         what, name = measure(task, metric), name_of(task, metric)
-        out[name] = told(diff, what.lower_is_better)
+        out[name] = judged(metrics, keys, aligned, diff, what)
         change = (what.relative and share(diff, other)) or diff
         by, bounds = _size(change, what)
         text = f"{name}, averaged over {len(keys)}," if len(keys) > 1 else f"{name} of {subject(keys[0])}"
         text += f" is {_said(aligned, what)} after aligning, {by} {'above' if diff['value'] >= 0 else 'below'} "
-        text += f"{against}'s{bounds}, {_word(change, what)}."
+        text += f"{against}'s{bounds}, {_word(change, what, out[name])}."
         sentences.append(text[0].upper() + text[1:] + _floors(metrics, keys))
         _minority(metrics, keys, "directions" if task == "translation" else "languages", sentences)
     return out
@@ -276,9 +279,8 @@ def _of_group(row: Group) -> str:
     task, _, metric = row.key.split("/", 2)
     what = measure(task, metric)
     by, bounds = _size(row.moved, what)
-    return (
-        f"{name_of(task, metric)} {by} {'up' if row.moved['value'] >= 0 else 'down'}{bounds}, {_word(row.moved, what)}"
-    )
+    by += " up" if row.moved["value"] >= 0 else " down"
+    return f"{name_of(task, metric)} {by}{bounds}, {_word(row.moved, what, row.word)}"
 
 
 def _collapsed(metrics: Metrics, pivot: str) -> tuple[str, list[str]]:
@@ -411,9 +413,9 @@ def _bounds(item: Metric, sign: str) -> str:
     return f" ({item['low']:{sign}.2f} to {item['high']:{sign}.2f})" if bounded(item) else ""
 
 
-def _word(diff: Metric | None, what: Measure) -> str:
-    """`better`, `worse`, or that neither can be told and how much could have been."""
-    result = told(diff, what.lower_is_better)
+def _word(diff: Metric | None, what: Measure, known: str = "") -> str:
+    """What is `known`, or told: `better`, `worse`, or that neither can be told and how much could have been."""
+    result = known or told(diff, what.lower_is_better)
     if result != SAME:
         return result
     text = "which cannot be told apart from no change"

@@ -186,6 +186,10 @@ def test_figures_count_the_items_whose_right_choice_is_the_likeliest(data: Path)
     assert set(item.chance(texts)) == set(found)
     chance = item.chance(texts)
     assert (chance["xcopa/tha_Thai/acc"], chance["belebele/deu_Latn/acc_norm"]) == (1 / 2, 1 / 4)
+    constant = item.baselines(texts, None)["constant"]
+    assert set(constant) == set(found)
+    assert constant["xcopa/ita_Latn/acc"] == {"value": 0.5, "n": 4}
+    assert constant["belebele/deu_Latn/acc"] == {"value": 1 / 3, "n": 3}, "of 3 items, one each"
 
 
 def test_texts_are_what_the_items_show_and_nothing_of_their_bookkeeping(data: Path):
@@ -217,6 +221,12 @@ def test_files_are_read_as_their_authors_publish_them(data: Path):
     assert model.prompts[0] == ("Frage: Zwei und drei?\nAntwort:", ("Frage:", "</s>", "<|im_end|>"), 256)
     assert set(item.chance(texts)) == {"xnli/deu_Latn/acc", "pawsx/deu_Latn/acc", "xwinograd/eng_Latn/acc"}
     assert item.chance(texts)["xnli/deu_Latn/acc"] == pytest.approx(1 / 3)
+    constant = {key: figure["value"] for key, figure in item.baselines(texts, None)["constant"].items()}
+    assert constant == {
+        "xnli/deu_Latn/acc": pytest.approx(1 / 3),
+        "pawsx/deu_Latn/acc": 0.5,
+        "xwinograd/eng_Latn/acc": 1.0,
+    }  # of a single item
 
 
 def test_limit_takes_the_first_items(data: Path):

@@ -69,9 +69,7 @@ def test_a_pair_without_both_files_has_no_rows_and_none_at_all_is_refused(tmp_pa
     source.check([EN_PT, EN_DE])
     assert rows(source, EN_PT) == []
     assert source.pin(EN_PT, Path("unused")) == []
-    with pytest.raises(
-        ValueError, match=r"lines', path: found no two files of eng_Latn-por_Latn.*/en, .*/pt, "
-    ):
+    with pytest.raises(ValueError, match=r"lines', path: found no two files of eng_Latn-por_Latn.*/en, .*/pt, "):
         source.check([EN_PT])
 
 

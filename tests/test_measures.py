@@ -63,9 +63,9 @@ def test_a_new_evals_figure_is_judged_as_it_declares():
 
 
 def test_a_neutral_figure_is_higher_or_lower():
-    rise = {"value": 0.1, "low": 0.05, "high": 0.15}
-    assert word(rise, measures.measure("representation", "language_probe")) == "higher"
-    assert word(rise, measures.measure("loss", "nats_per_token")) == "worse"
+    probe, loss = measures.measure("representation", "language_probe"), measures.measure("loss", "nats_per_token")
+    assert [word(told, probe) for told in ("better", "worse")] == ["higher", "lower"]
+    assert word("worse", loss) == "worse"
 
 
 @pytest.mark.usefixtures("known")

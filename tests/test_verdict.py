@@ -194,6 +194,25 @@ def test_a_few_texts_in_the_mix_are_counted_without_alarm_and_none_is_said():
     assert clean.sentences[-1] == "None of 400 eval texts stands in the training mix, exactly or nearly."
 
 
+@pytest.mark.parametrize(("constant", "tone"), [(0.40, "better"), (0.56, "same")])
+def test_what_answering_always_the_same_gives_is_no_gain(constant: float, tone: str):
+    keys = [f"pawsx/{lang}/acc" for lang in ("eng_Latn", "deu_Latn")]
+    found = {
+        model: {key: scored(rate, 400) for key in keys}
+        for model, rate in (("base", 0.44), ("control", 0.44), ("aligned", 0.56))
+    }
+    groups = language_groups(keys, {"deu_Latn": 9}, "eng_Latn")
+    whole = {
+        **found, "groups": groups, **compared(found, "eng_Latn", groups),
+        "chance": dict.fromkeys(keys, 0.33), "constant": {key: {"value": constant, "n": 400} for key in keys},
+    }  # fmt: skip
+    said = verdict(whole)
+    assert said.tone == tone
+    assert {row.word for row in said.groups} == {"better" if tone == "better" else "better, but not above guessing"}
+    assert ("better, but not above guessing." in said.sentences[0]) == (tone == "same")
+    assert f"always the same answer {constant * 100:.1f}" in said.sentences[0].replace("Always", "always")
+
+
 @pytest.mark.parametrize(
     ("rates", "tone", "headline"),
     [

@@ -11,6 +11,7 @@ import json
 import logging
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import lru_cache
@@ -251,17 +252,30 @@ class Harness(Eval):
 
     def chance(self, texts: pa.Table) -> dict[str, float]:
         """1 / choices, averaged over items, of accuracies."""
-        out: dict[str, float] = {}
+        return {
+            key: float(np.mean([1 / len(task.doc_to_choice(doc)) for doc in docs]))
+            for keys, task, docs in self._choices(texts)
+            for key in keys
+        }
+
+    def baselines(self, texts: pa.Table, random: Callable[[], LanguageModel] | None) -> dict[str, dict[str, Metric]]:
+        """`constant`: always the choice, by its number, that is right most often; of accuracies."""
+        out: dict[str, Metric] = {}
+        for keys, task, docs in self._choices(texts):
+            right = Counter(choice for doc in docs for choice in _right(task, doc))
+            out |= {key: {"value": max(right.values()) / len(docs), "n": len(docs)} for key in keys}
+        return {"constant": out}
+
+    def _choices(self, texts: pa.Table) -> Iterator[tuple[list[str], Any, list[Any]]]:
+        """(keys of its accuracies, the harness's task, its items) of each task of choices."""
         for one in self._held(texts):
             with quiet():
                 task = load_task(one)
                 if task.OUTPUT_TYPE != "multiple_choice":
                     continue
                 docs = [doc for _, doc in task.doc_iterator(limit=self.limit)]
-                value = float(np.mean([1 / len(task.doc_to_choice(doc)) for doc in docs]))
                 metrics = [metric for metric in task.aggregation() if metric.startswith("acc")]
-            out |= {_key(one, metric, "none", 1, shots): value for metric in metrics for shots in self.shots}
-        return out
+            yield [_key(one, metric, "none", 1, shots) for metric in metrics for shots in self.shots], task, docs
 
     def plan(self, langs: list[str]) -> tuple[list[Asked], list[str]]:
         """What is asked in which language, and a note on what is not; ValueError where a task has none of them."""
@@ -418,6 +432,13 @@ def _key(one: Asked, metric: str, filter_: str, filters: int, shots: int) -> str
     """`xcopa/swh_Latn/acc`, `mgsm/deu_Latn/exact_match_flexible-extract_8shot`."""
     parts = [metric, *([filter_] if filters > 1 else []), *([f"{shots}shot"] if shots else [])]
     return f"{one.family}/{one.lang}/{'_'.join(parts)}"
+
+
+def _right(task: Any, doc: Any) -> set[int]:
+    """The numbers of an item's right choices, as the harness finds them."""
+    found = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
+    choices = {choice: number for number, choice in enumerate(task.doc_to_choice(doc))}
+    return {choices.get(gold, gold) for gold in (found if isinstance(found, list) else [found])}
 
 
 def _metrics(samples: list[dict[str, Any]]) -> list[tuple[str, str]]:
