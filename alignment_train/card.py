@@ -12,7 +12,7 @@ from alignment_train.config import TrainConfig
 from pipelines import languages
 from pipelines.config import Recipe
 from pipelines.data_card import public, sources, table
-from pipelines.measures import measure_of
+from pipelines.measures import label, measure_of
 from pipelines.store import Store
 from pipelines.summary import Metrics, models, plain, summary
 from pipelines.verdict import verdict
@@ -121,5 +121,6 @@ def _evaluation(recipe: Recipe, metrics: Metrics) -> str:
     rows = []
     for row in summary(metrics):
         figures = {name: plain(row[name], measure_of(row["key"])) for name in (*models(metrics), "chance")}
-        rows.append({"held-out text": row["subject"], "metric": row["metric"].replace("_", " "), **figures})
+        said = label(row["key"].partition("/")[0], row["metric"])
+        rows.append({"held-out text": row["subject"], "metric": said, **figures})
     return "\n\n".join([f"{found.headline}.", "\n".join(f"- {said}" for said in found.sentences), table(rows)])

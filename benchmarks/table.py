@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable
 
 from pipelines.languages import name
-from pipelines.measures import measure_of
+from pipelines.measures import label, measure_of
 from pipelines.store import PER_PAIR, WHOLE, Manifest, Store
 from pipelines.summary import by_layer, figure, models, references, summary
 
@@ -41,12 +41,12 @@ def _results(metrics: dict) -> str:
     """Each figure with its 95 % interval."""
     lines, beside = [], references(metrics).values()
     for row in summary(metrics):
-        share = measure_of(row["key"]).rate
+        share, said = measure_of(row["key"]).rate, label(row["key"].partition("/")[0], row["metric"])
         cells = []
         for model in models(metrics):
             found = figure(metrics, model, row["key"])
             cells.append(_interval(found, share) if found else _number(row[model], share))
-        lines.append([f"{row['subject']}, {row['metric']}", *cells, *(_number(row[name], share) for name in beside)])
+        lines.append([f"{row['subject']}, {said}", *cells, *(_number(row[name], share) for name in beside)])
     return markdown(["held-out text", *models(metrics), *beside], lines)
 
 

@@ -26,6 +26,11 @@ def name(task: str, metric: str) -> str:
     return measure(task, metric).name or f"{said.upper() if len(task) < 8 else said} {metric.replace('_', ' ')}"
 
 
+def label(task: str, metric: str) -> str:
+    """What a figure is called in a table of several tasks: `nats per token`, `XNLI acc`."""
+    return metric.replace("_", " ") if f"{task}/{metric}" in declared() else name(task, metric)
+
+
 def title(task: str, metric: str) -> str:
     """What a figure is called above its table."""
     return measure(task, metric).title or f"{task.replace('_', ' ')}: {metric.replace('_', ' ')}"

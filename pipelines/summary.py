@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from pipelines import languages
 from pipelines.evals import Measure, Metric
-from pipelines.measures import measure
+from pipelines.measures import label, measure
 
 MODELS = ("base", "control", "aligned")
 MERGED = "merged"
@@ -75,7 +75,7 @@ def table(metrics: Metrics, wanted: Callable[[str, str], bool] = lambda task, me
         if not wanted(task, row["metric"]):
             continue
         shown = [plain(row[name], measure(task, row["metric"])) for name in titles]
-        rows.append((row["subject"], row["metric"].replace("_", " "), *shown))
+        rows.append((row["subject"], label(task, row["metric"]), *shown))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         [cell.ljust(width) if place < 2 else cell.rjust(width) for place, (cell, width) in enumerate(cells)]

@@ -42,6 +42,8 @@ def test_by_task_by_name_alone_and_by_default():
     assert measures.measure_of("representation/deu_Latn/effective_rank/layer=3").unit == "directions"
     assert (measures.name("retrieval", "recall@1"), measures.name("xnli", "acc")) == ("recall@1", "XNLI acc")
     assert measures.title("xnli", "acc_norm") == "xnli: acc norm"
+    assert measures.label("loss", "nats_per_token") == "nats per token"
+    assert [measures.label(task, "acc") for task in ("xnli", "xcopa")] == ["XNLI acc", "XCOPA acc"]
 
 
 @pytest.mark.usefixtures("known")
