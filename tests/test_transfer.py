@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -319,6 +320,7 @@ def test_entities_have_f1_and_a_share_of_valid_json(tmp_path: Path) -> None:
     found = {key: metric["value"] for key, metric in item.run(model, held_out(item)).items()}
     assert found == {"json_extraction/eng_Latn/f1": 0.5, "json_extraction/eng_Latn/valid": pytest.approx(2 / 3)}
     assert item.chance(held_out(item)) == {}
+    assert item.baselines(held_out(item), None) == {"constant": {}}
     assert model.heard[0][1:] == ((), 128)
 
 
@@ -346,7 +348,10 @@ def test_labels_have_an_accuracy_and_a_chance(tmp_path: Path) -> None:
         "classification/deu_Latn/acc": 0, "classification/deu_Latn/valid": 0,
         "classification/eng_Latn/acc": share, "classification/eng_Latn/valid": 1,
     }  # fmt: skip
-    assert item.chance(texts) == {f"classification/{lang}/acc": 1 / 3 for lang in ("deu_Latn", "eng_Latn")}
+    keys = [f"classification/{lang}/acc" for lang in ("deu_Latn", "eng_Latn")]
+    assert item.chance(texts) == dict.fromkeys(keys, 1 / 3)
+    most = max(Counter(int(number) % 3 for number in numbers["en"]).values())
+    assert item.baselines(texts, None) == {"constant": {key: {"value": most / 6, "n": 6} for key in keys}}
 
 
 def test_the_part_that_is_trained_on_is_no_test(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ where type and text are right, and all types are averaged by their spans (micro)
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
@@ -162,6 +162,12 @@ class Transfer(Eval):
 
     def answers(self, lm: LanguageModel, texts: pa.Table) -> list[Answered]:
         """Every item with what the model says to it, language by language."""
+        task, items = self._taught, self._items(texts)
+        said = lm.reply([item.prompt for item in items], task.stop, self.max_new_tokens)
+        return [item._replace(output=text) for item, text in zip(items, said, strict=True)]
+
+    def _items(self, texts: pa.Table) -> list[Answered]:
+        """Every item, not answered yet, language by language."""
         task, items = self._taught, list[Answered]()
         for pair in pc.unique(texts["pair"]).to_pylist():
             own, _, lang = pair.partition("/")
@@ -171,8 +177,7 @@ class Transfer(Eval):
             for item, of in zip(pc.unique(rows["item"]).to_pylist(), asked(rows, pair), strict=True):
                 held = json.loads(item)
                 items.append(Answered(lang, of, held["prompt"], held["answer"], ""))
-        said = lm.reply([item.prompt for item in items], task.stop, self.max_new_tokens)
-        return [item._replace(output=text) for item, text in zip(items, said, strict=True)]
+        return items
 
     def samples(self, lm: LanguageModel, texts: pa.Table) -> list[Sample]:
         by_language: dict[str, list[Answered]] = {}
@@ -189,6 +194,18 @@ class Transfer(Eval):
         task = self._taught
         asks = [pair for pair in pc.unique(texts["pair"]).to_pylist() if pair.startswith(f"{task.name}/")]
         return {f"{pair}/acc": 1 / len(task.choices) for pair in asks if task.choices}
+
+    def baselines(self, texts: pa.Table, random: Callable[[], LanguageModel] | None) -> dict[str, dict[str, Metric]]:
+        """`constant`: always the answer that is right most often, of tasks that have but few."""
+        right: dict[str, Counter[str]] = {}
+        for item in self._items(texts) if self._taught.choices else ():
+            right.setdefault(item.lang, Counter())[item.reference] += 1
+        return {
+            "constant": {
+                f"{self._taught.name}/{lang}/acc": {"value": max(found.values()) / found.total(), "n": found.total()}
+                for lang, found in right.items()
+            }
+        }
 
     @property
     def _taught(self) -> Task:
