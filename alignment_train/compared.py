@@ -4,7 +4,7 @@ import base64
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.resources import files
-from math import hypot
+from math import hypot, inf
 from statistics import fmean
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from pipelines.statistics import over_runs
 from pipelines.store import Manifest
 from pipelines.summary import (
     BETTER,
+    GUESSED,
     SAME,
     WORSE,
     Metrics,
@@ -23,6 +24,7 @@ from pipelines.summary import (
     difference,
     digits,
     groups,
+    guessed,
     mean,
     told,
     value,
@@ -81,7 +83,8 @@ def _row(row: Row, control: Row | None, base: tuple[Metrics, Manifest] | None, p
         each = [own[key] for own, _ in found.values() if key in own]
         bounds = {part: fmean(item[part] for item in each) for part in ("low", "high") if all(part in i for i in each)}
         whole = over_runs([item["value"] for item in each])
-        out["figures"][key] = {**whole, "each": [item["value"] for item in each], "items": bounds}
+        known = {"guessed": max(item["guessed"] for item in each)} if all("guessed" in item for item in each) else {}
+        out["figures"][key] = {**whole, "each": [item["value"] for item in each], "items": bounds, **known}
     for name, against in (("base", base), ("control", control)):
         out[f"against_{name}"] = {}
         if against is None or name == row.role or row.role == "base":
@@ -101,7 +104,9 @@ def _row(row: Row, control: Row | None, base: tuple[Metrics, Manifest] | None, p
             metric = over_runs(values)
             if key.startswith("retrieval/"):
                 metric = _widened(metric, texts[key])
-            result = told(metric, measure_of(key).lower_is_better)
+            result, shown = told(metric, measure_of(key).lower_is_better), out["figures"][key]
+            if result == BETTER and shown.get("low", shown["value"]) <= shown.get("guessed", -inf):
+                result = GUESSED
             out[f"against_{name}"][key] = {**metric, "each": values, "told": result}
     spent = [cell for _, cell in row.cells.values() if row.role != "base"]
     if spent:
@@ -117,7 +122,10 @@ def _row(row: Row, control: Row | None, base: tuple[Metrics, Manifest] | None, p
 def figures(
     metrics: Metrics, role: str, pivot: str, layer: int | None = None
 ) -> tuple[dict[str, Metric], dict[str, int | None]]:
-    """The figures of one cell by column, and its layers: the trained one, or `layer`, and the best on dev text."""
+    """The figures of one cell by column, and its layers: the trained one, or `layer`, and the best on dev text.
+
+    Of what can be guessed a figure has, as `guessed`, what that gives.
+    """
     out: dict[str, Metric] = {}
     recall, dev = by_layer(metrics, role), by_layer(metrics, "dev")
     trained = metrics.get("trained_layer") if layer is None else layer
@@ -134,7 +142,9 @@ def figures(
                 out[own] = metrics[role][own]
             keys = [key for key in keys if key != own]
         if keys and (found := mean(metrics, role, keys)):
-            out[f"{task}/{'others' if (task, metric) == LOSS else 'mean'}/{metric}"] = found
+            least = guessed(metrics, keys)
+            known = {} if least is None else {"guessed": least}
+            out[f"{task}/{'others' if (task, metric) == LOSS else 'mean'}/{metric}"] = {**found, **known}
     return out, {"trained": trained, "best": best}
 
 
@@ -288,7 +298,7 @@ def _interval(item: dict[str, Any], row: dict[str, Any], shown: Any) -> str:
 
 def _mark(item: dict[str, Any] | None) -> str:
     result = item["told"] if item else SAME
-    return f", {result}" if result in (BETTER, WORSE) else ""
+    return f", {result}" if result in (BETTER, WORSE, GUESSED) else ""
 
 
 def _percent(number: float, places: int | None = None) -> str:

@@ -21,13 +21,15 @@ from pipelines.store import Manifest, Store
 from pipelines.summary import (
     ALL,
     BETTER,
+    GUESSED,
     SAME,
-    WORSE,
     Metrics,
     as_rate,
     bounded,
     digits,
     groups,
+    guessed,
+    keys_of,
     mean,
     moved,
     share,
@@ -162,7 +164,7 @@ def table(found: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
         tones = list(dict.fromkeys(word.tone.replace("same", "not told apart") for word in words))
         row = [line.name, str(len(line.runs)), ", ".join([*line.guards, " or ".join(tones)])]
         for key in columns:
-            row += [_cell(line.figures.get(key), key), _change(line.changes.get(key), key)]
+            row += [_cell(line.figures.get(key), key), _change(line.changes.get(key), key, _knows(line, key))]
         rows.append(row)
     return head, rows
 
@@ -232,11 +234,22 @@ def _cell(item: Metric | None, key: str) -> str:
     return _text(item, 1, 1 if what.score else 2, "")
 
 
-def _change(item: Metric | None, key: str) -> str:
+def _knows(line: Line, key: str) -> bool:
+    """Whether the figure of all languages is above what guessing gives, where that is known."""
+    shown, (task, subject, metric) = line.figures.get(key), key.split("/", 2)
+    if not shown or subject != ALL or measure_of(key).lower_is_better:
+        return True
+    known = [guessed(run.metrics, keys_of(run.metrics, task, metric)) for run in line.runs]
+    return all(least is None or shown.get("low", shown["value"]) > least for least in known)
+
+
+def _change(item: Metric | None, key: str, knows: bool = True) -> str:
     if not item:
         return "–"
     what = measure_of(key)
-    word = {BETTER: ", better", WORSE: ", worse", SAME: ""}[told(item, what.lower_is_better)]
+    result = told(item, what.lower_is_better)
+    result = result if knows or result != BETTER else GUESSED
+    word = "" if result == SAME else f", {result}"
     if not (what.relative or what.rate or what.score):
         return _text(item, 1, 2, f" {what.unit}", "+") + word
     item = as_rate(item, what)

@@ -220,16 +220,22 @@ def told(diff: Metric | None, lower_is_better: bool = False) -> str:
     return BETTER if (diff["value"] > 0) != lower_is_better else WORSE
 
 
+def guessed(metrics: Metrics, keys: Iterable[str]) -> float | None:
+    """The most that knowing nothing of the question gives, in the mean over `keys`; None where that is not known."""
+    keys = list(keys)
+    return max((item["value"] for name in GUESSES if (item := mean(metrics, name, keys))), default=None)
+
+
 def judged(metrics: Metrics, keys: Iterable[str], aligned: Metric | None, diff: Metric | None, what: Measure) -> str:
     """`told` of a figure or mean of `keys`; GUESSED where what got better is, by its interval, no more than GUESSES.
 
     A model that knows nothing may still change which answer it always gives, and be right more often by it.
     """
-    found, keys = told(diff, what.lower_is_better), list(keys)
+    found = told(diff, what.lower_is_better)
     if found != BETTER or what.lower_is_better or not aligned:
         return found
-    known = [item["value"] for name in GUESSES if (item := mean(metrics, name, keys))]
-    return GUESSED if known and aligned.get("low", aligned["value"]) <= max(known) else found
+    least = guessed(metrics, keys)
+    return found if least is None or aligned.get("low", aligned["value"]) > least else GUESSED
 
 
 def word(found: str, what: Measure) -> str:

@@ -21,6 +21,7 @@ from tests.models import ROOT
 TINY = ROOT / "tests" / "data" / "tiny.yaml"
 ENGLISH = "loss/eng_Latn/nats_per_token"
 BEST = "retrieval/best/recall@1"
+XNLI, PAWSX = "xnli/deu_Latn/acc", "pawsx/deu_Latn/acc"
 SHORT = "train: {steps: 3, checkpoint_every: 100}\n"
 BESIDE = "language_model: {rows: 8}"
 
@@ -219,7 +220,9 @@ def test_better_and_worse_are_told_from_the_interval_over_seeds():
             **{f"retrieval/deu_Latn-eng_Latn/recall@1/layer={layer}": {"value": recall / 2**layer} for layer in (0, 1)},
             ENGLISH: {"value": loss, "low": loss - 0.1, "high": loss + 0.1},
         }
-        metrics = {role: figures, "dev": {k: v for k, v in figures.items() if k != ENGLISH}, "trained_layer": 1}
+        metrics = {role: figures | {known: {"value": recall} for known in (XNLI, PAWSX)}, "trained_layer": 1}
+        metrics["dev"] = {k: v for k, v in figures.items() if k != ENGLISH}
+        metrics["chance"] = {XNLI: 1 / 3, PAWSX: 0.5}
         numbers = {"steps": 3, "tokens/contrastive": 100, "tokens/language_model": 20, "rows/contrastive": 8}
         return metrics, Manifest(asset="cells", fingerprint="f", seconds=2.0, numbers=numbers)
 
@@ -242,6 +245,8 @@ def test_better_and_worse_are_told_from_the_interval_over_seeds():
     assert good["against_control"][BEST]["value"] == pytest.approx(0.32)
     assert (good["against_control"][BEST]["told"], bad["against_control"][BEST]["told"]) == ("better", "worse")
     assert good["against_control"][ENGLISH]["told"] == "cannot be told apart"
+    benchmarks = [good["against_control"][f"{task}/mean/acc"]["told"] for task in ("xnli", "pawsx")]
+    assert benchmarks == ["better", "better, but not above guessing"], "42 % of 33 and of 50"
     assert bad["against_control"][ENGLISH]["told"] == "worse"
     assert bad["against_base"][ENGLISH]["value"] == pytest.approx(0.255)
     assert (good["tokens"], good["rows"], good["seconds"]["value"]) == (120, 8, 2.0)

@@ -48,6 +48,15 @@ def test_scores_go_to_100_and_change_by_points() -> None:
     )
 
 
+def test_a_gain_that_is_not_above_guessing_is_not_called_better(tmp_path: Path):
+    place = Path(run(tmp_path / "a", "a", 0.2))
+    metrics = json.loads((place / "metrics.json").read_text())
+    for rate, said in ((0.1, ", better"), (0.4, ", better, but not above guessing")):
+        constant = {f"retrieval/{pair}/recall@1": {"value": rate, "n": 200} for pair in (DE, SW)}
+        (place / "metrics.json").write_text(json.dumps({**metrics, "constant": constant}))
+        assert leaderboard.table(found([str(place)]))[1][0][4].endswith(said)
+
+
 def test_recipes_stand_by_their_first_figure_and_those_with_a_guard_last(tmp_path: Path):
     places = [run(tmp_path / "a", "low", 0.2), run(tmp_path / "b", "collapsed", 0.9, rank=1.0, steps=8),
               run(tmp_path / "c", "high", 0.4, steps=7)]  # fmt: skip
