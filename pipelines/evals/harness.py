@@ -437,8 +437,8 @@ def _key(one: Asked, metric: str, filter_: str, filters: int, shots: int) -> str
 def _right(task: Any, doc: Any) -> set[int]:
     """The numbers of an item's right choices, as the harness finds them."""
     found = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
-    choices = {choice: number for number, choice in enumerate(task.doc_to_choice(doc))}
-    return {choices.get(gold, gold) for gold in (found if isinstance(found, list) else [found])}
+    numbers: dict[Any, int] = {choice: number for number, choice in enumerate(task.doc_to_choice(doc))}
+    return {numbers.get(gold, gold) for gold in (found if isinstance(found, list) else [found])}
 
 
 def _metrics(samples: list[dict[str, Any]]) -> list[tuple[str, str]]:
