@@ -436,9 +436,10 @@ def _key(one: Asked, metric: str, filter_: str, filters: int, shots: int) -> str
 
 def _right(task: Any, doc: Any) -> set[int]:
     """The numbers of an item's right choices, as the harness finds them."""
-    found = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
+    found: Any = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
     numbers: dict[Any, int] = {choice: number for number, choice in enumerate(task.doc_to_choice(doc))}
-    return {numbers.get(gold, gold) for gold in (found if isinstance(found, list) else [found])}
+    each = found if isinstance(found, list) else [found]
+    return {numbers.get(gold, -1) if isinstance(gold, str) else int(gold) for gold in each}
 
 
 def _metrics(samples: list[dict[str, Any]]) -> list[tuple[str, str]]:
