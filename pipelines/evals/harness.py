@@ -262,8 +262,8 @@ class Harness(Eval):
         """`constant`: always the choice, by its number, that is right most often; of accuracies."""
         out: dict[str, Metric] = {}
         for keys, task, docs in self._choices(texts):
-            right = Counter(choice for doc in docs for choice in _right(task, doc))
-            out |= {key: {"value": max(right.values()) / len(docs), "n": len(docs)} for key in keys}
+            right = Counter(choice for doc in docs for choice in _right(task, doc) if choice >= 0)
+            out |= {key: {"value": max(right.values(), default=0) / len(docs), "n": len(docs)} for key in keys}
         return {"constant": out}
 
     def _choices(self, texts: pa.Table) -> Iterator[tuple[list[str], Any, list[Any]]]:
@@ -435,7 +435,7 @@ def _key(one: Asked, metric: str, filter_: str, filters: int, shots: int) -> str
 
 
 def _right(task: Any, doc: Any) -> set[int]:
-    """The numbers of an item's right choices, as the harness finds them."""
+    """The numbers of an item's right choices, as the harness finds them; -1 for one that is no choice."""
     found: Any = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
     numbers: dict[Any, int] = {choice: number for number, choice in enumerate(task.doc_to_choice(doc))}
     each = found if isinstance(found, list) else [found]
