@@ -314,10 +314,11 @@ def trade_off(
     figure, (axes,) = _figure(1)
     figure.set_size_inches(SIZE[0] * 1.3, SIZE[1] * 1.5)
     others = [name for name in points if name not in STYLES]
+    free = [colour for colour in OBJECTIVES if colour not in {COLOURS[name] for name in points if name in STYLES}]
     for name, (change, recall) in points.items():
         place = others.index(name) if name in others else 0
-        colour = COLOURS[name] if name in STYLES else OBJECTIVES[place % len(OBJECTIVES)]
-        marker = STYLES[name][0] if name in STYLES else "oDvPX*<>"[place // len(OBJECTIVES) % 8]
+        colour = COLOURS[name] if name in STYLES else free[place % len(free)]
+        marker = STYLES[name][0] if name in STYLES else "oDvPX*<>"[place // len(free) % 8]
         bars = {axis: _bars(item) for axis, item in (("xerr", change), ("yerr", recall))}
         axes.errorbar(
             change["value"] * 100, recall["value"] * 100, **bars, color=colour, marker=marker, markersize=7,
