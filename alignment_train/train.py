@@ -145,21 +145,24 @@ def train(
             for objective, turn in turns(plan, step)
         ]
         with _stopping(step, checkpoints):
-            portions = shares(batches, plan.accumulation, device)
-            for (objective, batch), (share, scale) in zip(batches, portions, strict=True):
-                with (
-                    memory(*heavy(objective, batch, plan.max_length)),
-                    apart.of(objective.name),
-                    flops.counting(objective.name, batch["attention_mask"]) as forward_done,
-                ):
-                    with accelerator.autocast():
-                        loss, metrics = run(partial(objective.loss, model, batch, held[objective.name]))
-                    forward_done()
-                    accelerator.backward(objective.weight * scale * loss)
-                losses[objective.name] = losses.get(objective.name, 0.0) + share * loss.item()
-                for name, value in metrics.items():
-                    what = f"{objective.name}/{name}"
-                    figures[what] = figures.get(what, 0.0) + share * value
+            scales = shares(batches, plan.accumulation, device)
+            for (objective, batch), (share, scale) in zip(batches, scales, strict=True):
+                count = max(1, objective.count(batch))
+                for part in [batch] if divided else objective.portions(batch):  # each pass gathers what is divided
+                    own = objective.count(part) / count
+                    with (
+                        memory(*heavy(objective, part, plan.max_length)),
+                        apart.of(objective.name),
+                        flops.counting(objective.name, part["attention_mask"]) as forward_done,
+                    ):
+                        with accelerator.autocast():
+                            loss, metrics = run(partial(objective.loss, model, part, held[objective.name]))
+                        forward_done()
+                        accelerator.backward(objective.weight * scale * own * loss)
+                    losses[objective.name] = losses.get(objective.name, 0.0) + share * own * loss.item()
+                    for name, value in metrics.items():
+                        what = f"{objective.name}/{name}"
+                        figures[what] = figures.get(what, 0.0) + share * own * value
                 tokens[objective.name] = tokens.get(objective.name, 0) + int(batch["attention_mask"].sum())
                 cut[objective.name] = cut.get(objective.name, 0) + int(batch["cut"])
                 outcome.rows[objective.name] += objective.rows

@@ -1,7 +1,9 @@
 import logging
 
 import pytest
+import torch
 
+from alignment_train.objectives import _next_token
 from alignment_train.objectives.instruction import Instruction
 from alignment_train.objectives.language_model import LanguageModel
 from tests.models import bitext, tiny
@@ -42,3 +44,34 @@ def test_a_model_that_takes_no_packed_rows_gets_a_row_a_text_and_the_log_says_so
     assert "position_ids" not in batch
     assert item.measure(TALKS, model) == [9] * 12
     assert item.loss(model, batch)[1] == {"texts_per_row": 1.0}
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_long_rows_run_a_few_at_a_time_have_together_the_loss_and_gradient_of_all(monkeypatch, pack: bool):
+    model, item = tiny("llama"), LanguageModel.model_validate({"rows": 12, "pack": pack})
+    batch = item.collate(TEXTS, model, 24)
+    assert item.portions(batch) == [batch]
+    rows, tokens = batch["input_ids"].shape
+    monkeypatch.setattr(_next_token, "SQUARE", 2 * tokens**2)
+    parts = item.portions(batch)
+    assert [len(part["input_ids"]) for part in parts] == [2] * (rows // 2) + [1] * (rows % 2)
+    found, (whole, _) = 0.0, item.loss(model, batch)
+    expected = torch.autograd.grad(whole, list(model.lm.parameters()))
+    for part in parts:
+        own = item.count(part) / item.count(batch)
+        loss, _ = item.loss(model, part)
+        (own * loss).backward()
+        found += own * loss.item()
+    assert found == pytest.approx(whole.item(), rel=1e-6)
+    for parameter, gradient in zip(model.lm.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_a_portion_without_a_label_is_left_out(monkeypatch):
+    model, item = tiny("llama"), LanguageModel.model_validate({"rows": 12})
+    batch = item.collate(TEXTS, model, 24)
+    batch["labels"][:4] = -100
+    monkeypatch.setattr(_next_token, "SQUARE", 1)
+    assert [len(part["labels"]) for part in item.portions(batch)] == [1] * 8
+    batch["labels"][:] = -100
+    assert item.portions(batch) == [batch]

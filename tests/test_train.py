@@ -9,6 +9,7 @@ import torch
 from alignment_train import train as training
 from alignment_train.config import Optimiser
 from alignment_train.data import segments
+from alignment_train.objectives import _next_token
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.instruction import Instruction
 from alignment_train.objectives.language_model import LanguageModel
@@ -157,3 +158,15 @@ def test_a_half_written_log_line_is_forgotten(tmp_path):
     reporter.rewind(1)
     assert log.read_text() == '{"step": 0, "seconds": 2.5}\n'
     assert reporter.seconds() == pytest.approx(2.5, abs=0.5)
+
+
+def test_batches_run_in_portions_train_alike(tmp_path, monkeypatch):
+    """With dropout of zero the weights differ only by the order of sums; rows, tokens and losses are the batch's."""
+    whole, told, reporter = run(tmp_path / "whole", plan(4))
+    monkeypatch.setattr(_next_token, "SQUARE", 1)  # every text alone
+    apart, again, beside = run(tmp_path / "apart", plan(4))
+    assert again == told
+    for one, other in zip(reporter.ends(), beside.ends(), strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(value, weights(apart)[name], rtol=1e-3, atol=1e-4)

@@ -68,6 +68,13 @@ class Objective(Plugin):
         """
         return None
 
+    def portions(self, batch: dict[str, "Tensor"]) -> list[dict[str, "Tensor"]]:
+        """The batch in parts that are run one after the other, which takes memory for one alone.
+
+        Their losses, weighted by `count`, have the gradient of the whole: more than one only where that holds.
+        """
+        return [batch]
+
     @abstractmethod
     def loss(self, model: "Model", batch: dict[str, "Tensor"], held: Any = None) -> tuple["Tensor", dict[str, float]]:
         """The mean loss of a batch in nats, and figures worth logging beside it; `held` is what `open` made."""
