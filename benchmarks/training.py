@@ -157,8 +157,7 @@ def pieces(ids: list[list[int]], labels: list[list[int]], device: torch.device) 
 
 
 def afp(model: Model, bitext: pa.Table, talks: pa.Table, rows: int, concatenated: bool) -> Iterator[int]:
-    """The gradients of AFP's steps over all rows in their order; each instruction text has a padded row of its own where
-    they are not `concatenated`."""
+    """The gradients of AFP's steps over all rows in their order, `concatenated` or with a padded row a text."""
     sides = [model.tokenizer(bitext[side].to_pylist())["input_ids"] for side in ("src", "tgt")]
     src, tgt = ([row[:LENGTH] for row in side] for side in sides)
     ids, labels = spelt(model, talks)
@@ -310,7 +309,7 @@ def report(found: dict[str, Any]) -> str:
     parts = [
         f"`python -m benchmarks.training MIRROR`: {found['rows']:,} rows of opus8's corpora, XGLM's shape with "
         f"{found['parameters'] / 1e6:.1f}M parameters in float32, {found['machine']}, {found['threads']} threads. "
-        f"A step has as many pairs as instructions; 8 are AFP's. Asked: 1.4 over AFP's step, 2.5 over a padded row a text.",
+        "A step has as many pairs as instructions; AFP's has 8. Asked: 1.4 over AFP's step, 2.5 over a padded row each.",
         markdown(["a step", "rows/s", "x AFP's step", "x a padded row a text"], cells),
         markdown(
             ["instruction texts", "tokens computed / real"],
