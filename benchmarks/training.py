@@ -309,7 +309,7 @@ def report(found: dict[str, Any]) -> str:
     parts = [
         f"`python -m benchmarks.training MIRROR`: {found['rows']:,} rows of opus8's corpora, XGLM's shape with "
         f"{found['parameters'] / 1e6:.1f}M parameters in float32, {found['machine']}, {found['threads']} threads. "
-        "A step has as many pairs as instructions; AFP's has 8. Asked: 1.4 over AFP's step, 2.5 over a padded row each.",
+        "A step has as many pairs as instructions. Asked: 1.4 over AFP's step of 8, 2.5 over a padded row a text.",
         markdown(["a step", "rows/s", "x AFP's step", "x a padded row a text"], cells),
         markdown(
             ["instruction texts", "tokens computed / real"],
