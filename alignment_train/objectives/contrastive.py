@@ -60,7 +60,7 @@ class Contrastive(Objective):
     def states(self, model: "Model", batch: dict[str, "Tensor"]) -> "Tensor":
         """[2B, H]: the pooled states of all sources, then of all targets.
 
-        They are run shortest first, `chunk` or on a CPU CHUNK at a time, padded to the longest of these.
+        They are run in order of length, `chunk` or on a CPU CHUNK at a time, padded to the longest of these.
         """
         from torch import cat
         from torch.utils.checkpoint import checkpoint
@@ -74,13 +74,15 @@ class Contrastive(Objective):
             return pool(model.hidden(ids, mask, layer), mask, self.pooling)
 
         ids, mask = batch["input_ids"], batch["attention_mask"]
-        lengths, order = mask.sum(1).sort(stable=True)
+        again = self.chunk is not None and len(ids) > self.chunk
+        # Longest first where little of each is kept: what the next need fits where the last lay. The other way round
+        # the heap went to pieces, and 4,096 pairs took 10 GB.
+        lengths, order = mask.sum(1).sort(stable=True, descending=again)
         size = self.chunk or (CHUNK if ids.device.type == "cpu" else len(ids))
-        parts = zip(order.split(size), lengths[size - 1 :: size].tolist() + lengths[-1:].tolist(), strict=False)
         states = []
-        for chosen, longest in parts:
+        for chosen, own in zip(order.split(size), lengths.split(size), strict=True):
+            longest = int(own.max())
             part = ids[chosen, :longest], mask[chosen, :longest]
-            again = self.chunk is not None and len(ids) > self.chunk
             states.append(checkpoint(run, *part, use_reentrant=False) if again else run(*part))  # random state kept too
         return cat(states)[order.argsort()]
 
