@@ -1,10 +1,11 @@
 """Other people's tools, each in an environment of its own, and commands measured from outside."""
 
+import json
 import os
 import resource
 import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -33,20 +34,28 @@ def environment(work: Path, name: str, *requirements: str) -> Path:
     return python.absolute()
 
 
+LAUNCH = """
+import json, resource, subprocess, sys, time
+began = time.monotonic()
+code = subprocess.run(sys.argv[2:]).returncode
+found = [code, time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss]
+json.dump(found, open(sys.argv[1], "w"))
+"""
+"""A small process between us and the command: the kernel counts to a process's peak that of the one which began it."""
+
+
 def measured(command: Sequence[str | Path], cwd: Path | None = None, **environ: str) -> Measured:
     """Run a command to its end; RuntimeError with what it said where it fails."""
-    began = time.monotonic()
-    with subprocess.Popen(
-        [str(part) for part in command], cwd=cwd, env={**os.environ, **environ}, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True,
-    ) as process:  # fmt: skip
-        assert process.stdout
-        said = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(map(str, command))} ended with {process.returncode}:\n{said[-3000:]}")
-    return Measured(time.monotonic() - began, usage.ru_maxrss << (10 if sys.platform == "linux" else 0))
+    with tempfile.TemporaryDirectory() as folder:
+        told = Path(folder) / "told.json"
+        launch = [sys.executable, "-S", "-c", LAUNCH, str(told), *map(str, command)]
+        ran = subprocess.run(
+            launch, cwd=cwd, env={**os.environ, **environ}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        code, seconds, peak = json.loads(told.read_text()) if told.exists() else (ran.returncode, 0.0, 0)
+    if code:
+        raise RuntimeError(f"{' '.join(map(str, command))} ended with {code}:\n{ran.stdout[-3000:]}")
+    return Measured(seconds, peak << (10 if sys.platform == "linux" else 0))
 
 
 def machine() -> str:
