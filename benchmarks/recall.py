@@ -41,7 +41,7 @@ from pipelines.progress import silent
 from pipelines.store import Store
 
 ROWS = 300  # of dev, a pair
-POINTS = 10  # of a curve
+POINTS = 5  # of a curve
 OURS, THIRD, AFP, MID_ALIGN = "ours", "ours, a third of the time", "AFP's settings", "mid-align's settings"
 Point = tuple[float, float]
 """Seconds of training, and recall@1."""

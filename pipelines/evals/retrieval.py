@@ -6,6 +6,7 @@ section 4.3).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from itertools import combinations
 from typing import ClassVar, Literal, NamedTuple
 
@@ -151,13 +152,13 @@ class Retrieval(BitextEval):
         if not self.lexical:
             return {}
         bitext = sides(texts)
-        found = {"ngrams": self._pairs((pair, _ngrams.cosines(src.texts, tgt.texts)) for pair, src, tgt in bitext)}
+        found = {"ngrams": self._pairs((pair, by_ngrams(src.texts, tgt.texts)) for pair, src, tgt in bitext)}
         if random is not None:
             lm = random()
             layer = self._headline(lm)
             states = embedded(lm, bitext, [layer], self.pooling)
             found["random"] = self._pairs(
-                (pair, cosines(src.states[layer], tgt.states[layer], f"{self.name}, {pair}, random model"))
+                (pair, means(cosines(src.states[layer], tgt.states[layer], f"{self.name}, {pair}, random model")))
                 for pair, src, tgt in states
             )
         return found
@@ -173,14 +174,8 @@ class Retrieval(BitextEval):
         languages = {side.lang for _, *both in bitext for side in both}
         return {**out, f"{GUARDS}/all/language_probe": 1 / len(languages)} if languages else out
 
-    def _pairs(self, found: Iterable[tuple[str, np.ndarray]]) -> dict[str, Metric]:
-        """Figures of pairs from their cosines, without a layer."""
-        out: dict[str, Metric] = {}
-        for pair, cosine in found:
-            figures = by_item(cosine)
-            metrics = statistics.means(np.stack(list(figures.values())))
-            out.update({f"{self.name}/{pair}/{name}": metric for name, metric in zip(figures, metrics, strict=True)})
-        return out
+    def _pairs(self, found: Iterable[tuple[str, Mapping[str, Metric]]]) -> dict[str, Metric]:
+        return {f"{self.name}/{pair}/{name}": metric for pair, own in found for name, metric in own.items()}
 
     def _headline(self, lm: LanguageModel) -> int:
         named = {"trained": lm.trained_layer, "middle": lm.num_layers // 2}
@@ -274,6 +269,18 @@ def by_item(cosine: np.ndarray) -> dict[str, np.ndarray]:
         "mexa": mexa(cosine).astype(np.float64),
         "cosine_gap": cosine_gap(cosine),
     }
+
+
+def means(cosine: np.ndarray) -> dict[str, Metric]:
+    """{metric: figure} of a pair."""
+    figures = by_item(cosine)
+    return dict(zip(figures, statistics.means(np.stack(list(figures.values()))), strict=True))
+
+
+@lru_cache(256)  # pairs of languages; a comparison asks of the same texts beside each of its models
+def by_ngrams(src: tuple[str, ...], tgt: tuple[str, ...]) -> Mapping[str, Metric]:
+    """{metric: figure} of a pair of sides, by the characters that texts share."""
+    return means(_ngrams.cosines(src, tgt))
 
 
 def credits(src: np.ndarray, tgt: np.ndarray, where: str = "retrieval") -> np.ndarray:
