@@ -17,6 +17,7 @@ from alignment_train.model import Model
 
 SHARED = 8  # tokens in common from which a prefix is run by itself
 FAN = 32  # rows that follow one prefix at most
+ALIKE = 4  # tokens by which rests count as equally long: among these groups go by the length of their prefix
 
 
 class Request(NamedTuple):
@@ -99,10 +100,10 @@ def _keeps(model: Model) -> bool:
 
 
 def _batches(found: list[Group], tokens: int, most: int | None) -> Iterator[list[Group]]:
-    """Groups of like length together, those with and those without a prefix apart."""
+    """Groups of like length together, of prefix and rest, each of which is padded; those without a prefix apart."""
 
-    def size(group: Group) -> tuple[bool, int]:
-        return group.shared > 0, group.shared + group.rest
+    def size(group: Group) -> tuple[bool, int, int, int]:
+        return group.shared > 0, -(-group.rest // ALIKE), group.shared, group.rest
 
     for _, alike in groupby(sorted(found, key=size), key=lambda group: group.shared > 0):
         batch: list[Group] = []
