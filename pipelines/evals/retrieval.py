@@ -272,14 +272,14 @@ def by_item(cosine: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def means(cosine: np.ndarray) -> dict[str, Metric]:
-    """{metric: figure} of a pair."""
+    """{metric: figure} of a pair; cosine: [N, N], that of a translation on the diagonal."""
     figures = by_item(cosine)
     return dict(zip(figures, statistics.means(np.stack(list(figures.values()))), strict=True))
 
 
 @lru_cache(256)  # pairs of languages; a comparison asks of the same texts beside each of its models
 def by_ngrams(src: tuple[str, ...], tgt: tuple[str, ...]) -> Mapping[str, Metric]:
-    """{metric: figure} of a pair of sides, by the characters that texts share."""
+    """{metric: figure} of a pair of sides of N texts each, by the characters that texts share: see `_ngrams`."""
     return means(_ngrams.cosines(src, tgt))
 
 
