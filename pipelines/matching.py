@@ -30,7 +30,7 @@ def match_key(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     hard = np.flatnonzero(folded >= MARK)  # few texts have what does not go one by one
     found = folded & POINT
     found[text.last] = ord("\n")
-    left = np.flatnonzero(found)
+    left = np.flatnonzero(found != 0)  # of bool it takes a third of the time
     if len(hard):
         beside = np.append(False, np.diff(np.searchsorted(left, hard)) == 1)
         hard = hard[(folded[hard] >= ALONE) | beside]

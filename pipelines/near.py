@@ -67,7 +67,7 @@ def shingles(columns: Sequence[pa.Array], sizes: Sequence[int]) -> Shingles:
     if width > 1:
         texts = pa.concat_arrays(columns).take(pa.array(np.arange(width * rows).reshape(width, rows).T.ravel()))
     points = mapped(_code_points(texts), folds()) & POINT
-    counting = np.flatnonzero(points)
+    counting = np.flatnonzero(points != 0)
     points = points[counting].astype(np.uint64)
     ends = np.searchsorted(counting, np.cumsum(pc.utf8_length(texts).to_numpy(), dtype=np.int64))
     starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
