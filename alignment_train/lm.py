@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from alignment_train import scoring
+from alignment_train import heap, scoring
 from alignment_train.data import render
 from alignment_train.data import texts as language_model_batch
 from alignment_train.losses import pool
@@ -29,6 +29,8 @@ class LM:
         self.num_layers = len(model.blocks)
         self.trained_layer = trained_layer
         self._said: dict[tuple[tuple[int, ...], tuple[str, ...], int], str] = {}
+        if device.type == "cpu":
+            heap.keep()
         model.lm.to(device).eval()
 
     @torch.inference_mode()

@@ -17,7 +17,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from alignment_train import ranks
+from alignment_train import heap, ranks
 from alignment_train.adapter import without_frozen
 from alignment_train.config import Guards, Optimiser
 from alignment_train.data import Rows
@@ -94,6 +94,8 @@ def train(
         step_scheduler_with_optimizer=False,  # which would step once for each process
     )
     device = accelerator.device
+    if device.type == "cpu":
+        heap.keep()
     set_seed(plan.seed)
     model.lm.to(device).train()
     ranks.alike(model.lm)

@@ -1,0 +1,39 @@
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from alignment_train import heap
+
+STEP = """
+import resource, torch
+from alignment_train import heap
+
+weights = torch.ones(64, 8000, requires_grad=True)
+
+def step():
+    logits = torch.ones(1600, 64) @ weights  # 49 MiB, above glibc's own bound
+    torch.nn.functional.cross_entropy(logits, torch.zeros(1600, dtype=torch.long)).backward()
+
+def pages():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+"""
+
+
+def asked(setting: str) -> int:
+    """Pages that a process asked of the kernel in five steps of the same size."""
+    code = f"{STEP}\n{setting}\nstep()\nbefore = pages()\nfor _ in range(5): step()\nprint(pages() - before)"
+    return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has no such setting")
+def test_what_a_step_frees_the_next_one_takes():
+    without, with_it = asked(""), asked("assert heap.keep()")
+    assert without > 100_000
+    assert with_it < 0.6 * without
+
+
+def test_a_c_library_without_the_setting_is_left_alone(monkeypatch):
+    monkeypatch.setattr(heap.ctypes, "CDLL", lambda name: object())
+    assert heap.keep.__wrapped__() is False
