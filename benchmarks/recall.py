@@ -7,8 +7,9 @@ All begin with its base model, read its mix and take its optimiser, max_length a
 over as many steps as S seconds hold on this machine; `ours, a third of the time` is given S/3. AFP contrasts the last
 token of layer 1 of 8 pairs at temperature 0.05, mid-align the mean of the middle layer of 32 pairs at 0.1, both from
 source to target alone and beside the instruction loss on as many rows (weights 1.5 and 1). Recall is the mean over
-pairs and directions among at most ROWS sentences of dev, states averaged over tokens, at the layer that is best for it.
-The clock stands while it is measured.
+pairs and directions among at most ROWS sentences of dev, states averaged over tokens, at the layer that is best for it;
+what it cost is the loss on the sentences of dev in the recipe's pivot. The clock stands while they are measured. The
+methods take turns, seed by seed.
 """
 
 import argparse
@@ -37,11 +38,13 @@ from benchmarks.rival import machine
 from benchmarks.table import markdown
 from pipelines.config import read_recipe
 from pipelines.evals.retrieval import credits
+from pipelines.languages import name as name_of
 from pipelines.progress import silent
 from pipelines.store import Store
 
 ROWS = 300  # of dev, a pair
 POINTS = 5  # of a curve
+TRIAL = 22  # steps by which it is known how many a time holds
 OURS, THIRD, AFP, MID_ALIGN = "ours", "ours, a third of the time", "AFP's settings", "mid-align's settings"
 Point = tuple[float, float]
 """Seconds of training, and recall@1."""
@@ -53,7 +56,7 @@ class Curve(Reporter):
     def __init__(self, folder: Path, steps: int, ask: Callable[[], float]):
         super().__init__("curve", folder / "log.jsonl", silent)
         self.at = {round((i + 1) * steps / POINTS) - 1 for i in range(POINTS)}
-        self.ask, self.spent, self.points = ask, 0.0, list[Point]()
+        self.ask, self.spent, self.points, self.pivot = ask, 0.0, list[Point](), 0.0
         self.steps: list[float] = []
         self._since = 0.0
 
@@ -79,7 +82,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     recipe = read_recipe(options.recipe)
     config = TrainConfig.of(recipe)
-    found = curves(Store(options.store), config, options.seconds, options.seeds)
+    found = curves(Store(options.store), config, recipe.corpus.pivot, options.seconds, options.seeds)
     text = report({"recipe": recipe.name, "machine": machine(), **found})
     print(text)
     if options.out:
@@ -107,26 +110,30 @@ def settings(config: TrainConfig) -> dict[str, list[Objective]]:
     }
 
 
-def curves(store: Store, config: TrainConfig, seconds: float, seeds: int) -> dict[str, Any]:
-    """The curve of every method and seed, and the recall of the base model."""
+def curves(store: Store, config: TrainConfig, pivot: str, seconds: float, seeds: int) -> dict[str, Any]:
+    """The curve of every method and seed and the pivot's loss at its end, and both of the base model."""
     dev = store.table("training_mix", part="dev")
     base = LM(load(store.fetched("base_model")), 0, config.max_length, choose_device(None))
-    found: dict[str, list[list[Point]]] = {}
-    for name, objectives in settings(config).items():
-        budget = seconds / 3 if name == THIRD else seconds
-        stored = {"bitext" if item.reads == "segments" else item.reads for item in objectives}
-        parts = {part: store.table("training_mix", part=part) for part in sorted(stored)}
-        if any(item.reads == "segments" for item in objectives):
-            parts["segments"] = segments(parts["bitext"])
-        for seed in range(seeds):
-            steps = 12
-            trial = trained(store, config, objectives, parts, dev, steps, seed, ask=False)
-            steps = max(POINTS, round(budget / float(np.median(trial.steps[2:]))))
-            curve = trained(store, config, objectives, parts, dev, steps, seed)
-            found.setdefault(name, []).append(curve.points)
+    methods = settings(config)
+    found: dict[str, list[list[Point]]] = {name: [] for name in methods}
+    losses: dict[str, list[float]] = {name: [] for name in methods}
+    for seed in range(seeds):
+        for name, objectives in methods.items():
+            budget = seconds / 3 if name == THIRD else seconds
+            stored = {"bitext" if item.reads == "segments" else item.reads for item in objectives}
+            parts = {part: store.table("training_mix", part=part) for part in sorted(stored)}
+            if any(item.reads == "segments" for item in objectives):
+                parts["segments"] = segments(parts["bitext"])
+            trial = trained(store, config, objectives, parts, dev, pivot, TRIAL, seed, ask=False)
+            steps = max(POINTS, round(budget / float(np.mean(trial.steps[2:]))))
+            curve = trained(store, config, objectives, parts, dev, pivot, steps, seed)
+            found[name].append(curve.points)
+            losses[name].append(curve.pivot)
             last = curve.points[-1]
-            print(f"{name}, seed {seed}: {steps} steps, {last[0]:.0f} s, {100 * last[1]:.1f} %", file=sys.stderr)
-    return {"seconds": seconds, "base": recall(base, dev), "curves": found}
+            said = f"{steps} steps, {last[0]:.0f} s, {100 * last[1]:.1f} %, {curve.pivot:.3f} nats"
+            print(f"{name}, seed {seed}: {said}", file=sys.stderr, flush=True)
+    whole = {"base": recall(base, dev), "base loss": loss(base, dev, pivot), "pivot": pivot}
+    return {"seconds": seconds, **whole, "curves": found, "losses": losses}
 
 
 def trained(
@@ -135,11 +142,12 @@ def trained(
     objectives: list[Objective],
     parts: dict[str, pa.Table],
     dev: pa.Table,
+    pivot: str,
     steps: int,
     seed: int,
     ask: bool = True,
 ) -> Curve:
-    """One training from the base model."""
+    """One training from the base model; without `ask` only its steps are timed."""
     device = choose_device(None)
     model = load(store.fetched("base_model"))
     plan = Plan(
@@ -154,6 +162,8 @@ def trained(
     with tempfile.TemporaryDirectory() as folder:
         curve = Curve(Path(folder), steps, lambda: asked(model, config, dev, device) if ask else 0.0)
         train(model, plan, parts, Path(folder), curve, device)
+    if ask:
+        curve.pivot = loss(LM(model, 0, config.max_length, device), dev, pivot)
     return curve
 
 
@@ -179,6 +189,14 @@ def recall(lm: LM, dev: pa.Table) -> float:
     return float(sums.max() / len(by_pair))
 
 
+def loss(lm: LM, dev: pa.Table, lang: str) -> float:
+    """Nats per token of the distinct sentences of dev in `lang`. dev: BITEXT."""
+    rows = dev.to_pylist()
+    texts = {row[side]: None for row in rows for side in ("src", "tgt") if row[f"{side}_lang"] == lang}
+    nats, tokens = lm.loss(list(texts))
+    return float(nats.sum() / tokens.sum())
+
+
 def reached(points: list[Point], wanted: float) -> float | None:
     """Seconds at the first point of a curve with a recall of at least `wanted`."""
     return next((seconds for seconds, found in points if found >= wanted), None)
@@ -195,7 +213,8 @@ def report(found: dict[str, Any]) -> str:
         times = [reached(points, wanted) for points in made[name]]
         said = "–" if None in times else f"{np.mean([seconds for seconds in times if seconds is not None]):.0f}"
         cells.append([name, f"{np.mean(spent[name]):.0f}", percent(np.mean(values)),
-                      f"{percent(min(values))} to {percent(max(values))}", said])  # fmt: skip
+                      f"{percent(min(values))} to {percent(max(values))}", said,
+                      f"{np.mean(found['losses'][name]):.3f}"])  # fmt: skip
     points = [
         [name, *(percent(np.mean([seed[i][1] for seed in seeds])) for i in range(len(seeds[0])))]
         for name, seeds in made.items()
@@ -205,8 +224,19 @@ def report(found: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             f"`python -m benchmarks.recall STORE RECIPE`: {found['recipe']}, {found['machine']}; "
-            f"{len(made[OURS])} seeds, recall@1 on dev of the base model {percent(found['base'])}.",
-            markdown(["settings", "seconds", "recall@1", "over the seeds", "seconds to mid-align's end"], cells),
+            f"{len(made[OURS])} seeds, recall@1 on dev of the base model {percent(found['base'])}, its loss "
+            f"{found['base loss']:.3f}.",
+            markdown(
+                [
+                    "settings",
+                    "seconds",
+                    "recall@1",
+                    "over the seeds",
+                    "seconds to mid-align's end",
+                    f"nats per token of {name_of(found['pivot'])}",
+                ],
+                cells,
+            ),
             markdown(["recall@1 by share of the time", *(f"{(i + 1) / POINTS:.0%}" for i in range(POINTS))], points),
             f"In a third of the time ours {verdict} what mid-align's settings end with ({percent(third)} against "
             f"{percent(wanted)}).",

@@ -1,5 +1,7 @@
 """The benchmarks of training run from end to end on something tiny, and their figures follow from what they run."""
 
+from typing import Any, cast
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -87,5 +89,19 @@ def test_the_time_to_a_recall_is_that_of_the_first_point_that_has_it():
     points = [(1.0, 0.1), (2.0, 0.4), (3.0, 0.3)]
     assert [recall.reached(points, wanted) for wanted in (0.05, 0.2, 0.5)] == [1.0, 2.0, None]
     curves = {name: [points] for name in (recall.OURS, recall.THIRD, recall.MID_ALIGN, recall.AFP)}
-    said = recall.report({"curves": curves, "recipe": "r", "machine": "m", "base": 0.1})
+    found = {"curves": curves, "losses": {name: [4.2] for name in curves}, "base": 0.1, "base loss": 4.0}
+    said = recall.report({**found, "pivot": "eng_Latn", "recipe": "r", "machine": "m"})
     assert "In a third of the time ours reaches what mid-align's settings end with (30.0 % against 30.0 %)" in said
+    assert "nats per token of English" in said
+    assert "| ours | 3 | 30.0 % | 30.0 % to 30.0 % | 2 | 4.200 |" in said
+
+
+def test_what_a_method_costs_is_the_loss_of_the_pivots_sentences_each_once():
+    class Fake:
+        def loss(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+            assert texts == ["one", "three"]
+            return np.array([6.0, 4.0]), np.array([3, 2])
+
+    sides = {"src": ["eins", "un", "three"], "tgt": ["one", "one", "trois"]}
+    langs = {"src_lang": ["deu_Latn", "fra_Latn", "eng_Latn"], "tgt_lang": ["eng_Latn", "eng_Latn", "fra_Latn"]}
+    assert recall.loss(cast("Any", Fake()), pa.table({**sides, **langs}), "eng_Latn") == 2.0
