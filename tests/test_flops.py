@@ -60,6 +60,17 @@ def test_only_the_first_micro_batch_is_counted():
     assert flops.needed({}) == 0
 
 
+def test_a_slow_first_matmul_is_no_peak(monkeypatch):
+    clock, taken = [0.0], [0.25]  # seconds: as long as MKL's threads took to start
+
+    def multiply(one, other):
+        clock[0] += taken.pop() if taken else 0.01
+
+    monkeypatch.setattr("alignment_train.flops.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("alignment_train.flops.torch.mm", multiply)
+    assert peak.__wrapped__(CPU, torch.float32) == pytest.approx(2 * 768**3 / 0.01)
+
+
 def test_the_peak_is_that_of_the_fastest_matmul_and_measured_once():
     assert 1e8 < peak(CPU, torch.float32) < 1e14
     assert peak(CPU, torch.float32) == peak(CPU, torch.float32)
