@@ -23,6 +23,7 @@ ROWS = [
     {"src": "six", "tgt": "six six", "src_lang": "eng_Latn", "tgt_lang": "eng_Latn"},
 ]
 ENGLISH = ["one two", "four zero seven three", "six", "six six"]
+EVERY = [row[side] for row in ROWS for side in ("src", "tgt")]
 
 
 def retain(**settings) -> Retain:
@@ -40,18 +41,21 @@ def opened(kind: str = "llama", noise: float = 0.1, **settings: Any):
     return objective, model, held
 
 
-@pytest.mark.parametrize("kind", ["llama", "gemma2", "gpt2", "xglm"])
-def test_kl_is_the_mean_over_every_token_of_the_texts_in_the_language(kind: str):
-    objective, model, held = opened(kind)
+@pytest.mark.parametrize(
+    ("kind", "language", "texts"),
+    [*((kind, "en", ENGLISH) for kind in ("llama", "gemma2", "gpt2", "xglm")), ("llama", "every", EVERY)],
+)
+def test_kl_is_the_mean_over_every_token_of_the_texts_in_the_language(kind: str, language: str, texts: list[str]):
+    objective, model, held = opened(kind, language=language)
     loss, _ = objective.loss(model, objective.collate(ROWS, model, 32), held)
     sums = []
-    for text in ENGLISH:
+    for text in texts:
         ids = torch.tensor([model.tokenizer(text)["input_ids"]])
         with torch.no_grad():
             base, now = held.lm(input_ids=ids).logits[0].double(), model.lm(input_ids=ids).logits[0].double()
         for p, q in zip(base.softmax(-1), now.softmax(-1), strict=True):
             sums.append(sum(float(p[v]) * math.log(float(p[v]) / float(q[v])) for v in range(len(p))))
-    assert len(sums) == sum(len(model.tokenizer(text)["input_ids"]) for text in ENGLISH)
+    assert len(sums) == sum(len(model.tokenizer(text)["input_ids"]) for text in texts)
     assert loss.item() == pytest.approx(sum(sums) / len(sums), rel=1e-4)
     assert loss.item() > 0.001
 
@@ -161,8 +165,14 @@ def test_texts_are_cut_and_counted():
 def test_wanted_marks_the_rows_with_a_side_in_the_language():
     columns = [[row[name] for row in ROWS] for name in BITEXT.names[:4]] + [["c/v1"] * 4]
     table = pa.table([pa.array(column) for column in columns], schema=BITEXT)
-    assert retain().wanted(table).to_pylist() == [True, True, False, True]
-    assert retain(language="de").wanted(pa.concat_tables([table, table])).to_pylist() == [True, True, True, False] * 2
+
+    def wanted(rows: pa.Table, language: str) -> list[bool] | None:
+        found = retain(language=language).wanted(rows)
+        return found if found is None else found.to_pylist()
+
+    assert wanted(table, "en") == [True, True, False, True]
+    assert wanted(table, "every") is None
+    assert wanted(pa.concat_tables([table, table]), "de") == [True, True, True, False] * 2
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Retention: on the strong language the trained model stays near the base model, while others are drawn to it."""
+"""Retention: on the strong language, or on every one, the model stays near the base model while states are aligned."""
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
     from alignment_train.model import Model
 
+EVERY = "every"  # "all" is a language: Allar, of Kerala
+
+
+def _language(code: str) -> str:
+    return code if code == EVERY else parse(code)
+
 
 class Retain(Objective):
     """Distance to a frozen copy of the base model on the sides of pairs in `language`; other rows contribute nothing.
@@ -26,15 +32,19 @@ class Retain(Objective):
     """
 
     by: Literal["kl", "hidden"] = "kl"
-    language: Annotated[str, BeforeValidator(parse)] = "eng_Latn"
+    language: Annotated[str, BeforeValidator(_language)] = "eng_Latn"
+    """One language, or `every`: both sides of every pair. Held on English alone, opus8's Chinese lost 1.7 nats in 90
+    steps of a strong contrast; held on every language, 0.26."""
     layer: Layer = -1
     """Of `hidden` alone."""
 
     reads: ClassVar[Reads] = "bitext"
     splits: ClassVar[bool] = True
 
-    def wanted(self, table: pa.Table) -> pa.Array:
+    def wanted(self, table: pa.Table) -> pa.Array | None:
         """True for the rows with a side in `language`."""
+        if self.language == EVERY:
+            return None
         return rows_with(self.language, table, f"train.objectives.{self.name}.language")
 
     def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
@@ -74,4 +84,4 @@ class Retain(Objective):
         return int(batch["positions"].sum() if self.by == "kl" else batch["positions"].any(1).sum())
 
     def _texts(self, row: dict[str, Any]) -> list[str]:
-        return [row[side] for side in ("src", "tgt") if row[f"{side}_lang"] == self.language]
+        return [row[side] for side in ("src", "tgt") if self.language in (EVERY, row[f"{side}_lang"])]
