@@ -43,7 +43,7 @@ from pipelines.progress import silent
 from pipelines.store import Store
 
 ROWS = 300  # of dev, a pair
-POINTS = 5  # of a curve
+POINTS = 4  # of a curve
 TRIAL = 22  # steps by which it is known how many a time holds
 OURS, THIRD, AFP, MID_ALIGN = "ours", "ours, a third of the time", "AFP's settings", "mid-align's settings"
 Point = tuple[float, float]
