@@ -58,7 +58,8 @@ class Flops:
 def peak(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of the fastest of many square matmuls, measured for a tenth of a second.
 
-    The first one does not count: it starts the library's threads, which took 0.2 s on a busy machine.
+    The first one does not count: in one of three processes on a busy machine it took 155 ms, the next ones 20 to 24,
+    and a control once had a peak 40 times too low, for which this is the likely cause.
     """
     size = 8192 if device.type == "cuda" else 768
     one, other = (

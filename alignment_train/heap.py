@@ -12,8 +12,9 @@ LARGE = 1 << 28  # bytes from which on a block is mapped apart and given back at
 def keep() -> bool:
     """Have freed memory stay with this process; whether the C library took the request, which only glibc knows.
 
-    The kernel clears each page that it hands out, and a step asks for the same tens of MiB as the step before: 32 texts
-    of 48 tokens at 4M parameters and 8,000 pieces took 16 % less time with it (2 cores, medians 318 and 273 ms).
+    The kernel clears each page that it hands out, and a step asks for the same tens of MiB as the step before. One of
+    32 texts of 48 tokens at 4M parameters and 8,000 pieces took 480 ms without and 405 with it (2 cores, medians of 11
+    runs each in turn); 24 texts of 40 tokens, or a contrast of 48 pairs, showed no difference beyond noise.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from alignment_train import heap
 from alignment_train.data import Rows, conversations
 from alignment_train.model import Model
 from alignment_train.objectives.contrastive import Contrastive
@@ -297,6 +298,7 @@ def once(work: str, rows: int, chunk: int | None) -> None:
     """A contrastive step at the middle layer over the first rows that `memory` wrote."""
     with pa.memory_map(str(Path(work) / "pairs.arrow")) as source:
         some = pa.ipc.open_file(source).read_all().slice(0, rows).to_pylist()
+    heap.keep()  # as a training does
     model = shaped(AutoTokenizer.from_pretrained(Path(work) / "tokenizer"), SHAPE)
     item = Contrastive.model_validate({"rows": rows, "chunk": chunk})
     optimiser = torch.optim.AdamW(model.lm.parameters(), lr=1e-5, fused=True)
