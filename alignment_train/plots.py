@@ -327,7 +327,7 @@ def trade_off(
     if chance is not None:
         axes.axhline(chance * 100, color=COLOURS["chance"], linestyle=":", linewidth=1.4, label="chance")
     axes.set_xlabel(across)
-    axes.set_ylabel("Recall@1 of the best layer, %, mean over pairs")
+    axes.set_ylabel("Recall@1 of the best layer, %,\nmean over pairs")
     axes.set_ylim(bottom=0)
     _legend(figure, [axes])
     return _bytes(figure, svg)
