@@ -117,23 +117,30 @@ def curves(store: Store, config: TrainConfig, pivot: str, seconds: float, seeds:
     methods = settings(config)
     found: dict[str, list[list[Point]]] = {name: [] for name in methods}
     losses: dict[str, list[float]] = {name: [] for name in methods}
+    parts = {name: read(store, objectives) for name, objectives in methods.items()}
+    steps = {}  # of all seeds alike
+    for name, objectives in methods.items():
+        trial = trained(store, config, objectives, parts[name], dev, pivot, TRIAL, 0, ask=False)
+        steps[name] = max(POINTS, round((seconds / 3 if name == THIRD else seconds) / float(np.mean(trial.steps[2:]))))
     for seed in range(seeds):
         for name, objectives in methods.items():
-            budget = seconds / 3 if name == THIRD else seconds
-            stored = {"bitext" if item.reads == "segments" else item.reads for item in objectives}
-            parts = {part: store.table("training_mix", part=part) for part in sorted(stored)}
-            if any(item.reads == "segments" for item in objectives):
-                parts["segments"] = segments(parts["bitext"])
-            trial = trained(store, config, objectives, parts, dev, pivot, TRIAL, seed, ask=False)
-            steps = max(POINTS, round(budget / float(np.mean(trial.steps[2:]))))
-            curve = trained(store, config, objectives, parts, dev, pivot, steps, seed)
+            curve = trained(store, config, objectives, parts[name], dev, pivot, steps[name], seed)
             found[name].append(curve.points)
             losses[name].append(curve.pivot)
             last = curve.points[-1]
-            said = f"{steps} steps, {last[0]:.0f} s, {100 * last[1]:.1f} %, {curve.pivot:.3f} nats"
+            said = f"{steps[name]} steps, {last[0]:.0f} s, {100 * last[1]:.1f} %, {curve.pivot:.3f} nats"
             print(f"{name}, seed {seed}: {said}", file=sys.stderr, flush=True)
     whole = {"base": recall(base, dev), "base loss": loss(base, dev, pivot), "pivot": pivot}
     return {"seconds": seconds, **whole, "curves": found, "losses": losses}
+
+
+def read(store: Store, objectives: list[Objective]) -> dict[str, pa.Table]:
+    """The parts of the mix that they take their rows from."""
+    stored = {"bitext" if item.reads == "segments" else item.reads for item in objectives}
+    parts = {part: store.table("training_mix", part=part) for part in sorted(stored)}
+    if any(item.reads == "segments" for item in objectives):
+        parts["segments"] = segments(parts["bitext"])
+    return parts
 
 
 def trained(
