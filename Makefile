@@ -10,6 +10,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 export DO_NOT_TRACK = 1
 export RAY_USAGE_STATS_ENABLED = 0
+# seqeval comes as source: an old pip would build it with the venv's own setuptools, which cannot fetch what it needs
+export PIP_USE_PEP517 = 1
 
 PY := .venv/bin/python
 STAMP := .venv/.set-up
@@ -39,7 +41,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "$(PYTHON) is older than Python 3.11. Name a newer one: make PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(PY) || { echo "Setting up: making .venv with $(PYTHON)"; $(PYTHON) -m venv .venv; }
 	@echo "Setting up: installing the versions of constraints.txt into .venv (a few minutes, about 3 GB)"
-	@PIP_CONSTRAINT=constraints.txt $(PY) -m pip install --quiet -e '.[dev,eval,heliport,ray]'
+	@$(PY) -m pip install --quiet -c constraints.txt -e '.[dev,eval,heliport,ray]'
 	@grep -q '# isogloss' .venv/bin/activate || { \
 	  echo '# isogloss: the graph that dagster and dg load, and where their instance lies'; \
 	  echo 'export DAGSTER_MODULE_NAME=assets.definitions'; \
