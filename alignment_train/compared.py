@@ -128,6 +128,7 @@ def figures(
     """
     out: dict[str, Metric] = {}
     recall, dev = by_layer(metrics, role), by_layer(metrics, "dev")
+    ranks = by_layer(metrics, role, RANK[1], RANK[0])
     trained = metrics.get("trained_layer") if layer is None else layer
     best = max(dev, key=lambda at: dev[at]["value"], default=None)
     for name, at in (("trained", trained), ("best", best)):
@@ -135,6 +136,9 @@ def figures(
             out[f"retrieval/{name}/recall@1"] = recall[at]
     for task, metric, keys in groups(metrics):
         if task == RECALL[0] or (task == RANK[0] and metric != RANK[1]):  # one figure a question: the report has all
+            continue
+        if (task, metric) == RANK and trained in ranks:
+            out[f"{task}/mean/{metric}"] = ranks[trained]
             continue
         if (task, metric) == LOSS:
             own = f"loss/{pivot}/{metric}"
@@ -192,7 +196,8 @@ def notes(found: dict[str, Any]) -> list[str]:
     out = [
         f"{seeds}the base model is one. {spread}",
         "`better` and `worse` are against control of the same seed, which has the same text and tokens beside but "
-        "nothing that aligns; recall at the same layer, or each at its best. Where neither stands, the 95 % interval "
+        "nothing that aligns; recall and effective rank at the same layer, recall also of each at its best. "
+        "Where neither stands, the 95 % interval "
         "of the difference holds 0: they cannot be told apart. It is over seeds, of recall over texts as well.",
         f"The best layer is chosen on dev text for each seed. Losses are nats per token, the change of {name}'s and of "
         f"the other languages' a share of the other model's loss.",

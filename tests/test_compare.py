@@ -262,3 +262,22 @@ def test_the_interval_over_runs_is_students():
     assert over_runs([5.0]) == {"value": 5.0, "n": 1}
     assert sorted(STUDENT, reverse=True) == list(STUDENT)
     assert STUDENT[8] == 2.2622  # 9 degrees of freedom, in Student's own table
+
+
+def test_effective_ranks_are_compared_at_the_same_layer():
+    def cell(role: str, trained: int, ranks: dict[int, float]) -> tuple[dict[str, Any], Manifest]:
+        key = "representation/deu_Latn/effective_rank"
+        figures = {f"{key}/layer={layer}": {"value": rank} for layer, rank in ranks.items()}
+        metrics = {role: {**figures, key: {"value": ranks[trained]}}, "trained_layer": trained, "dev": {}}
+        return metrics, Manifest(asset="cells", fingerprint="f", seconds=2.0, numbers={"steps": 3})
+
+    rows = [
+        Row("base", "base", cells={0: cell("base", 3, {1: 25.0, 3: 30.0})}),
+        Row("control", "control", of=["low"], cells={0: cell("control", 3, {1: 20.0, 3: 28.0})}),
+        Row("low", "aligned", control="control", cells={0: cell("aligned", 1, {1: 18.0, 3: 27.0})}),
+    ]
+    low = next(row for row in compared.summary(rows, "eng_Latn", [0])["rows"] if row["name"] == "low")
+    rank = "representation/mean/effective_rank"
+    assert low["figures"][rank]["value"] == 18.0
+    assert low["against_control"][rank]["value"] == pytest.approx(18 / 20 - 1)
+    assert low["against_base"][rank]["value"] == pytest.approx(18 / 25 - 1)
