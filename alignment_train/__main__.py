@@ -73,6 +73,9 @@ def _compare(words: list[str]) -> int:
     ))  # fmt: skip
     parser.add_argument("--steps", type=int, help="of every training (default: as the recipes say)")
     parser.add_argument("--seeds", type=int, default=3, help="how many, counted from the recipe's own (default: 3)")
+    parser.add_argument("--jobs", type=int, default=1, help=(
+        "how many to train at a time, each with its share of the cores, or on a GPU in turn (default: 1)"
+    ))  # fmt: skip
     parser.add_argument("--keep", action="store_true", help="keep each cell's model, too: cells/*/ in the store")
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
     given = parser.parse_args(words)
@@ -81,15 +84,16 @@ def _compare(words: list[str]) -> int:
         from pipelines.store import Store
 
         compare.check_seeds(given.seeds)
+        compare.check_jobs(given.jobs)
         common, recipes, owners = compare.read(given.recipe, given.methods, given.steps)
         store = Store.open(given.store, *owners)
         for asset in ("training_mix", "eval_text", "base_model"):
             store.require(asset)
-        made = compare.run(common, recipes, store, given.seeds, given.keep, given.device)
+        made = compare.run(common, recipes, store, given.seeds, given.keep, given.device, given.jobs)
         print((store.fetched("compare") / "table.md").read_text(encoding="utf-8"))
         print(f"In {store.where('compare')}: table.md, table.json, trade_off.png, compare.html")
         return 1 if made.numbers["failed"] else 0
-    except ValueError as error:
+    except (ValueError, ChildProcessError) as error:
         print(error, file=sys.stderr)
         return 1
 

@@ -4,7 +4,6 @@ It leaves metrics.json and log.jsonl in the store, which are kilobytes, and its 
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,37 +30,46 @@ MODULES = (
 LIBRARIES = ("torch", "transformers")
 
 
-def base(trainer: Trainer) -> Manifest:
-    """The base model as it is."""
-    made = trainer.store.require("base_model")
-    print_, inputs = _identity(trainer, made.fingerprint)
-    if done := trainer.store.unchanged("cells", print_[:KEY], print_):
-        return done
-    model = load(trainer.store.fetched("base_model"))
-    with trainer.store.writing("cells", print_[:KEY]) as out:
-        _measure(trainer, "base", model, out.path)
-        numbers = {"recipe": trainer.recipe.name}
-        return out.commit(print_, trainer.recipe.resolved(), inputs=inputs, rows={}, seconds=0.0, numbers=numbers)
+def make(trainer: Trainer, role: Role, keep: bool = False) -> Manifest:
+    """The base model as it is, or what the objectives of the recipe make of it: of the control, those that do not align.
 
-
-def trained(trainer: Trainer, role: Role, keep: bool = False) -> Manifest:
-    """What all objectives of the recipe make of the base model, or, of the control, those that do not align.
-
-    keep: whether the model stays, too; where it was not kept then, it is made again.
+    keep: whether a trained model stays, too; where it was not kept then, it is made again.
     """
-    objectives: Sequence[Objective] = trainer.resolved.control if role == "control" else trainer.resolved.objectives
-    training, inputs = trainer.identity(list(objectives))
-    print_, more = _identity(trainer, training)
+    print_, inputs = identity(trainer, role)
     done = trainer.store.unchanged("cells", print_[:KEY], print_)
+    keep = keep and role != "base"
     if done and not (keep and not any(name.endswith(".safetensors") for name in done.files)):
         return done
+    if role == "base":
+        model = load(trainer.store.fetched("base_model"))
+        with trainer.store.writing("cells", print_[:KEY]) as out:
+            _measure(trainer, role, model, out.path)
+            numbers = {"recipe": trainer.recipe.name}
+            return out.commit(print_, trainer.recipe.resolved(), inputs=inputs, rows={}, seconds=0.0, numbers=numbers)
 
     def write(model: Model, folder: Path) -> None:
         _measure(trainer, role, model, folder)
         if keep:
             model.save(folder)
 
-    return trainer.cell(list(objectives), print_, {**inputs, **more}, write)
+    return trainer.cell(_objectives(trainer, role), print_, inputs, write)
+
+
+def identity(trainer: Trainer, role: Role) -> tuple[str, dict[str, str]]:
+    """The fingerprint of a cell, and those of what it reads."""
+    store, recipe = trainer.store, trainer.recipe
+    if role == "base":
+        model, read = store.require("base_model").fingerprint, dict[str, str]()
+    else:
+        model, read = trainer.identity(_objectives(trainer, role))
+    asked = {"eval_text": store.require("eval_text").fingerprint, "dev": store.require("training_mix").content("dev")}
+    said = {"dev_rows": DEV_ROWS}
+    print_ = fingerprint(__name__, said, {**asked, "model": model}, recipe.eval, MODULES, LIBRARIES)
+    return print_, {**read, **asked}
+
+
+def _objectives(trainer: Trainer, role: Role) -> list[Objective]:
+    return list(trainer.resolved.control if role == "control" else trainer.resolved.objectives)
 
 
 def metrics(store: Store, cell: Manifest) -> dict[str, Any]:
@@ -88,14 +96,6 @@ def dev_texts(store: Store, rows: int) -> pa.Table:
     ]
     columns = zip(*texts, strict=True) if texts else [()] * len(EVAL_TEXT)
     return pa.table([pa.array(column, pa.string()) for column in columns], schema=EVAL_TEXT)
-
-
-def _identity(trainer: Trainer, model: str) -> tuple[str, dict[str, str]]:
-    """The fingerprint of the cell of a model whose own is given, and those of the texts it is asked about."""
-    store, recipe = trainer.store, trainer.recipe
-    inputs = {"eval_text": store.require("eval_text").fingerprint, "dev": store.require("training_mix").content("dev")}
-    said = {"dev_rows": DEV_ROWS}
-    return fingerprint(__name__, said, {**inputs, "model": model}, recipe.eval, MODULES, LIBRARIES), inputs
 
 
 def _measure(trainer: Trainer, role: Role, model: Model, folder: Path) -> None:

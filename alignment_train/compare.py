@@ -5,6 +5,7 @@ A recipe and a seed are a cell, which the store keeps by its fingerprint: nothin
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -65,41 +66,61 @@ def read(
     return common, dict(zip(names, found, strict=True)), owners
 
 
-def run(common: Recipe, recipes: Recipes, store: Store, seeds: int, keep: bool, device: str | None) -> Manifest:
-    """Make the cells that are not there, seed by seed, and after each seed the table."""
+def run(
+    common: Recipe, recipes: Recipes, store: Store, seeds: int, keep: bool, device: str | None, jobs: int = 1
+) -> Manifest:
+    """Make the cells that are not there, `jobs` at a time, and after each seed the table.
+
+    ChildProcessError where a process of several was killed.
+    """
     from alignment_train import cells
     from alignment_train.stages import Trainer
+    from alignment_train.workers import workers
 
     rows = [Row("base", "base"), *_controls(recipes), *(Row(name, "aligned") for name in recipes)]
     for control in rows:
         for name in control.of:
             next(row for row in rows if row.name == name).control = control.name
     made: Manifest | None = None
-    total, number = 1 + (len(rows) - 1) * seeds, 0
     there = {pair for asset, pair in store.datasets() if asset == "cells"}
-    with store.writer(), Progress() as progress:
+    with store.writer(), Progress() as progress, ExitStack() as stack:
         last = common.seed + seeds - 1
+        plan: list[tuple[Row, Trainer, str]] = []
         for seed in range(common.seed, last + 1):
-            news = False
             for row in rows if seed == common.seed else rows[1:]:
-                number += 1
                 recipe = recipes.get(row.name) or recipes.get(row.of[0] if row.of else "", common)
                 trainer = Trainer(recipe.model_copy(update={"seed": seed}), store, device, progress.tell)
-                title = row.name if row.role == "base" else f"{row.name}, seed {seed}"
-                progress.start(f"cell {number} of {total} · {title} on {trainer.device}, {trainer.precision}")
-                try:
-                    cell = cells.base(trainer) if row.role == "base" else cells.trained(trainer, row.role, keep)
-                except ValueError as error:  # a method may diverge; the others are still worth their row
-                    row.failed[seed], news = str(error), True
-                    progress.finish(f"failed: {error}")
-                    continue
+                plan.append((row, trainer, cells.identity(trainer, row.role)[0]))
+        store.tidy("cells", {print_ for _, _, print_ in plan})
+        beside = stack.enter_context(workers(jobs, store, device)) if jobs > 1 else None
+        if beside:
+            for row, trainer, print_ in plan:
+                beside.begin(trainer.recipe, row.role, keep, print_)
+        news = False
+        for number, (row, trainer, print_) in enumerate(plan, 1):
+            seed = trainer.recipe.seed
+            title = row.name if row.role == "base" else f"{row.name}, seed {seed}"
+            if beside:
+                title += f", {jobs} at a time"
+            progress.start(f"cell {number} of {len(plan)} · {title} on {trainer.device}, {trainer.precision}")
+            try:
+                cell = beside.finish(print_) if beside else cells.make(trainer, row.role, keep)
                 row.cells[seed] = cells.metrics(store, cell), cell
                 news |= cell.pair not in there
                 progress.finish("unchanged" if cell.pair in there else f"done, {cell.seconds:.0f} s of training")
-            if news or seed == last:  # a whole table of more seeds is not replaced by one of fewer
+            except ValueError as error:  # a method may diverge; the others are still worth their row
+                row.failed[seed], news = str(error), True
+                progress.finish(f"failed: {error}")
+            if row is rows[-1] and (news or seed == last):  # a table of more seeds is not replaced by one of fewer
                 made = _write(common, recipes, store, rows, list(range(common.seed, seed + 1)))
+                news = False
     assert made is not None, "no seed"
     return made
+
+
+def check_jobs(jobs: int) -> None:
+    if jobs < 1:
+        raise ValueError(f"--jobs: found {jobs}. Allowed: 1 or more. Take as many as there are cores or GPUs, at most.")
 
 
 def check_seeds(seeds: int) -> None:

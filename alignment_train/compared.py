@@ -15,9 +15,12 @@ from pipelines.measures import measure_of
 from pipelines.statistics import over_runs
 from pipelines.store import Manifest
 from pipelines.summary import (
+    ALL,
     BETTER,
     GUESSED,
     SAME,
+    SOURCE,
+    TRANSFER,
     WORSE,
     Metrics,
     by_layer,
@@ -26,6 +29,7 @@ from pipelines.summary import (
     groups,
     guessed,
     mean,
+    means_of,
     told,
     value,
 )
@@ -140,15 +144,22 @@ def figures(
         if (task, metric) == RANK and trained in ranks:
             out[f"{task}/mean/{metric}"] = ranks[trained]
             continue
+        means: list[tuple[str, str, list[str]]] = []
         if (task, metric) == LOSS:
             own = f"loss/{pivot}/{metric}"
             if own in keys and value(metrics, role, own) is not None:
                 out[own] = metrics[role][own]
-            keys = [key for key in keys if key != own]
-        if keys and (found := mean(metrics, role, keys)):
-            least = guessed(metrics, keys)
-            known = {} if least is None else {"guessed": least}
-            out[f"{task}/{'others' if (task, metric) == LOSS else 'mean'}/{metric}"] = {**found, **known}
+            if rest := [key for key in keys if key != own]:
+                means = [("others", ALL, rest)]
+        else:
+            means = [("mean", ALL, keys)]
+        # What is taught in some languages is asked in the others for another reason: no mean has both.
+        means = [(group, group, some) for _, group, some in means_of(metrics, keys) if group != ALL] or means
+        for name, group, some in means:
+            if found := mean(metrics, role, some, group):
+                least = guessed(metrics, some)
+                known = {} if least is None else {"guessed": least}
+                out[f"{task}/{name}/{metric}"] = {**found, **known}
     return out, {"trained": trained, "best": best}
 
 
@@ -270,7 +281,8 @@ def _title(key: str, found: dict[str, Any]) -> str:
         return f"recall@1, {subject} layer{chance}"
     if task == "loss":
         return f"{languages.name(subject)} loss" if subject != "others" else "other languages' loss"
-    return f"{task} {metric.replace('_', ' ')}"
+    of = {SOURCE: ", languages trained in", TRANSFER: ", languages not trained in"}.get(subject, "")
+    return f"{task} {metric.replace('_', ' ')}{of}"
 
 
 def _recall_cell(row: dict[str, Any], key: str) -> str:

@@ -141,13 +141,13 @@ def dagster_pipes() -> Iterator[Any]:
         return
     from dagster_pipes import open_dagster_pipes
 
-    _die_with_parent()
+    die_with_parent(int(os.environ.get("ISOGLOSS_PARENT") or os.getppid()))  # it may have died while torch was loading
     with open_dagster_pipes() as context:
         yield context
 
 
-def _die_with_parent() -> None:
-    parent = int(os.environ.get("ISOGLOSS_PARENT") or os.getppid())  # it may have died while torch was loading
+def die_with_parent(parent: int) -> None:
+    """Kill this process once `parent`, the process that started it, has ended."""
 
     def watch() -> None:
         while os.getppid() == parent:

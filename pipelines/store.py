@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -196,13 +196,21 @@ class Store:
         return pa.Table.from_batches(batches)
 
     def scratch(self, asset: str, fingerprint: str) -> Path:
-        """A folder for what a killed run of just this fingerprint resumes from; others' leavings are removed."""
-        folder = self.root / ".scratch" / asset
-        for other in folder.glob("*"):
-            if other.name != fingerprint:
-                shutil.rmtree(other)
-        (folder / fingerprint).mkdir(parents=True, exist_ok=True)
-        return folder / fingerprint
+        """A folder for what a killed run of just this fingerprint resumes from; others' leavings are removed.
+
+        But of cells, which may be made beside each other: whoever makes them calls `tidy`.
+        """
+        if asset not in PER_CELL:
+            self.tidy(asset, {fingerprint})
+        folder = self.root / ".scratch" / asset / fingerprint
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def tidy(self, asset: str, wanted: Set[str]) -> None:
+        """Remove what killed runs of `asset` left, but that of the wanted fingerprints."""
+        for folder in (self.root / ".scratch" / asset).glob("*"):
+            if folder.name not in wanted:
+                shutil.rmtree(folder)
 
     @contextmanager
     def writer(self, patience: float = 15.0) -> Iterator[None]:

@@ -76,7 +76,7 @@ def test_the_table_says_what_the_cells_say_and_no_cell_is_made_twice(
         for name in ("contrast", "last_layer", "control"):
             recipe = read_recipe(two[0 if name == "control" else ("contrast", "last_layer").index(name)])
             trainer = Trainer(recipe.model_copy(update={"seed": seed}), store, "cpu")
-            cell = one.trained(trainer, "control" if name == "control" else "aligned")
+            cell = one.make(trainer, "control" if name == "control" else "aligned")
             held[name, seed] = one.metrics(store, cell)
             assert "config.json" not in cell.files  # the model is not kept
             assert cell.numbers["steps"] == 3
@@ -135,6 +135,33 @@ def test_a_method_that_fails_leaves_the_others_their_rows(
     assert rows["vast"]["figures"] == {}
     assert rows["sound"]["figures"][ENGLISH]["value"] > 0
     assert "vast (1 of 1 seeds failed)" in capsys.readouterr().out
+
+
+def test_several_at_a_time_make_the_same_table_each_cell_once(
+    unbroken: tuple[Path, Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    recipes = [
+        method(tmp_path, "sound", "contrastive: {rows: 8}"),
+        method(tmp_path, "twin", "contrastive: {rows: 8}"),
+        method(tmp_path, "vast", "contrastive: {rows: 99999}"),
+    ]
+    found = []
+    for jobs in (1, 2):
+        own = Store(shutil.copytree(unbroken[0], tmp_path / f"store{jobs}"))
+        (own.root / ".scratch" / "cells" / "of_an_older_recipe").mkdir(parents=True)
+        call = ["compare", *recipes, "--store", str(own.root), "--seeds", "1", "--device", "cpu"]
+        assert main([*call, "--jobs", str(jobs)]) == 1
+        assert len(cells(own)) == 3  # base, control and what two recipes have in common
+        assert not (own.root / ".scratch" / "cells" / "of_an_older_recipe").exists()
+        found.append(table(own)["rows"])
+    assert "twin, seed 0, 2 at a time on cpu, float32: done" in capsys.readouterr().err
+    for alone, beside in zip(*found, strict=True):
+        assert beside["name"] == alone["name"]
+        assert beside["failed"] == alone["failed"]
+        for key, figure in alone["figures"].items():
+            assert beside["figures"][key]["value"] == pytest.approx(figure["value"], rel=1e-4)
+    assert main([*call, "--jobs", "0"]) == 1
+    assert "--jobs: found 0. Allowed: 1 or more" in capsys.readouterr().err
 
 
 def test_methods_are_laid_over_a_recipe_and_the_store_of_what_it_extends_serves(tmp_path: Path):
@@ -281,3 +308,20 @@ def test_effective_ranks_are_compared_at_the_same_layer():
     assert low["figures"][rank]["value"] == 18.0
     assert low["against_control"][rank]["value"] == pytest.approx(18 / 20 - 1)
     assert low["against_base"][rank]["value"] == pytest.approx(18 / 25 - 1)
+
+
+def test_a_task_has_a_figure_of_the_languages_it_was_taught_in_and_one_of_the_others():
+    found = {"eng_Latn": 0.8, "deu_Latn": 0.3, "swh_Latn": 0.1}
+    metrics = {
+        "aligned": {f"intents/{lang}/acc": {"value": value} for lang, value in found.items()},
+        "chance": dict.fromkeys((f"intents/{lang}/acc" for lang in found), 0.1),
+        "task_groups": {"intents": {"source": ["eng_Latn"], "transfer": ["deu_Latn", "swh_Latn"]}},
+    }
+    own, _ = compared.figures(metrics, "aligned", "eng_Latn")
+    assert {key: (item["value"], item["guessed"]) for key, item in own.items()} == {
+        "intents/source/acc": (0.8, 0.1),
+        "intents/transfer/acc": (pytest.approx(0.2), pytest.approx(0.1)),
+    }
+    row = Row("base", "base", cells={0: ({**metrics, "base": metrics["aligned"]}, Manifest(asset="c", fingerprint="f"))})
+    head, _ = compared.table({**compared.summary([row], "eng_Latn", [0]), "recipe": "planted"})
+    assert head[1:3] == ["intents acc, languages trained in", "intents acc, languages not trained in"]
