@@ -31,7 +31,7 @@ LIBRARIES = ("torch", "transformers")
 
 
 def make(trainer: Trainer, role: Role, keep: bool = False) -> Manifest:
-    """The base model as it is, or what the objectives of the recipe make of it: of the control, those that do not align.
+    """The base model as it is, or what the recipe's objectives make of it; of the control, those that do not align.
 
     keep: whether a trained model stays, too; where it was not kept then, it is made again.
     """

@@ -1,4 +1,4 @@
-"""Cells of a comparison made in processes beside each other: on a CPU each has its share of the cores, else a GPU in turn.
+"""Cells of a comparison made in processes beside each other: each has its share of the cores, or a GPU in turn.
 
 One process keeps few cores busy with a small model: two with a core each get more done than one with both.
 """

@@ -322,6 +322,8 @@ def test_a_task_has_a_figure_of_the_languages_it_was_taught_in_and_one_of_the_ot
         "intents/source/acc": (0.8, 0.1),
         "intents/transfer/acc": (pytest.approx(0.2), pytest.approx(0.1)),
     }
-    row = Row("base", "base", cells={0: ({**metrics, "base": metrics["aligned"]}, Manifest(asset="c", fingerprint="f"))})
+    row = Row(
+        "base", "base", cells={0: ({**metrics, "base": metrics["aligned"]}, Manifest(asset="c", fingerprint="f"))}
+    )
     head, _ = compared.table({**compared.summary([row], "eng_Latn", [0]), "recipe": "planted"})
     assert head[1:3] == ["intents acc, languages trained in", "intents acc, languages not trained in"]
