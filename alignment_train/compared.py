@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from alignment_train import plots
-from pipelines import languages
+from pipelines import languages, measures
 from pipelines.evals import Metric
 from pipelines.measures import measure_of
 from pipelines.statistics import over_runs
@@ -37,7 +37,7 @@ from pipelines.summary import (
 RECALL = ("retrieval", "recall@1")
 RANK = ("representation", "effective_rank")
 LOSS = ("loss", "nats_per_token")
-FORMAT = 1
+FORMAT = 2
 """Of table.json."""
 
 
@@ -106,7 +106,7 @@ def _row(row: Row, control: Row | None, base: tuple[Metrics, Manifest] | None, p
                     texts.setdefault(key, []).append(difference(own[key], other[key]))
         for key, values in moved.items():
             metric = over_runs(values)
-            if key.startswith("retrieval/"):
+            if measure_of(key).rate:
                 metric = _widened(metric, texts[key])
             result, shown = told(metric, measure_of(key).lower_is_better), out["figures"][key]
             if result == BETTER and shown.get("low", shown["value"]) <= shown.get("guessed", -inf):
@@ -209,7 +209,7 @@ def notes(found: dict[str, Any]) -> list[str]:
         "`better` and `worse` are against control of the same seed, which has the same text and tokens beside but "
         "nothing that aligns; recall and effective rank at the same layer, recall also of each at its best. "
         "Where neither stands, the 95 % interval "
-        "of the difference holds 0: they cannot be told apart. It is over seeds, of recall over texts as well.",
+        "of the difference holds 0: they cannot be told apart. It is over seeds, of rates over items as well.",
         f"The best layer is chosen on dev text for each seed. Losses are nats per token, the change of {name}'s and of "
         f"the other languages' a share of the other model's loss.",
     ]
@@ -257,7 +257,7 @@ def template() -> str:
 
 
 def _widened(metric: Metric, texts: list[Metric]) -> Metric:
-    """The interval over seeds, in quadrature with the mean one over texts: few hits may be the same in all seeds."""
+    """The interval over seeds, in quadrature with the mean one over items: few hits may be the same in all seeds."""
     if "low" not in metric or not all("low" in item for item in texts):
         return metric
     low, high = (fmean(abs(item[part] - item["value"]) for item in texts) for part in ("low", "high"))
@@ -267,7 +267,7 @@ def _widened(metric: Metric, texts: list[Metric]) -> Metric:
 
 def _moved(key: str, own: float, other: float) -> float:
     """A difference of rates, and of all else a share of the other's."""
-    return own - other if key.startswith("retrieval/") or other == 0 else own / other - 1
+    return own - other if measure_of(key).rate or other == 0 else own / other - 1
 
 
 def _height(row: dict[str, Any]) -> float:
@@ -281,8 +281,9 @@ def _title(key: str, found: dict[str, Any]) -> str:
         return f"recall@1, {subject} layer{chance}"
     if task == "loss":
         return f"{languages.name(subject)} loss" if subject != "others" else "other languages' loss"
+    guess = found["rows"][0]["figures"].get(key, {}).get("guessed")
     of = {SOURCE: ", languages trained in", TRANSFER: ", languages not trained in"}.get(subject, "")
-    return f"{task} {metric.replace('_', ' ')}{of}"
+    return f"{measures.name(task, metric)}{of}{'' if guess is None else f' (guessing {_percent(guess)})'}"
 
 
 def _recall_cell(row: dict[str, Any], key: str) -> str:
@@ -296,7 +297,9 @@ def _recall_cell(row: dict[str, Any], key: str) -> str:
 def _plain_cell(row: dict[str, Any], key: str) -> str:
     if not (item := row["figures"].get(key)):
         return "–"
-    text = f"{item['value']:.3f}" + _interval(item, row, lambda number: f"{number:.3f}")
+    what = measure_of(key)
+    shown = partial(_percent, places=digits(item["value"])) if what.rate else f"{{:.{1 if what.score else 3}f}}".format
+    text = shown(item["value"]) + _interval(item, row, shown)
     return text if key.startswith("loss/") else text + _mark(row["against_control"].get(key))
 
 

@@ -21,7 +21,7 @@ from tests.models import ROOT
 TINY = ROOT / "tests" / "data" / "tiny.yaml"
 ENGLISH = "loss/eng_Latn/nats_per_token"
 BEST = "retrieval/best/recall@1"
-XNLI, PAWSX = "xnli/deu_Latn/acc", "pawsx/deu_Latn/acc"
+XNLI, PAWSX, XCOPA = (f"{task}/deu_Latn/acc" for task in ("xnli", "pawsx", "xcopa"))
 SHORT = "train: {steps: 3, checkpoint_every: 100}\n"
 BESIDE = "language_model: {rows: 8}"
 
@@ -247,7 +247,9 @@ def test_better_and_worse_are_told_from_the_interval_over_seeds():
             **{f"retrieval/deu_Latn-eng_Latn/recall@1/layer={layer}": {"value": recall / 2**layer} for layer in (0, 1)},
             ENGLISH: {"value": loss, "low": loss - 0.1, "high": loss + 0.1},
         }
-        metrics = {role: figures | {known: {"value": recall} for known in (XNLI, PAWSX)}, "trained_layer": 1}
+        asked = {known: {"value": recall} for known in (XNLI, PAWSX)}
+        asked[XCOPA] = {"value": recall, "low": recall - 0.3, "high": recall + 0.3}  # of few items
+        metrics = {role: figures | asked, "trained_layer": 1}
         metrics["dev"] = {k: v for k, v in figures.items() if k != ENGLISH}
         metrics["chance"] = {XNLI: 1 / 3, PAWSX: 0.5}
         numbers = {"steps": 3, "tokens/contrastive": 100, "tokens/language_model": 20, "rows/contrastive": 8}
@@ -272,8 +274,9 @@ def test_better_and_worse_are_told_from_the_interval_over_seeds():
     assert good["against_control"][BEST]["value"] == pytest.approx(0.32)
     assert (good["against_control"][BEST]["told"], bad["against_control"][BEST]["told"]) == ("better", "worse")
     assert good["against_control"][ENGLISH]["told"] == "cannot be told apart"
-    benchmarks = [good["against_control"][f"{task}/mean/acc"]["told"] for task in ("xnli", "pawsx")]
-    assert benchmarks == ["better", "better, but not above guessing"], "42 % of 33 and of 50"
+    benchmarks = [good["against_control"][f"{task}/mean/acc"]["told"] for task in ("xnli", "pawsx", "xcopa")]
+    assert benchmarks == ["better", "better, but not above guessing", "cannot be told apart"], "42 % of 33 and of 50"
+    assert good["against_control"]["xcopa/mean/acc"]["value"] == pytest.approx(0.32)
     assert bad["against_control"][ENGLISH]["told"] == "worse"
     assert bad["against_base"][ENGLISH]["value"] == pytest.approx(0.255)
     assert (good["tokens"], good["rows"], good["seconds"]["value"]) == (120, 8, 2.0)
@@ -325,5 +328,9 @@ def test_a_task_has_a_figure_of_the_languages_it_was_taught_in_and_one_of_the_ot
     row = Row(
         "base", "base", cells={0: ({**metrics, "base": metrics["aligned"]}, Manifest(asset="c", fingerprint="f"))}
     )
-    head, _ = compared.table({**compared.summary([row], "eng_Latn", [0]), "recipe": "planted"})
-    assert head[1:3] == ["intents acc, languages trained in", "intents acc, languages not trained in"]
+    head, [line] = compared.table({**compared.summary([row], "eng_Latn", [0]), "recipe": "planted"})
+    assert head[1:3] == [
+        "INTENTS acc, languages trained in (guessing 10.0 %)",
+        "INTENTS acc, languages not trained in (guessing 10.0 %)",
+    ]
+    assert line[1:3] == ["80.0 %", "20.0 %"]
