@@ -332,6 +332,16 @@ def test_a_model_that_diverged_is_refused(data: Path):
         item.run(Broken(), held_out(item))
 
 
+def test_a_model_whose_window_is_no_longer_than_an_answer_is_refused_by_the_name_of_the_task(data: Path):
+    class Short(Knowing):
+        def generate(self, prompts: Sequence[str], stop: Sequence[str], max_new_tokens: int) -> list[str]:
+            raise ValueError(f"found {max_new_tokens}. Allowed: fewer.")
+
+    item = made(tasks=["mgsm"], data={"mgsm": f"{data}/mgsm_{{lang}}.tsv"})
+    with pytest.raises(ValueError, match=r"harness\.tasks: mgsm_direct_de cannot be asked of this model: found 256"):
+        item.run(Short(), held_out(item))
+
+
 def test_content_and_settings_are_pinned_and_licences_stated(data: Path):
     item = two(data)
     assert made(tasks=["xcopa"], shots=3).settings()["harness"]["shots"] == [3]

@@ -627,7 +627,14 @@ def adapter(lm: LanguageModel) -> Any:
                 alike.setdefault((stop, asked["max_gen_toks"]), []).append(i)
             out = [""] * len(requests)
             for (stop, most), chosen in alike.items():
-                for i, text in zip(chosen, lm.generate([requests[i].args[0] for i in chosen], stop, most), strict=True):
+                try:
+                    said = lm.generate([requests[i].args[0] for i in chosen], stop, most)
+                except ValueError as error:  # as where the model's window is no longer than an answer may be
+                    task = requests[chosen[0]].task_name
+                    raise ValueError(
+                        f"eval.harness.tasks: {task} cannot be asked of this model: {error} The task sets it: remove the task."
+                    ) from None
+                for i, text in zip(chosen, said, strict=True):
                     out[i] = text
             return out
 
