@@ -632,7 +632,8 @@ def adapter(lm: LanguageModel) -> Any:
                 except ValueError as error:  # as where the model's window is no longer than an answer may be
                     task = requests[chosen[0]].task_name
                     raise ValueError(
-                        f"eval.harness.tasks: {task} cannot be asked of this model: {error} The task sets it: remove the task."
+                        f"eval.harness.tasks: {task} cannot be asked of this model: {error} The task itself says how "
+                        f"long an answer may be: remove it, or take a model with a longer window."
                     ) from None
                 for i, text in zip(chosen, said, strict=True):
                     out[i] = text
