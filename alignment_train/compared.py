@@ -244,7 +244,7 @@ def page(found: dict[str, Any]) -> str:
     context = {
         "recipe": found["recipe"],
         "head": head,
-        "lines": lines,
+        "lines": [[cell.replace(" %", "\u00a0%") for cell in line] for line in lines],
         "notes": notes(found),
         "picture": base64.b64encode(png).decode() if png else None,
     }
