@@ -10,6 +10,8 @@ import os
 import sys
 from contextlib import ExitStack
 
+from pipelines.errors import run_command
+
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -19,6 +21,10 @@ MODELS = ("align_model", "merged_model", "control_model")
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0; 1 with one sentence where the recipe, the store or the machine cannot serve."""
     words = list(sys.argv[1:] if argv is None else argv)
+    return run_command(lambda: _main(words))
+
+
+def _main(words: list[str]) -> int:
     if words[:1] == ["compare"]:
         return _compare(words[1:])
     if words[:1] == ["report"]:
@@ -39,14 +45,10 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(words)
     if (given.command == "push") != bool(given.to):
         parser.error("push needs --to, and only push has it")
-    try:
-        if given.command == "push":
-            _push(given.recipe, given.store, given.to, given.asset, given.private)
-        else:
-            _run(given.command, given.recipe, given.store, given.device)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 1
+    if given.command == "push":
+        _push(given.recipe, given.store, given.to, given.asset, given.private)
+    else:
+        _run(given.command, given.recipe, given.store, given.device)
     return 0
 
 
@@ -79,23 +81,19 @@ def _compare(words: list[str]) -> int:
     parser.add_argument("--keep", action="store_true", help="keep each cell's model, too: cells/*/ in the store")
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
     given = parser.parse_args(words)
-    try:
-        from alignment_train import compare
-        from pipelines.store import Store
+    from alignment_train import compare
+    from pipelines.store import Store
 
-        compare.check_seeds(given.seeds)
-        compare.check_jobs(given.jobs)
-        common, recipes, owners = compare.read(given.recipe, given.methods, given.steps)
-        store = Store.open(given.store, *owners)
-        for asset in ("training_mix", "eval_text", "base_model"):
-            store.require(asset)
-        made = compare.run(common, recipes, store, given.seeds, given.keep, given.device, given.jobs)
-        print((store.fetched("compare") / "table.md").read_text(encoding="utf-8"))
-        print(f"In {store.where('compare')}: table.md, table.json, trade_off.png, compare.html")
-        return 1 if made.numbers["failed"] else 0
-    except (ValueError, ChildProcessError) as error:
-        print(error, file=sys.stderr)
-        return 1
+    compare.check_seeds(given.seeds)
+    compare.check_jobs(given.jobs)
+    common, recipes, owners = compare.read(given.recipe, given.methods, given.steps)
+    store = Store.open(given.store, *owners)
+    for asset in ("training_mix", "eval_text", "base_model"):
+        store.require(asset)
+    made = compare.run(common, recipes, store, given.seeds, given.keep, given.device, given.jobs)
+    print((store.fetched("compare") / "table.md").read_text(encoding="utf-8"))
+    print(f"In {store.where('compare')}: table.md, table.json, trade_off.png, compare.html")
+    return 1 if made.numbers["failed"] else 0
 
 
 def _report(words: list[str]) -> int:
@@ -106,18 +104,14 @@ def _report(words: list[str]) -> int:
     parser.add_argument("run", nargs="+", help="stores, or evaluation folders of stores")
     parser.add_argument("--html", default="leaderboard.html", help="where to write the page (default: %(default)s)")
     given = parser.parse_args(words)
-    try:
-        from pathlib import Path
+    from pathlib import Path
 
-        from alignment_train import leaderboard
+    from alignment_train import leaderboard
 
-        found = leaderboard.lines(leaderboard.read(given.run))
-        print(leaderboard.markdown(found))
-        Path(given.html).write_text(leaderboard.page(found), encoding="utf-8")
-        print(f"Page: {Path(given.html).absolute()}")
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
+    found = leaderboard.lines(leaderboard.read(given.run))
+    print(leaderboard.markdown(found))
+    Path(given.html).write_text(leaderboard.page(found), encoding="utf-8")
+    print(f"Page: {Path(given.html).absolute()}")
     return 0
 
 

@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from alignment_train import prefix
 from alignment_train.config import Base, Lora, Prefix
+from pipelines.errors import UserError
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -47,7 +48,7 @@ def _lora(model: "Model", settings: Lora) -> "LoraConfig":
     there = _linear(model)
     wanted = sorted(there) if settings.targets == "blocks" else settings.targets
     if unknown := [name for name in wanted if name not in there]:
-        raise ValueError(
+        raise UserError(
             f"train.adapter.lora.targets: found {', '.join(unknown)}. Allowed for {type(model.lm).__name__}: "
             f"{', '.join(sorted(there))}, or 'blocks' for all of them. Choose some."
         )
@@ -92,7 +93,7 @@ def load(model: "Model", folder: Path, name: str = NAME) -> None:
                 model.adapter.load_adapter(folder, adapter_name=name)
     except (OSError, ValueError, RuntimeError, UserWarning) as error:
         said = re.sub(r"\s+", " ", str(error))[:300]
-        raise ValueError(
+        raise UserError(
             f"adapter {folder}: does not fit {type(model.lm).__name__} of {len(model.blocks)} blocks: {said} Needed: "
             f"an adapter trained on this very base model. Train it again on it, or name the base it was trained on."
         ) from None

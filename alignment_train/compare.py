@@ -13,6 +13,7 @@ from alignment_train import compared
 from alignment_train.compared import Row
 from alignment_train.config import TrainConfig
 from pipelines.config import METHODS, Recipe, lineage, read_recipe
+from pipelines.errors import UserError
 from pipelines.progress import Progress
 from pipelines.statistics import MOST_RUNS
 from pipelines.store import Manifest, Store, fingerprint
@@ -30,9 +31,9 @@ def read(
     steps: of every training, in place of what the recipes say. ValueError where they do not differ in `train` alone.
     """
     if steps is not None and steps < 1:
-        raise ValueError(f"--steps: found {steps}. Allowed: 1 or more. Leave it out to train as the recipes say.")
+        raise UserError(f"--steps: found {steps}. Allowed: 1 or more. Leave it out to train as the recipes say.")
     if methods is not None and len(paths) > 1:
-        raise ValueError(
+        raise UserError(
             f"--methods: found with {len(paths)} recipes. Allowed: one recipe, which the methods are laid over. Name "
             f"one, or leave out --methods to compare the recipes themselves."
         )
@@ -40,7 +41,7 @@ def read(
     files = [line[0] for line in lines]
     shared = [file for file in lines[0] if all(_in(file, line) for line in lines)]
     if not shared:
-        raise ValueError(
+        raise UserError(
             f"recipes {', '.join(map(str, paths))}: extend no recipe in common. Allowed: recipes that extend one and "
             f"share its corpus, base and evals. Give each an 'extends'."
         )
@@ -57,7 +58,7 @@ def read(
         )
     names = [recipe.name for recipe in found]
     if repeated := sorted({name for name in names if names.count(name) > 1} | {"base", "control"} & {*names}):
-        raise ValueError(
+        raise UserError(
             f"recipes {', '.join(names)}: found {', '.join(repeated)} twice or in use. Allowed: names that tell rows "
             f"apart, base and control among them. Rename a file."
         )
@@ -71,11 +72,11 @@ def run(
 ) -> Manifest:
     """Make the cells that are not there, `jobs` at a time, and after each seed the table.
 
-    ChildProcessError where a process of several was killed.
+    WorkerKilledError where a process of several was killed.
     """
     from alignment_train import cells
     from alignment_train.stages import Trainer
-    from alignment_train.workers import workers
+    from alignment_train.workers import WorkerKilledError, workers
 
     rows = [Row("base", "base"), *_controls(recipes), *(Row(name, "aligned") for name in recipes)]
     for control in rows:
@@ -108,7 +109,9 @@ def run(
                 row.cells[seed] = cells.metrics(store, cell), cell
                 news |= cell.pair not in there
                 progress.finish("unchanged" if cell.pair in there else f"done, {cell.seconds:.0f} s of training")
-            except ValueError as error:  # a method may diverge; the others are still worth their row
+            except WorkerKilledError:
+                raise
+            except UserError as error:  # a method may diverge; the others are still worth their row
                 row.failed[seed], news = str(error), True
                 progress.finish(f"failed: {error}")
             if row is rows[-1] and (news or seed == last):  # a table of more seeds is not replaced by one of fewer
@@ -120,12 +123,12 @@ def run(
 
 def check_jobs(jobs: int) -> None:
     if jobs < 1:
-        raise ValueError(f"--jobs: found {jobs}. Allowed: 1 or more. Take as many as there are cores or GPUs, at most.")
+        raise UserError(f"--jobs: found {jobs}. Allowed: 1 or more. Take as many as there are cores or GPUs, at most.")
 
 
 def check_seeds(seeds: int) -> None:
     if not 1 <= seeds <= MOST_RUNS:
-        raise ValueError(f"--seeds: found {seeds}. Allowed: 1 to {MOST_RUNS}. Take 3 or more to have intervals of use.")
+        raise UserError(f"--seeds: found {seeds}. Allowed: 1 to {MOST_RUNS}. Take 3 or more to have intervals of use.")
 
 
 def _write(common: Recipe, recipes: Recipes, store: Store, rows: list[Row], seeds: list[int]) -> Manifest:
@@ -167,13 +170,13 @@ def _controls(recipes: Recipes) -> list[Row]:
 
 def _check(recipe: Recipe, common: Recipe) -> None:
     if found := _differences(recipe, common):
-        raise ValueError(
+        raise UserError(
             f"recipe {recipe.name}: differs from {common.name} in {', '.join(found)}. Allowed: recipes that differ in "
             f"how they train alone, or their figures are not of the same thing. Change it there, or compare apart."
         )
     steps, most = (config.steps * config.accumulation for config in map(TrainConfig.of, (recipe, common)))
     if steps > most:
-        raise ValueError(
+        raise UserError(
             f"recipe {recipe.name}: found {steps} micro-batches (steps x accumulation). Allowed: at most {most}, as "
             f"{common.name} has: the budget is the same for all. Lower train.steps, or raise it in {common.name}."
         )

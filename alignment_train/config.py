@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from alignment_train.objectives import Objective
 from pipelines.config import Recipe, validate
+from pipelines.errors import UserError
 from pipelines.registry import Strict, plugin_field
 
 
@@ -42,7 +43,7 @@ class SeedModel(Strict):
     @model_validator(mode="after")
     def _divisible(self) -> "SeedModel":
         if self.hidden_size % (2 * self.heads):
-            raise ValueError(
+            raise UserError(
                 f"hidden_size: found {self.hidden_size}. Allowed: a multiple of 2 x heads = {2 * self.heads} (rotary "
                 f"positions need an even head size). Change hidden_size or heads."
             )
@@ -73,7 +74,7 @@ class Base(Strict):
     @model_validator(mode="after")
     def _one(self) -> "Base":
         if (self.seed is None) == (self.model is None):
-            raise ValueError("found both or neither of seed and model. Allowed: one of them. Remove or add one.")
+            raise UserError("found both or neither of seed and model. Allowed: one of them. Remove or add one.")
         return self
 
 
@@ -116,7 +117,7 @@ class Adapter(Strict):
     @model_validator(mode="after")
     def _one(self) -> "Adapter":
         if (self.lora is None) == (self.prefix is None):
-            raise ValueError("found both or neither of lora and prefix. Allowed: one of them. Remove or add one.")
+            raise UserError("found both or neither of lora and prefix. Allowed: one of them. Remove or add one.")
         return self
 
 
@@ -205,15 +206,15 @@ class TrainConfig(Strict):
         self._check_adapter()
         names = [objective.name for objective in self.objectives]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"objectives: found {', '.join(repeated)} twice. Allowed: each once. Remove one.")
+            raise UserError(f"objectives: found {', '.join(repeated)} twice. Allowed: each once. Remove one.")
         self._check_turns()
         for i, objective in enumerate(self.objectives):
             try:
                 _at("middle", objective).check(self.base.seed.layers if self.base.seed else None)
-            except ValueError as error:
-                raise ValueError(f"objectives[{i}].{objective.name}.{error}") from None
+            except UserError as error:
+                raise UserError(f"objectives[{i}].{objective.name}.{error}") from None
         if self.base.seed and self.max_length > self.base.seed.context:
-            raise ValueError(
+            raise UserError(
                 f"max_length: found {self.max_length}. Allowed: at most base.seed.context = {self.base.seed.context}. "
                 f"Lower max_length or raise context."
             )
@@ -221,18 +222,18 @@ class TrainConfig(Strict):
 
     def _check_adapter(self) -> None:
         if self.merge and not self.adapter:
-            raise ValueError(
+            raise UserError(
                 "merge: found no adapter beside it, so align_model has all weights. Allowed: merge where train.adapter "
                 "is set. Add adapter: {lora: {}}, or remove merge."
             )
         if self.merge and self.adapter and self.adapter.prefix:
-            raise ValueError(
+            raise UserError(
                 "merge: found adapter.prefix beside it. Allowed: merge where the adapter is lora, for two prefixes "
                 "have no sum. Take adapter: {lora: {}}, or remove merge."
             )
         prefix = self.adapter and self.adapter.prefix
         if needing := [objective.name for objective in self.objectives if objective.needs_prefix and not prefix]:
-            raise ValueError(
+            raise UserError(
                 f"objectives: found {needing[0]} without the prefix that it is to train. Needed: adapter.prefix. Add "
                 f"adapter: {{prefix: {{length: 16}}}}, or take contrastive and language_model, which train any weights."
             )
@@ -242,17 +243,17 @@ class TrainConfig(Strict):
         if self.schedule == "joint":
             return
         if count == 1:
-            raise ValueError(
+            raise UserError(
                 f"schedule: found {self.schedule} with one objective. Allowed: joint, or two objectives or more. Take "
                 f"joint, or add an objective."
             )
         if self.schedule == "alternate_step" and self.steps < count:
-            raise ValueError(
+            raise UserError(
                 f"steps: found {self.steps}. Allowed: at least {count}, a turn for each objective, where schedule is "
                 f"alternate_step. Raise steps."
             )
         if self.schedule == "alternate_microbatch" and self.accumulation % count:
-            raise ValueError(
+            raise UserError(
                 f"accumulation: found {self.accumulation}. Allowed: a multiple of {count}, the number of objectives, "
                 f"where schedule is alternate_microbatch. Take {-(-self.accumulation // count) * count}."
             )
@@ -300,7 +301,7 @@ class TrainConfig(Strict):
         config = validate(cls, recipe.train, f"recipe {recipe.name}", "train")
         asking = [objective.name for objective in config.objectives if objective.reads == "tasks"]
         if asking and not recipe.corpus.tasks:
-            raise ValueError(
+            raise UserError(
                 f"recipe {recipe.name}:\n  train.objectives.{asking[0]}: found no tasks in the corpus. Needed: at "
                 f"least one under corpus.tasks, such as slot_filling. Add it, or remove the objective."
             )
@@ -329,7 +330,7 @@ def layer_index(layer: int | str, blocks: int) -> int:
         return blocks // 2
     if isinstance(layer, int) and -blocks - 1 <= layer <= blocks:
         return layer % (blocks + 1)
-    raise ValueError(
+    raise UserError(
         f"layer: found {layer!r}. Allowed: 'middle', or {-blocks - 1} to {blocks} for a model of {blocks} blocks "
         f"(0 is the embeddings, -1 the last). Choose one of them."
     )

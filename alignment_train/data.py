@@ -7,6 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.errors import UserError
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -25,7 +27,7 @@ class Rows:
     def __init__(self, table: pa.Table, rows: int, seed: int, measure: Callable[[list[dict[str, Any]]], list[int]]):
         """rows: a step; measure: the length of each row in tokens. ValueError where the table has fewer rows."""
         if table.num_rows < rows:
-            raise ValueError(
+            raise UserError(
                 f"found {table.num_rows} rows. Allowed: at least one batch of {rows}. Lower the objective's `rows`, or "
                 f"give it more data."
             )
@@ -73,7 +75,7 @@ def rows_with(language: str, bitext: pa.Table, setting: str, once: bool = False)
     found = match(pc.equal(bitext["src_lang"], language), pc.equal(bitext["tgt_lang"], language))
     if not pc.any(found, min_count=0).as_py():
         there = sorted({code for side in ("src_lang", "tgt_lang") for code in bitext[side].unique().to_pylist()})
-        raise ValueError(
+        raise UserError(
             f"{setting}: found no {f'pair of {language} and another language' if once else f'row in {language}'} among "
             f"{bitext.num_rows} rows of bitext. Allowed: {', '.join(there) or 'none, the bitext is empty'}. Name one "
             f"of them, or add pairs with {language}."
@@ -141,7 +143,7 @@ def _by_template(talk: list[dict[str, str]], tokenizer: Any) -> tuple[list[int],
 
     prompt, whole = write(talk[:-1], True), write(talk, False)
     if not whole.startswith(prompt):
-        raise ValueError(
+        raise UserError(
             "the tokenizer's chat template writes a prompt differently once it is answered; it cannot be masked."
         )
     coded = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)

@@ -14,6 +14,7 @@ from pipelines import contamination
 from pipelines.comparison import compared, language_groups, task_groups
 from pipelines.config import Recipe
 from pipelines.contamination import Overlap
+from pipelines.errors import UserError
 from pipelines.evals import LanguageModel, Metric, States
 from pipelines.progress import Tell, silent
 from pipelines.store import Manifest, Meter, Store, fingerprint
@@ -43,9 +44,9 @@ def run(recipe: Recipe, store: Store, lms: Mapping[str, Callable[[], LanguageMod
     """
     if unknown := [name for name in lms if name not in (*ASSETS, RANDOM)]:
         allowed = ", ".join((*ASSETS, RANDOM))
-        raise ValueError(f"evaluation: found {', '.join(unknown)}. Allowed: {allowed}. Rename the model.")
+        raise UserError(f"evaluation: found {', '.join(unknown)}. Allowed: {allowed}. Rename the model.")
     if missing := [name for name in ("base", "aligned") if name not in lms]:
-        raise ValueError(f"evaluation: no {' and no '.join(missing)} model. Needed: base and aligned. Add them.")
+        raise UserError(f"evaluation: no {' and no '.join(missing)} model. Needed: base and aligned. Add them.")
     assets = [ASSETS[name] for name in ASSETS if name in lms] + ["training_mix", "eval_text"]
     inputs = {asset: store.require(asset).fingerprint for asset in assets}
     template = hashlib.sha256((page.template() + page.script()).encode()).hexdigest()
@@ -123,7 +124,7 @@ def measure(
             if states is not None and seen:
                 states.setdefault(name, seen)
             if twice := sorted(set(new) & set(found)):
-                raise ValueError(
+                raise UserError(
                     f"eval.{item.name}: found {twice[0]}, which another eval gives too. Allowed: each figure once. "
                     f"Remove one of the two evals."
                 )

@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from alignment_train import ranks
 from alignment_train.model import Model
+from pipelines.errors import UserError
 
 T = TypeVar("T")
 
@@ -37,7 +38,7 @@ class Divided(nn.Module):
         """Divide `model` and `modules`, which are the same in all processes, in place."""
         super().__init__()
         if not hasattr(FSDPModule, SUMS):
-            raise ValueError(
+            raise UserError(
                 f"train.parallel: found fsdp, with torch {torch.__version__}. Allowed: torch 2.9 or newer. Install it, "
                 f"or leave 'parallel' out: each process then holds the whole model."
             )

@@ -14,12 +14,13 @@ from alignment_train.config import Guards, layer_index
 from alignment_train.losses import effective_rank, pool
 from alignment_train.model import Model
 from alignment_train.objectives import Objective
+from pipelines.errors import UserError
 
 WINDOW = 20  # values of a loss that are averaged: a single batch may be hard
 PROBED = 128  # rows at most whose states are looked at
 
 
-class Stop(ValueError):
+class Stop(UserError):
     """Why a training cannot go on; a sentence without its full stop."""
 
 

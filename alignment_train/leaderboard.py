@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from pipelines import languages
+from pipelines.errors import UserError
 from pipelines.evals import Metric
 from pipelines.measures import measure, measure_of
 from pipelines.measures import name as name_of
@@ -67,14 +68,14 @@ def read(places: Sequence[str]) -> list[Run]:
             folder = Store(place).fetched("evaluation")
         texts = [folder / name for name in ("metrics.json", "manifest.json")]
         if missing := [text.name for text in texts if not text.exists()]:
-            raise ValueError(
+            raise UserError(
                 f"run {place}: found no {' and no '.join(missing)}. Allowed: a store that has an evaluation, or its "
                 f"folder evaluation/. Make it with 'make align' or 'python -m alignment_train eval'."
             )
         metrics, manifest = (text.read_text(encoding="utf-8") for text in texts)
         run = Run(place, Manifest.model_validate_json(manifest), json.loads(metrics))
         if twice := [other.where for other in out if other.manifest.fingerprint == run.manifest.fingerprint]:
-            raise ValueError(
+            raise UserError(
                 f"run {place}: found the same evaluation as {twice[0]}. Allowed: each once, or a run would count as "
                 f"two seeds. Leave one out."
             )
@@ -92,7 +93,7 @@ def lines(runs: Sequence[Run]) -> list[Line]:
     out = []
     for own in found.values():
         if len(own) > MOST_RUNS:
-            raise ValueError(
+            raise UserError(
                 f"report: found {len(own)} runs of one recipe. Allowed: at most {MOST_RUNS}. Name fewer of them."
             )
         name = ", ".join(dict.fromkeys(str(run.manifest.recipe.get("name", "unnamed")) for run in own))

@@ -12,6 +12,7 @@ from alignment_train.data import render
 from alignment_train.data import texts as language_model_batch
 from alignment_train.losses import pool
 from alignment_train.model import Model
+from pipelines.errors import UserError
 
 TOKENS = 8192  # a batch, padding included
 WINDOW = 2048  # tokens, where neither configuration nor tokenizer says how many a model takes; as in lm-eval
@@ -77,7 +78,7 @@ class LM:
             if not context and ids[:1] != [start]:
                 ids = [start, *ids]
             if len(ids) <= known:
-                raise ValueError(f"found no token after {context!r} in {text!r}. Needed: at least one. Leave it out.")
+                raise UserError(f"found no token after {context!r} in {text!r}. Needed: at least one. Leave it out.")
             known = max(1, known - max(0, len(ids) - most))
             asked.append(scoring.Request(tuple(ids[-most:]), known))
         return scoring.loglikelihood(self.model, asked, TOKENS, self.rows)
@@ -115,7 +116,7 @@ class LM:
     def _generated(self, rows: Sequence[list[int]], stop: Sequence[str], max_new_tokens: int) -> list[str]:
         room = self.window - max_new_tokens
         if room < 1:
-            raise ValueError(
+            raise UserError(
                 f"max_new_tokens: found {max_new_tokens:,}. Allowed: fewer than the model's {self.window:,} tokens. "
                 f"Lower it."
             )

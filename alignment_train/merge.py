@@ -18,6 +18,7 @@ from alignment_train.data import conversations
 from alignment_train.lm import LM
 from alignment_train.model import Model, load
 from pipelines.config import Recipe
+from pipelines.errors import UserError
 from pipelines.evals.retrieval import credits
 from pipelines.paths import is_address
 from pipelines.segments import generator
@@ -39,7 +40,7 @@ def run(trainer: "Trainer") -> Manifest:
     """merged_model of the recipe's `train.merge`, and in its manifest the dev figures of every coefficient."""
     recipe, store, settings = trainer.recipe, trainer.store, trainer.config.merge
     if settings is None:
-        raise ValueError(
+        raise UserError(
             f"recipe {recipe.name}: found no train.merge. Needed: which adapter to merge align_model's with. Write "
             f"merge: {{adapter: a folder or a store}} below train."
         )
@@ -65,7 +66,7 @@ def run(trainer: "Trainer") -> Manifest:
     model = load(store.fetched("base_model"), trust_remote_code=trainer.config.base.trust_remote_code)
     own = store.fetched("align_model")
     if not adapter.is_adapter(own):
-        raise ValueError("align_model: has all weights, no adapter. Needed: an adapter. Train it again.")
+        raise UserError("align_model: has all weights, no adapter. Needed: an adapter. Train it again.")
     adapter.load(model, own, "aligned")
     adapter.load(model, other, "other")
     lm = LM(model, aligned.numbers["trained_layer"], trainer.config.max_length, trainer.device)
@@ -105,7 +106,7 @@ def chosen(found: list[dict[str, Any]], by: str) -> int:
     """
     figures = np.array([row[by] if by == "loss" else -row[by] for row in found])
     if not np.isfinite(figures).any():
-        raise ValueError(f"merged_model: dev {by} is finite for no coefficient. Needed: adapters that did not diverge.")
+        raise UserError(f"merged_model: dev {by} is finite for no coefficient. Needed: adapters that did not diverge.")
     return int(np.nanargmin(figures))
 
 
@@ -145,7 +146,7 @@ def _weigh(model: Model, settings: Merge, coefficient: float, seed: int) -> None
             density=settings.density if settings.method.startswith(("ties", "dare")) else None,
         )
     except ValueError as error:
-        raise ValueError(
+        raise UserError(
             f"train.merge.method: {settings.method} cannot merge these adapters: {error} Allowed for any two of one "
             f"base: cat, or svd and the methods ending in it. Take one of them."
         ) from None
@@ -156,7 +157,7 @@ def _dev_pairs(recipe: Recipe, store: Store, most: int) -> pa.Table:
     """At most `most` dev rows, drawn by the recipe's seed."""
     dev = store.table("training_mix", part="dev")
     if not dev.num_rows:
-        raise ValueError(
+        raise UserError(
             "train.merge: found no dev rows in training_mix. Needed: some, to choose the coefficient. Raise "
             "corpus.dev_rows."
         )
@@ -189,19 +190,19 @@ def _other(named: str, store: Store) -> tuple[Path, Store | None]:
         if not there.manifest("align_model"):
             continue
         if _weights(there) != _weights(store):
-            raise ValueError(
+            raise UserError(
                 f"train.merge.adapter {place}: its base_model has other weights than that of {store.address}. Needed: "
                 f"adapters of one base. Name in both recipes the same train.base (for a seed, the folder of the one "
                 f"that was made: base: {store.where('base_model')})."
             )
         folder = there.fetched("align_model")
         if not adapter.is_adapter(folder):
-            raise ValueError(
+            raise UserError(
                 f"train.merge.adapter {place}: its align_model has all weights, no adapter. Needed: an adapter. Set "
                 f"train.adapter in its recipe and train it again."
             )
         return folder, there
-    raise ValueError(
+    raise UserError(
         f"train.merge.adapter: found neither an adapter nor a store with an align_model at {named}, nor at {beside}. "
         f"Allowed: a folder with {adapter.CONFIG}, or the store of a recipe that was run. Correct the path, or run "
         f"that recipe first."

@@ -15,6 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from alignment_train import adapter, losses, prefix
 from alignment_train.config import Base
+from pipelines.errors import UserError
 
 LOGITS = 1 << 25
 """How many logits are held at once where each is needed for its own label alone: 128 MiB."""
@@ -265,22 +266,22 @@ def load(where: str | Path, revision: str | None = None, trust_remote_code: bool
         )
     except (OSError, ValueError) as error:
         if not trust_remote_code and "trust_remote_code" in str(error):
-            raise ValueError(
+            raise UserError(
                 f"train.base {where}: found code of its own beside the weights, which was not run. Allowed: models of "
                 f"transformers, or trust_remote_code: true. Read the code, and where you trust it write base: "
                 f"{{model: {where}, trust_remote_code: true}}."
             ) from None
-        raise ValueError(
+        raise UserError(
             f"train.base {where}: cannot be loaded: {str(error).splitlines()[0]} Allowed: 'seed', a local folder, or "
             f"a hub id that this machine can reach. Download it, name its folder, or take 'seed'."
         ) from None
     if getattr(lm, "_hf_peft_config_loaded", False):
-        raise ValueError(
+        raise UserError(
             f"train.base {where}: found an adapter. Allowed: a whole model. Merge the adapter into its base with "
             f"PEFT's merge_and_unload, save that, and name its folder."
         )
     if not tokenizer.is_fast:
-        raise ValueError(
+        raise UserError(
             f"tokenizer {type(tokenizer).__name__}: has no offsets. Allowed: a fast tokenizer. "
             f"Convert it to tokenizer.json."
         )
@@ -317,7 +318,7 @@ def _blocks(body: nn.Module, count: int) -> nn.ModuleList:
     """The transformer blocks of any decoder: its one list of `count` modules that is not inside another."""
     found = [m for m in body.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
     if not found:
-        raise ValueError(
+        raise UserError(
             f"{type(body).__name__}: no list of {count} blocks in it. Allowed: decoder models of transformers."
         )
     return found[0]
@@ -328,13 +329,13 @@ def choose_device(asked: str | None) -> torch.device:
     if asked is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if asked.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(
+        raise UserError(
             "--device cuda: this machine has no usable GPU. Allowed: cpu, or a machine with one. Leave the flag out."
         )
     device = torch.device(asked)
     if device.index is not None and device.type == "cuda":
         if device.index >= torch.cuda.device_count():
-            raise ValueError(
+            raise UserError(
                 f"--device {asked}: this machine has {torch.cuda.device_count()} GPUs, counted from 0. Allowed: cuda:0 "
                 f"to cuda:{torch.cuda.device_count() - 1}. Name one of them."
             )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from alignment_train.config import Prefix
+from pipelines.errors import UserError
 
 if TYPE_CHECKING:
     from peft import PrefixTuningConfig
@@ -47,14 +48,14 @@ def begin(model: "Model", length: int) -> None:
     """
     places = getattr(model.lm.config, "max_position_embeddings", None)
     if places and length + TEXT > places:
-        raise ValueError(
+        raise UserError(
             f"train.adapter.prefix.length: found {length}, where {type(model.lm).__name__} has {places} places for "
             f"tokens. Allowed: at most {places - TEXT}, for a text needs some. Lower it."
         )
     tokens, text = (torch.randint(len(model.tokenizer), (1, count)).to(model.device) for count in (length, TEXT))
     kept = _kept(model, tokens)
     if [layer.keys.shape[2] for layer in kept.layers] != [length] * len(kept.layers):
-        raise ValueError(
+        raise UserError(
             f"train.adapter.prefix.length: found {length}, of which {type(model.lm).__name__} keeps less in some "
             f"block. Allowed: less than its sliding window. Lower it."
         )
@@ -74,7 +75,7 @@ def check(model: "Model") -> None:
     made = model.adapter.active_peft_config
     there = (made.num_layers, made.num_attention_heads, made.token_dim // made.num_attention_heads)
     if there != (needed := _shape(model)):
-        raise ValueError(f"its prefix is for (blocks, heads, size of a head) {there}, the model has {needed}.")
+        raise UserError(f"its prefix is for (blocks, heads, size of a head) {there}, the model has {needed}.")
 
 
 def lay(model: "Model") -> None:
@@ -110,7 +111,7 @@ def _before(peft: Any, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     mask = kwargs.get("attention_mask")
     if mask is not None:
         if not isinstance(mask, Tensor) or mask.ndim != 2:
-            raise ValueError("attention_mask: found one that is not [N, T]. Allowed after a prefix: [N, T], or none.")
+            raise UserError("attention_mask: found one that is not [N, T]. Allowed after a prefix: [N, T], or none.")
         changed["attention_mask"] = torch.cat([mask.new_ones(len(texts), length), mask], 1)
     for name in ("position_ids", "cache_position"):
         if kwargs.get(name) is not None:
@@ -151,8 +152,8 @@ def _asking(model: "Model") -> Iterator[None]:
         model.lm.train(training)
 
 
-def _unfit(model: "Model", why: str) -> ValueError:
-    return ValueError(
+def _unfit(model: "Model", why: str) -> UserError:
+    return UserError(
         f"train.adapter.prefix: {type(model.lm).__name__} takes none: {why}. Allowed: models of transformers whose "
         f"blocks all attend. Take adapter: {{lora: {{}}}}."
     )

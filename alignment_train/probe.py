@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from alignment_train import plots
 from alignment_train.config import TrainConfig
 from pipelines.config import Recipe
+from pipelines.errors import UserError
 from pipelines.evals import LanguageModel
 from pipelines.evals._bitext import questions
 from pipelines.evals.retrieval import cosines, embedded, found, mexa, ratio_margin, sides
@@ -71,7 +72,7 @@ def resolved(config: TrainConfig, store: Store) -> TrainConfig:
         return config
     numbers = store.require("layer_probe").numbers
     if missing := [pooling for pooling in config.poolings if f"layer/{pooling}" not in numbers]:
-        raise ValueError(
+        raise UserError(
             f"layer_probe: found no layer for pooling {', '.join(missing)}: it was made for other objectives. Needed: "
             f"one that was made for this recipe. Make it again with 'dagster asset materialize --select layer_probe'."
         )
@@ -86,7 +87,7 @@ def texts(recipe: Recipe, dev: pa.Table) -> pa.Table:
         sides = list(questions("layer_probe", pair, own, ROWS, recipe.corpus.pivot))
         batches += sides if sides[0].num_rows > 1 else []
     if not batches:
-        raise ValueError(
+        raise UserError(
             f"layer_probe: found {dev.num_rows} dev rows, in no pair two. Needed: two of a pair or more, better "
             f"hundreds. Raise corpus.dev_rows, or name the layer in place of 'auto'."
         )

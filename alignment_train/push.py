@@ -7,6 +7,7 @@ from typing import Any
 from alignment_train import adapter, card
 from alignment_train.config import TrainConfig
 from pipelines.config import Recipe
+from pipelines.errors import UserError
 from pipelines.store import Manifest, Store
 
 
@@ -21,7 +22,7 @@ def push(recipe: Recipe, store: Store, to: str, asset: str = "align_model", priv
 
     manifest, config = store.require(asset), TrainConfig.of(recipe)
     if not get_token():
-        raise ValueError(
+        raise UserError(
             f"push to {to}: found no token. Needed: one that may write. Make it at https://huggingface.co/settings/"
             f"tokens and set HF_TOKEN, or run 'hf auth login'."
         )
@@ -29,7 +30,7 @@ def push(recipe: Recipe, store: Store, to: str, asset: str = "align_model", priv
     files = {name: folder / name for name in manifest.files if name != card.FILE}
     if adapter.is_adapter(folder) and not config.base.hub:
         if config.base.model:
-            raise ValueError(
+            raise UserError(
                 f"push to {to}: {asset} is an adapter of {config.base.model}, a folder of this machine that nobody "
                 f"else has. Allowed: adapters of a model on the hub, or of a seed. Name the base by its hub id in "
                 f"train.base, or train all weights (without train.adapter)."
@@ -48,7 +49,7 @@ def push(recipe: Recipe, store: Store, to: str, asset: str = "align_model", priv
         )
     except (HTTPError, OSError, ValueError) as error:
         said = " ".join(str(error).split())[:300]
-        raise ValueError(
+        raise UserError(
             f"push to {to}: the hub could not be written to: {said or type(error).__name__}. Needed: a network, a name "
             f"such as user/model, and a token that may write there (HF_TOKEN). Correct it and run the command again."
         ) from None

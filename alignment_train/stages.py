@@ -21,6 +21,7 @@ from alignment_train.objectives.language_model import LanguageModel
 from alignment_train.report import Reporter
 from alignment_train.train import Outcome, Plan, train
 from pipelines.config import Recipe
+from pipelines.errors import UserError
 from pipelines.progress import Tell, silent
 from pipelines.schema import BITEXT
 from pipelines.segments import keys
@@ -164,7 +165,7 @@ class Trainer:
             return load(folder, trust_remote_code=trusted)
         made_of = self.store.require(asset).inputs["base_model"]
         if self.store.require("base_model").fingerprint != made_of:
-            raise ValueError(
+            raise UserError(
                 f"{asset}: an adapter of another base_model than that of store {self.store.address}. Needed: the one "
                 f"that it was trained on. Make it again with 'make align', or with 'python -m alignment_train all'."
             )

@@ -27,6 +27,7 @@ from alignment_train.guards import PROBED, Stop, Watch, heavy, memory
 from alignment_train.model import Model
 from alignment_train.objectives import Objective
 from alignment_train.report import Reporter
+from pipelines.errors import UserError
 
 if TYPE_CHECKING:
     from alignment_train.fsdp import Divided
@@ -218,7 +219,7 @@ def _stopping(step: int, checkpoints: Path) -> Iterator[None]:
         yield
     except Stop as reason:
         kept = _last(checkpoints) or "the base model"
-        raise ValueError(f"step {step}: {reason}. The last good state is in {kept}.") from None
+        raise UserError(f"step {step}: {reason}. The last good state is in {kept}.") from None
 
 
 def _own(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -236,12 +237,12 @@ def _check_split(objective: Objective) -> None:
     """ValueError where the batches of an objective cannot be divided among the processes."""
     count, name = ranks.world(), f"train.objectives.{objective.name}"
     if count > 1 and not objective.splits:
-        raise ValueError(
+        raise UserError(
             f"{name}: found {count} processes, but its loss needs its whole batch in one. Allowed: 1 process, without "
             f"torchrun. Start one, or leave the objective out."
         )
     if objective.rows % count:
-        raise ValueError(
+        raise UserError(
             f"{name}.rows: found {objective.rows} with {count} processes. Allowed: a multiple of {count}, as each has "
             f"the same part of a batch. Take {-(-objective.rows // count) * count}."
         )
@@ -314,7 +315,7 @@ def _usable(objective: Objective, part: pa.Table) -> pa.Table:
     mask = objective.wanted(part)
     table = part if mask is None else part.filter(mask)
     if table.num_rows < objective.rows:
-        raise ValueError(
+        raise UserError(
             f"train.objectives.{objective.name}: found {table.num_rows} rows that it can use, of {part.num_rows} rows "
             f"of {objective.reads}. Allowed: at least one batch of {objective.rows}. Lower its `rows`, or give it more "
             f"data."

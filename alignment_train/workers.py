@@ -17,7 +17,12 @@ from alignment_train.model import choose_device
 from alignment_train.report import die_with_parent
 from alignment_train.stages import Trainer
 from pipelines.config import Recipe
+from pipelines.errors import UserError
 from pipelines.store import Manifest, Store
+
+
+class WorkerKilledError(UserError):
+    """A process that trained was killed, and the pool with it."""
 
 
 class Workers:
@@ -33,11 +38,11 @@ class Workers:
             self._begun[fingerprint] = self._executor.submit(_make, recipe, self._store.address, role, keep)
 
     def finish(self, fingerprint: str) -> Manifest:
-        """Wait for a cell; its ValueError, or ChildProcessError where its process was killed."""
+        """Wait for a cell; its UserError, or WorkerKilledError where its process was killed."""
         try:
             return self._begun[fingerprint].result()
         except BrokenProcessPool:
-            raise ChildProcessError(
+            raise WorkerKilledError(
                 f"compare: a process that made a cell was killed, perhaps for memory: {self._jobs} trained at once. "
                 f"Cells that were done are kept. Run it again, with a smaller --jobs."
             ) from None

@@ -8,7 +8,6 @@ import shutil
 import signal
 import sys
 import time
-import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from assets.corpus import all_pairs
 from assets.recovery import this_process
 from assets.resources import QUIET, ROOT, Place, home, place, remember
 from pipelines.config import Recipe, read_recipe
+from pipelines.errors import printable, run_command
 from pipelines.progress import clock
 from pipelines.store import Store
 from pipelines.summary import table
@@ -33,8 +33,6 @@ OUTPUT_STAYS = {
     }
 }
 """Dagster does not take this process's output away: its copying would end the live progress line and answer Ctrl-C."""
-
-_DIRECTION = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def main(arguments: list[str]) -> int:
@@ -54,21 +52,21 @@ def main(arguments: list[str]) -> int:
             command.add_argument("--host", default="127.0.0.1")
             command.add_argument("--port", default="3000")
     chosen = parser.parse_args(arguments)
+    return run_command(lambda: _run(chosen))
+
+
+def _run(chosen: argparse.Namespace) -> int:
     _prepare_home()
     if chosen.command == "home":
         return 0
-    try:
-        used = place(chosen.recipe, chosen.store)
-        recipe = read_recipe(used.recipe)
-        config = TrainConfig.of(recipe)
-        notes = recipe.notes()
-        if chosen.command == "align" and chosen.dry_run:
-            print(_plan(recipe, config, notes))
-            return 0
-        Store.open(used.store, recipe.name)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 1
+    used = place(chosen.recipe, chosen.store)
+    recipe = read_recipe(used.recipe)
+    config = TrainConfig.of(recipe)
+    notes = recipe.notes()
+    if chosen.command == "align" and chosen.dry_run:
+        print(_plan(recipe, config, notes))
+        return 0
+    Store.open(used.store, recipe.name)
     os.environ.update(RECIPE=str(used.recipe), STORE=used.store)
     remember(used)
     if chosen.command == "ui":
@@ -151,7 +149,7 @@ def _align(used: Place, recipe: Recipe) -> int:
         if any(_interrupted(failure) for failure in failures):
             return _stopped()
         for failure in failures:
-            print(f"\n{_plain(_sentence(failure))}", file=sys.stderr)
+            print(f"\n{printable(_sentence(failure))}", file=sys.stderr)
         return 1
     for check in result.get_asset_check_evaluations():
         if not check.passed:
@@ -167,7 +165,7 @@ def _align(used: Place, recipe: Recipe) -> int:
 def _print_results(metrics: dict[str, Any], recipe: Recipe, folder: Path, seconds: float) -> None:
     result = verdict(metrics, recipe.corpus.pivot)
     lines = ["", table(metrics, is_result), "", result.headline + ".", *result.sentences]
-    print(_plain("\n".join(lines)))
+    print(printable("\n".join(lines)))
     print(f"\nReport: {folder / 'report.html'}  ({clock(seconds)} in all; `make ui` shows lineage, tables and plots)")
 
 
@@ -193,14 +191,6 @@ def _interrupted(failure: Any) -> bool:
 def _stopped() -> int:
     print("\nStopped. The same command goes on from here.", file=sys.stderr)
     return 130
-
-
-def _plain(text: str) -> str:
-    """`text` without what a terminal obeys and corpus text may hold: control characters and changes of direction."""
-    return "".join(
-        char if char in "\n\t" or (unicodedata.category(char) != "Cc" and char not in _DIRECTION) else "�"
-        for char in text
-    )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import dagster as dg
 from assets.graph import define
 from assets.recovery import clear_dead_runs
 from assets.resources import QUIET, place
+from pipelines.errors import UserError, printable
 
 
 def _clear_what_was_killed() -> None:
@@ -24,6 +25,6 @@ warnings.simplefilter("ignore", dg.BetaWarning)  # of backfill_policy, which is 
 warnings.simplefilter("ignore", dg.PreviewWarning)  # of Pipes' own insides
 try:
     defs = define(place())
-except ValueError as error:
-    raise click.ClickException(str(error)) from None  # Dagster's commands print that as one plain sentence
+except UserError as error:
+    raise click.ClickException(printable(error)) from None  # Dagster's commands print that as one plain sentence
 _clear_what_was_killed()

@@ -16,6 +16,7 @@ from assets.corpus import EVAL_TEXT, PER_PAIR, REFRESH, TRAINING_MIX, all_pairs
 from assets.resources import StoreResource
 from pipelines import collect
 from pipelines.config import Recipe
+from pipelines.errors import UserError
 from pipelines.languages import Pair
 from pipelines.store import Store, StoreError
 
@@ -95,7 +96,7 @@ def refresh_sensor(recipe: Recipe) -> dg.SensorDefinition:
             lake = store.open()
             trouble = _refresh(recipe, lake)
             moved = set(collect.moved(recipe, lake))
-        except ValueError as error:
+        except UserError as error:
             return _skip(str(error), last)
         done = {_range(run.tags) for run in runs if run.is_success}
         lost = [pair for ends in last.get("ranges", []) if tuple(ends) not in done for pair in _between(recipe, *ends)]
@@ -139,10 +140,10 @@ def _refresh(recipe: Recipe, store: Store) -> str | None:
     thread.start()
     thread.join(PATIENCE)
     if thread.is_alive():
-        raise ValueError(f"upstream has not answered in full for {PATIENCE:g} seconds; it is still being asked")
+        raise UserError(f"upstream has not answered in full for {PATIENCE:g} seconds; it is still being asked")
     if failed and isinstance(failed[0], StoreError):
         raise failed[0]
-    return (str(failed[0]) if isinstance(failed[0], ValueError) else repr(failed[0])) if failed else None
+    return (str(failed[0]) if isinstance(failed[0], UserError) else repr(failed[0])) if failed else None
 
 
 def _runs(instance: dg.DagsterInstance, asked: dict[str, Any]) -> list[dg.DagsterRun]:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import dagster as dg
 
 from pipelines.config import find
+from pipelines.errors import UserError, os_error_sentence, printable
 from pipelines.paths import is_address
 from pipelines.progress import Progress
 from pipelines.store import Store, write_atomically
@@ -76,11 +77,18 @@ class StoreResource(dg.ConfigurableResource):
 
 @contextmanager
 def said_plainly() -> Iterator[None]:
-    """Turn what the stages raise for bad input (ValueError) into a failure that is its sentence and is not retried."""
+    """Turn what the stages raise for bad input (UserError) into a failure that is its sentence and is not retried.
+
+    So is an OSError of a file; any other exception is a bug, which Dagster shows with its traceback.
+    """
     try:
         yield
-    except ValueError as error:
-        raise dg.Failure(description=str(error), allow_retries=False) from None
+    except UserError as error:
+        raise dg.Failure(description=printable(error), allow_retries=False) from None
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise dg.Failure(description=printable(os_error_sentence(error)), allow_retries=False) from error
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 from pipelines import audit, collect
 from pipelines.budget import words
 from pipelines.config import Recipe, read_recipe
+from pipelines.errors import UserError, run_command
 from pipelines.flow import total
 from pipelines.languages import Pair
 from pipelines.progress import Progress
@@ -51,19 +52,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.add_argument(
                 "--until", metavar="ASSET", choices=ASSETS, default=ASSETS[-1], help="the last one to make"
             )
-    options = parser.parse_args(words)
-    try:
-        if command == "verify":
-            return _verify(options.store)
-        if command == "ledger":
-            return _ledger(options.store, options.html)
-        if command == "prune":
-            return _prune(options.recipe, options.store)
-        only = getattr(options, "pair", [])
-        return _make(options.recipe, options.store, only, options.until, command == "refresh")
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run_command(partial(_run, command, parser.parse_args(words)), "error: ")
+
+
+def _run(command: str, options: argparse.Namespace) -> int:
+    if command == "verify":
+        return _verify(options.store)
+    if command == "ledger":
+        return _ledger(options.store, options.html)
+    if command == "prune":
+        return _prune(options.recipe, options.store)
+    only = getattr(options, "pair", [])
+    return _make(options.recipe, options.store, only, options.until, command == "refresh")
 
 
 def _make(path: str, folder: str, only: Sequence[str], until: str, refresh: bool) -> int:
@@ -105,7 +105,7 @@ def _ledger(place: str, html: Path | None) -> int:
     store = Store(place)
     found = audit.ledgers(store)
     if not found:
-        raise ValueError(f"store {place}: no bitext in it. Allowed: what 'python -m pipelines' filled. Check the path.")
+        raise UserError(f"store {place}: no bitext in it. Allowed: what 'python -m pipelines' filled. Check the path.")
     print(audit.table(total(list(found.values()))))
     if html:
         write_atomically(html, audit.page(store))
@@ -116,7 +116,7 @@ def _ledger(place: str, html: Path | None) -> int:
 def _chosen(recipe: Recipe, only: Sequence[str]) -> list[Pair]:
     chosen = [Pair.parse(spec) for spec in only] or recipe.corpus.pairs
     if strange := [str(pair) for pair in chosen if pair not in recipe.corpus.pairs]:
-        raise ValueError(
+        raise UserError(
             f"--pair: found {', '.join(strange)}. Allowed: {', '.join(map(str, recipe.corpus.pairs))}. Choose one of "
             f"these or add the pair to the recipe."
         )

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from pipelines.config import Recipe
 from pipelines.decontaminate import MODULES, Forbidden, pins
+from pipelines.errors import UserError
 from pipelines.instruct import SAMPLES, STORED, as_stored, overlapping, shown
 from pipelines.instructions import RENDERED
 from pipelines.ledger import BATCH_ROWS, empty
@@ -78,7 +79,7 @@ def run(recipe: Recipe, store: Store, tell: Tell = silent) -> Manifest:
                 numbers["rows_out"] += steps[-1].kept
                 numbers[f"rows {task.name} {cell}"] = steps[-1].kept
         if tasks and not numbers["rows_out"] and not recipe.corpus.allow_empty:
-            raise ValueError(
+            raise UserError(
                 f"task_data: found no row to train on in {numbers['rows_in']:,} examples. Allowed: at least one. "
                 f"Change corpus.tasks, or set corpus.allow_empty: true."
             )

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.config import Budget
+from pipelines.errors import UserError
 from pipelines.languages import Pair
 
 Count = Callable[[pa.Array], np.ndarray]
@@ -66,7 +67,7 @@ def counter(budget: Budget) -> Count:
     try:
         lengths = _sentencepiece(file.read_bytes()) if file.suffix == ".model" else _tokenizers(file.read_bytes())
     except Exception as error:  # both libraries raise bare Exceptions and RuntimeErrors of what they cannot read
-        raise ValueError(
+        raise UserError(
             f"corpus.budget.tokenizer: {file} cannot be read: {error}. Allowed: a SentencePiece .model, a "
             f"tokenizer.json of the tokenizers library, or 'characters'. Name another."
         ) from None

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from pipelines import filters
 from pipelines.config import Recipe
 from pipelines.engine import mapped
+from pipelines.errors import UserError
 from pipelines.filters import RANGE, Filter, ends
 from pipelines.languages import Pair
 from pipelines.ledger import KEPT, Sieve, empty, rebatch
@@ -102,7 +103,7 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
             seen, kept = seen + batch.num_rows, kept + rows.num_rows
             tell(seen, total, f"{kept:,} of {seen:,} rows kept")
         if not kept and not recipe.corpus.allow_empty:
-            raise ValueError(sieve.none_left(f"clean_bitext of {pair}", total))
+            raise UserError(sieve.none_left(f"clean_bitext of {pair}", total))
         out.write(sieve.samples.batch(), "samples")
         return out.commit(
             print_,

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.config import Recipe
+from pipelines.errors import UserError
 from pipelines.languages import Pair
 from pipelines.ledger import Samples, empty
 from pipelines.licences import allowed
@@ -52,7 +53,7 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
                 batch = _checked(found, pair, f"source '{source.name}', {pair}")
                 counts.update(_count(batch["corpus"]))
                 if strange := sorted(set(counts) - set(here)):
-                    raise ValueError(
+                    raise UserError(
                         f"corpus.sources, {pair}: rows of {', '.join(strange)} come without provenance. Allowed: "
                         f"corpora of which the source states version, licence and address. State them in the source's "
                         f"provenance()."
@@ -70,7 +71,7 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
             known |= {name: facts for name, facts in here.items() if name in counts}
         refused = {name: facts["licence"] for name, facts in known.items() if not allowed(facts["licence"], licences)}
         if not seen.rows and not recipe.corpus.allow_empty:
-            raise ValueError(_none(recipe, pair, refused))
+            raise UserError(_none(recipe, pair, refused))
         if not seen.rows:
             out.write(empty(BITEXT))
         return out.commit(
@@ -133,7 +134,7 @@ def run_evals(recipe: Recipe, store: Store, tell: Tell = silent) -> Manifest:
                 counts.update(_count(batch["eval"]))
                 tell(counts.total(), 0, f"{counts.total():,} texts")
             if counts.total() == before:
-                raise ValueError(
+                raise UserError(
                     f"eval '{item.name}': found no text for {', '.join(map(str, pairs))}. Allowed: at least one. Give "
                     f"it a source that holds these pairs, or remove the eval."
                 )
@@ -186,7 +187,7 @@ def _checked(batch: pa.RecordBatch, pair: Pair, where: str) -> pa.RecordBatch:
     check(batch, BITEXT, where)
     for column, code in zip(("src_lang", "tgt_lang"), pair, strict=True):
         if strange := sorted(set(pc.unique(batch[column]).to_pylist()) - {code}):
-            raise ValueError(
+            raise UserError(
                 f"{where}: column '{column}' holds {', '.join(strange)}. Allowed: {code}. Swap the sides in the source."
             )
     return batch.select(BITEXT.names).cast(BITEXT)

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from pipelines.engine import Engine
+from pipelines.errors import UserError
 from pipelines.evals import Eval
 from pipelines.filters import Filter
 from pipelines.instructions import InstructionType
@@ -36,7 +37,7 @@ SECTIONS = ("extends", "seed", "corpus", "train", "eval")
 
 def _distinct(pairs: list[Pair]) -> list[Pair]:
     if repeated := sorted({str(pair) for pair in pairs if pairs.count(pair) > 1}):
-        raise ValueError(f"found {', '.join(repeated)} twice. Allowed: each pair once. Remove one.")
+        raise UserError(f"found {', '.join(repeated)} twice. Allowed: each pair once. Remove one.")
     return pairs
 
 
@@ -66,22 +67,22 @@ class Budget(Strict):
     @model_validator(mode="after")
     def _bounded(self) -> "Budget":
         if self.rows >= MOST_ROWS:
-            raise ValueError(
+            raise UserError(
                 f"rows: found {self.rows:,}. Allowed: fewer than {MOST_ROWS:,}. Lower it: both papers align with less."
             )
         if any(share < 0 for share in self.shares.values()) or sum(self.shares.values()) > 1 + 1e-9:
-            raise ValueError(
+            raise UserError(
                 f"shares: found {self.shares}, sum {sum(self.shares.values()):g}. Allowed: shares of at least 0 whose "
                 f"sum is at most 1. Lower some."
             )
         if (self.tokens is None) != (self.tokenizer is None):
             lacking, given = ("tokenizer", "tokens") if self.tokens else ("tokens", "tokenizer")
-            raise ValueError(
+            raise UserError(
                 f"{lacking}: found none, but {given}. Allowed: tokens with what counts them: tokenizer: characters, a "
                 f"SentencePiece .model or a tokenizer.json. Set both or neither."
             )
         if self.tokenizer is not None and not re.search(r"(^characters|\.model|\.json)$", self.tokenizer):
-            raise ValueError(
+            raise UserError(
                 f"tokenizer: found '{self.tokenizer}'. Allowed: characters, or the path of a SentencePiece .model or a "
                 f"tokenizer.json on this machine. Correct it."
             )
@@ -93,7 +94,7 @@ class Budget(Strict):
             return None
         file = Path(self.tokenizer).expanduser()
         if not file.is_file():
-            raise ValueError(
+            raise UserError(
                 f"corpus.budget.tokenizer: no file {file}. Allowed: characters, or the path of a SentencePiece .model "
                 f"or a tokenizer.json on this machine. Correct it."
             )
@@ -108,7 +109,7 @@ class Budget(Strict):
         """ValueError where a cap names none of `corpora`. One without a version may yet have any."""
         known = {"*", *corpora, *(corpus.partition("/")[0] for corpus in corpora)}
         if unknown := [key for key in self.caps if key not in known and key.partition("/")[0] not in corpora]:
-            raise ValueError(
+            raise UserError(
                 f"budget.caps: found {', '.join(unknown)}. Allowed: * or a corpus of the recipe "
                 f"({', '.join(sorted(corpora))}). Correct or remove it."
             )
@@ -116,7 +117,7 @@ class Budget(Strict):
 
 def _each_once(on: list[str]) -> list[str]:
     if len(set(on)) != len(on):
-        raise ValueError(f"found {', '.join(on)}. Allowed: pair, src and tgt, each once. Remove one.")
+        raise UserError(f"found {', '.join(on)}. Allowed: pair, src and tgt, each once. Remove one.")
     return on
 
 
@@ -146,8 +147,8 @@ class Decontaminate(Strict):
         for entry in self.lists:
             try:
                 found.update(dict.fromkeys(expand(entry)))
-            except ValueError as error:
-                raise ValueError(f"corpus.decontaminate.lists: {error}") from None
+            except UserError as error:
+                raise UserError(f"corpus.decontaminate.lists: {error}") from None
         return list(found)
 
 
@@ -185,9 +186,9 @@ class CorpusConfig(Strict):
         for what, items in (("filters", self.filters), ("instructions", self.instructions), ("tasks", self.tasks)):
             found = [item.name for item in items]
             if repeated := sorted({name for name in found if found.count(name) > 1}):
-                raise ValueError(f"{what}: found {', '.join(repeated)} twice. Allowed: each once. Remove one.")
+                raise UserError(f"{what}: found {', '.join(repeated)} twice. Allowed: each once. Remove one.")
         if unknown := sorted(set(self.budget.shares) - set(self.kinds)):
-            raise ValueError(
+            raise UserError(
                 f"budget.shares: found {', '.join(unknown)}. Allowed: {', '.join(self.kinds)}. Add the instruction "
                 f"type or the task, or remove its share."
             )
@@ -196,7 +197,7 @@ class CorpusConfig(Strict):
         if None not in named:
             self.budget.check_caps({name for names in named for name in names or ()})
         if self.budget.order == "quality" and self.quality_column is None:
-            raise ValueError(
+            raise UserError(
                 f"budget.order: found quality, but no filter that judges it in {[item.name for item in self.filters]}. "
                 f"Allowed: random, or quality with a filter such as translation_score. Add one or change the order."
             )
@@ -295,7 +296,7 @@ def validate(model: type[M], raw: dict[str, Any], where: str, prefix: str = "") 
         return model.model_validate(raw)
     except ValidationError as error:
         lines = [f"  {_place(place) or 'recipe'}: {text}" for place, text in messages(error, prefix, model)]
-        raise ValueError("\n".join([f"{where}:", *lines])) from None
+        raise UserError("\n".join([f"{where}:", *lines])) from None
 
 
 def find(path: str | Path, folder: Path = RECIPES, what: str = "recipe") -> Path:
@@ -305,7 +306,7 @@ def find(path: str | Path, folder: Path = RECIPES, what: str = "recipe") -> Path
         if candidate.is_file():
             return candidate
     available = ", ".join(sorted(p.name for p in folder.glob("*.yaml")))
-    raise ValueError(f"{what} {path}: no such file. Allowed: a path, or one of {available}. Check the spelling.")
+    raise UserError(f"{what} {path}: no such file. Allowed: a path, or one of {available}. Check the spelling.")
 
 
 def _extended(file: Path, base: Any) -> Path:
@@ -320,15 +321,15 @@ def _place(parts: tuple[str | int, ...]) -> str:
 def _read(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     """The mapping in `file`, laid over the recipe it extends."""
     if file.resolve() in seen:
-        raise ValueError(f"{file}: extends itself. Allowed: a chain that ends. Remove one 'extends'.")
+        raise UserError(f"{file}: extends itself. Allowed: a chain that ends. Remove one 'extends'.")
     try:
         raw = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: not readable as YAML: {error}") from None
+        raise UserError(f"{file}: not readable as YAML: {error}") from None
     if not isinstance(raw, dict):
-        raise ValueError(f"{file}: found {type(raw).__name__}. Allowed: {', '.join(SECTIONS)}. Write a mapping.")
+        raise UserError(f"{file}: found {type(raw).__name__}. Allowed: {', '.join(SECTIONS)}. Write a mapping.")
     if unknown := [key for key in raw if key not in SECTIONS]:
-        raise ValueError(
+        raise UserError(
             f"{file}: unknown section {', '.join(map(repr, unknown))}. Allowed: "
             f"{', '.join(SECTIONS)}. Rename or remove it."
         )

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.config import Decontaminate, Recipe
+from pipelines.errors import UserError
 from pipelines.languages import Pair
 from pipelines.ledger import KEPT, Sieve, rebatch
 from pipelines.matching import match_key
@@ -49,7 +50,7 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
             seen, kept = seen + batch.num_rows, kept + rows.num_rows
             tell(seen, total, f"{kept:,} of {seen:,} rows kept")
         if not kept and not recipe.corpus.allow_empty:
-            raise ValueError(sieve.none_left(f"decontaminated_bitext of {pair}", total))
+            raise UserError(sieve.none_left(f"decontaminated_bitext of {pair}", total))
         out.write(sieve.samples.batch(), "samples")
         return out.commit(
             print_,
@@ -119,7 +120,7 @@ def _lines(file: str) -> pa.Array:
         try:
             return pa.array(stream.read().decode("utf-8-sig").splitlines(), pa.string())
         except UnicodeDecodeError as error:
-            raise ValueError(
+            raise UserError(
                 f"corpus.decontaminate.lists: {file} is not UTF-8: {error.reason} at byte {error.start:,}. Allowed: "
                 f"UTF-8 text, one text a line. Convert it."
             ) from None

@@ -11,6 +11,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pipelines.errors import UserError
 from pipelines.progress import Tell, silent
 from pipelines.store import sha256
 
@@ -32,7 +33,7 @@ Verify = Callable[[Path], None]
 """Raises ValueError where the file is broken or not to be trusted."""
 
 
-class DownloadError(ValueError):
+class DownloadError(UserError):
     """A file cannot be had: the server does not answer, refuses, or has something else than expected."""
 
 
@@ -163,7 +164,7 @@ def _broken(part: Path, verify: Verify) -> str | None:
     """What is wrong with a file that has arrived in full."""
     try:
         verify(part)
-    except ValueError as error:
+    except UserError as error:
         return str(error)
     return None
 

@@ -15,6 +15,8 @@ from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
 
+from pipelines.errors import UserError
+
 T = TypeVar("T")
 R = TypeVar("R")
 Engine = Literal["local", "ray"]
@@ -79,7 +81,7 @@ def _ray() -> Any:
         ray: Any = importlib.import_module("ray")
         importlib.import_module("ray.data")
     except ImportError:
-        raise ValueError(
+        raise UserError(
             "corpus.engine: found 'ray', which is not installed. Allowed: local, or ray where it is installed. Install "
             "it with 'pip install isogloss[ray]', here and on every node of the cluster."
         ) from None

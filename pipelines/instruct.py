@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from pipelines.config import Recipe
 from pipelines.decontaminate import MODULES, Forbidden, pins
+from pipelines.errors import UserError
 from pipelines.instructions import RENDERED, InstructionType
 from pipelines.languages import Pair
 from pipelines.ledger import empty, rebatch
@@ -77,7 +78,7 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
                 out.write(stored)
             corpora |= item.provenance(pair, store.sources)
         if types and not kept and not recipe.corpus.allow_empty:
-            raise ValueError(
+            raise UserError(
                 f"instructions of {pair}: found none in {rows_in:,} rows of bitext. Allowed: at least one row. Change "
                 f"corpus.instructions, or set corpus.allow_empty: true."
             )

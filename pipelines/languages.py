@@ -9,6 +9,8 @@ import langcodes
 from langcodes.data_dicts import LANGUAGE_ALPHA3_BIBLIOGRAPHIC
 from langcodes.tag_parser import LanguageTagError
 
+from pipelines.errors import UserError
+
 # ISO 639-3 macrolanguage -> the member that FLORES (and so we) mean by it.
 MEMBER = {
     "ara": "arb", "aym": "ayr", "aze": "azj", "din": "dik", "fas": "pes", "ful": "fuv", "kau": "knc", "kur": "kmr",
@@ -62,7 +64,7 @@ def parse(code: str) -> str:
     decides the script (`zh_TW` -> `zho_Hant`). ValueError where the language is not known.
     """
     if not isinstance(code, str):
-        raise ValueError(f"language {code!r}: found {type(code).__name__}. Allowed: a text such as 'en'. Quote it.")
+        raise UserError(f"language {code!r}: found {type(code).__name__}. Allowed: a text such as 'en'. Quote it.")
     try:
         written = code.strip().replace("_", "-")
         tag = langcodes.Language.get(written, normalize=False)
@@ -73,7 +75,7 @@ def parse(code: str) -> str:
     except (LanguageTagError, LookupError, ValueError):
         known, alpha3 = False, ""
     if not known or not alpha3.isalpha() or alpha3 in ("und", "mul", "zxx", "mis") or "qaa" <= alpha3 <= "qtz":
-        raise ValueError(
+        raise UserError(
             f"language '{code}': not a known language. Allowed: ISO 639 or BCP 47 codes such as en, deu, zh-Hant, "
             f"swh, eng_Latn. Look the code up in ISO 639-3."
         )
@@ -158,13 +160,13 @@ class Pair(NamedTuple):
             return spec
         parts = _split(spec) if isinstance(spec, str) else spec
         if not isinstance(parts, list | tuple) or len(parts) != 2:
-            raise ValueError(
+            raise UserError(
                 f"pair {spec!r}: found {len(parts) if isinstance(parts, list | tuple) else 1} languages. Allowed: two, "
                 f"as 'en-sw' or [en, zh-Hant]. Write a code that holds a hyphen in the list form."
             )
         src, tgt = sorted(parse(part) for part in parts)
         if src == tgt:
-            raise ValueError(f"pair {spec!r}: both sides are {src}. Allowed: two different languages. Change one side.")
+            raise UserError(f"pair {spec!r}: both sides are {src}. Allowed: two different languages. Change one side.")
         return cls(src, tgt)
 
 

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+from pipelines.errors import UserError
+
 ASIDE = re.compile(r"\([^()]*\)")
 ALL_HOLD = re.compile(r"\s*[;,]\s*|\s+(?:/|and)\s+")
 ONE_HOLDS = re.compile(r"\s+or\s+")
@@ -36,7 +38,7 @@ def require(corpora: Mapping[str, Mapping[str, Any]], licences: Sequence[str] | 
         f"{name}: {facts['licence']}" for name, facts in corpora.items() if not allowed(facts["licence"], licences)
     ]
     if refused:
-        raise ValueError(
+        raise UserError(
             f"corpus.licences, {where}: found {'; '.join(refused)}. Allowed: {', '.join(licences or ())}. Allow the "
             f"licence, or take the data from another source."
         )

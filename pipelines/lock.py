@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipelines.errors import UserError
 from pipelines.remote import Remote
 from pipelines.store import write_atomically
 
@@ -56,7 +57,7 @@ def _whole(home: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except json.JSONDecodeError as error:
-        raise ValueError(
+        raise UserError(
             f"{file}: not readable as JSON: {error}. Allowed: what this program wrote. Restore the file, or delete it "
             f"to take the releases that are latest now."
         ) from None

@@ -3,6 +3,7 @@
 from functools import cache
 
 from pipelines import registry
+from pipelines.errors import UserError
 from pipelines.evals import Eval, Measure
 
 EVALS = "pipelines.evals"
@@ -44,6 +45,6 @@ def declared() -> dict[str, Measure]:
         plugin = registry.load(EVALS, file)
         assert issubclass(plugin, Eval)
         if twice := out.keys() & plugin.measures.keys():
-            raise ValueError(f"eval {file}: found {', '.join(sorted(twice))}, which another eval declares too. Rename.")
+            raise UserError(f"eval {file}: found {', '.join(sorted(twice))}, which another eval declares too. Rename.")
         out |= plugin.measures
     return out

@@ -27,6 +27,7 @@ from pipelines import budget, data_card
 from pipelines.config import CorpusConfig, Recipe
 from pipelines.dedup import connection
 from pipelines.engine import mapped
+from pipelines.errors import UserError
 from pipelines.languages import Pair
 from pipelines.ledger import BATCH_ROWS, Samples, empty
 from pipelines.licences import gathered
@@ -113,7 +114,7 @@ def run(recipe: Recipe, store: Store, tell: Tell = silent) -> Manifest:
             receipts = budget.choose(duck, corpus.budget, kinds, places, list(names))
             receipts = receipts._replace(pairs=list(compress(receipts.pairs, _may_give(corpus, places))))
             if not receipts.kinds[0]["taken"] and not corpus.allow_empty:
-                raise ValueError(
+                raise UserError(
                     f"training_mix: found no bitext row to train on in {len(pairs)} pairs. Allowed: at least one. "
                     f"Lower corpus.dev_rows, raise the share of bitext, or set corpus.allow_empty: true."
                 )

@@ -10,6 +10,8 @@ import time
 from functools import cache
 from typing import Any, BinaryIO
 
+from pipelines.errors import UserError
+
 SCHEME = "://"
 SETTLED = 3.0  # seconds after its last change from which a file's size and time tell a further change apart
 
@@ -44,13 +46,13 @@ def expand(pattern: str) -> list[str]:
     try:
         found = _listed(pattern) if is_address(pattern) else _local(pattern)
     except (OSError, ImportError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"'{pattern}': {error}. Needed: an address that can be read. Check the address, the AWS_* variables where "
             f"it is s3://, and that fsspec has what this kind of address needs."
         ) from None
     if not found:
         here = "" if is_address(pattern) or os.path.isabs(pattern) else f" below the working directory, {os.getcwd()}"
-        raise ValueError(
+        raise UserError(
             f"'{pattern}': found no such file{here}. Allowed: a file, or a pattern of files such as 'data/*.tsv', here "
             f"or at an address such as s3://bucket/data/*.tsv. Correct it."
         )

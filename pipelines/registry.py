@@ -10,6 +10,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, ValidationError
 
+from pipelines.errors import UserError
+
 
 class Strict(BaseModel):
     """A settings model that cannot be changed and refuses keys it does not know."""
@@ -44,7 +46,7 @@ class Plugin(Strict):
         return {name: value for name, value in self if isinstance(value, Plugin)}
 
 
-class NestedError(ValueError):
+class NestedError(UserError):
     """Errors below one plug-in, each with its place relative to the plug-in's own key."""
 
     def __init__(self, errors: list[tuple[tuple[str | int, ...], str]]):
@@ -65,7 +67,7 @@ def load(package: str, name: str) -> type[Plugin]:
         kind = package.rpartition(".")[2].removesuffix("s")
         near = difflib.get_close_matches(name, available, n=1)
         hint = f"Did you mean '{near[0]}'? " if near else ""
-        raise ValueError(f"no {kind} '{name}'. {hint}Available: {', '.join(available)}.")
+        raise UserError(f"no {kind} '{name}'. {hint}Available: {', '.join(available)}.")
     module = importlib.import_module(f"{package}.{name}")
     found = [
         cls
@@ -73,7 +75,7 @@ def load(package: str, name: str) -> type[Plugin]:
         if inspect.isclass(cls) and issubclass(cls, Plugin) and cls.__module__ == module.__name__
     ]
     if len(found) != 1:
-        raise ValueError(f"{module.__name__} defines {len(found)} plug-in classes; exactly one is allowed.")
+        raise UserError(f"{module.__name__} defines {len(found)} plug-in classes; exactly one is allowed.")
     return found[0]
 
 
@@ -85,7 +87,7 @@ def build(package: str, spec: Any) -> Plugin:
         spec = {spec: {}}
     if not isinstance(spec, Mapping) or len(spec) != 1:
         found = ", ".join(map(str, spec)) if isinstance(spec, Mapping) else repr(spec)
-        raise ValueError(
+        raise UserError(
             f"found {found or 'nothing'}; allowed is one name with its settings, such as 'lid: {{min: 0.5}}'."
         )
     name, settings = next(iter(spec.items()))

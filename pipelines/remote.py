@@ -13,13 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from pipelines.errors import UserError
 from pipelines.paths import filesystem, inside
 
 BLOCK = 4 << 20  # bytes read at a time
 AT_ONCE = 8  # transfers: small files cost a round trip each, large ones fill the line
 
 
-class RemoteError(ValueError):
+class RemoteError(UserError):
     """The address cannot be reached, lacks a file it should have, or holds one that is not what it should be."""
 
 

@@ -2,6 +2,8 @@
 
 import pyarrow as pa
 
+from pipelines.errors import UserError
+
 BITEXT = pa.schema(
     [pa.field(name, pa.string(), nullable=False) for name in ("src", "tgt", "src_lang", "tgt_lang", "corpus")]
 )
@@ -29,17 +31,17 @@ def check(batch: pa.RecordBatch, schema: pa.Schema, where: str) -> pa.RecordBatc
     for field in schema:
         index = batch.schema.get_field_index(field.name)
         if index < 0:
-            raise ValueError(
+            raise UserError(
                 f"{where}: column '{field.name}' is missing. Found: {', '.join(batch.schema.names)}. "
                 f"Allowed: {', '.join(schema.names)} and further columns. Add the column where the batch is made."
             )
         found = batch.schema.field(index).type
         if found != field.type:
-            raise ValueError(
+            raise UserError(
                 f"{where}: column '{field.name}' has type {found}. Allowed: {field.type}. Cast it where it is made."
             )
         if not field.nullable and batch.column(index).null_count:
-            raise ValueError(
+            raise UserError(
                 f"{where}: column '{field.name}' has {batch.column(index).null_count} null values in "
                 f"{batch.num_rows} rows. Allowed: none. Drop such rows where they are read."
             )

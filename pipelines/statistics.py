@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipelines.errors import UserError
 from pipelines.evals import Metric
 
 RESAMPLES = 1_000
@@ -67,7 +68,7 @@ def pooled(values: np.ndarray, formula: Formula, seed: int = 0, texts: Texts | N
     Statistical Significance Tests for Machine Translation Evaluation, W04-3250).
     """
     if len(values) == 0:
-        raise ValueError("a figure of no items: allowed is at least one. Give the eval texts to measure on.")
+        raise UserError("a figure of no items: allowed is at least one. Give the eval texts to measure on.")
     whole = np.ascontiguousarray(values.T).sum(axis=1)
     return Scored(float(formula(whole)), len(values), formula(resampled(values, seed)), Items(values, formula, texts))
 
@@ -115,7 +116,7 @@ def weights(n: int, seed: int = 0) -> np.ndarray:
 def paired(a: Scored, b: Scored) -> Scored:
     """a − b of two models on the same items."""
     if a["n"] != b["n"]:
-        raise ValueError(f"a paired difference of {a['n']} and {b['n']} items. Allowed: the same items on both sides.")
+        raise UserError(f"a paired difference of {a['n']} and {b['n']} items. Allowed: the same items on both sides.")
     return Scored(a["value"] - b["value"], int(a["n"]), a.resamples - b.resamples)
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipelines.errors import UserError
 from pipelines.languages import Pair
 from pipelines.paths import is_address
 from pipelines.registry import Plugin
@@ -39,7 +40,7 @@ SHARD_BYTES = 256 << 20  # uncompressed bytes after which a new shard begins
 MAIN = "data"  # the part of a dataset that the next stage reads
 
 
-class StoreError(ValueError):
+class StoreError(UserError):
     """The store lacks what is asked for, belongs to another recipe, or is being written by another process."""
 
 

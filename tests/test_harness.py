@@ -14,6 +14,7 @@ import yaml
 
 from alignment_train.lm import LM
 from pipelines.config import Recipe
+from pipelines.errors import UserError
 from pipelines.evals import harness
 from pipelines.evals.harness import Harness
 from pipelines.languages import Pair
@@ -335,7 +336,7 @@ def test_a_model_that_diverged_is_refused(data: Path):
 def test_a_model_whose_window_is_no_longer_than_an_answer_is_refused_by_the_name_of_the_task(data: Path):
     class Short(Knowing):
         def generate(self, prompts: Sequence[str], stop: Sequence[str], max_new_tokens: int) -> list[str]:
-            raise ValueError(f"found {max_new_tokens}. Allowed: fewer.")
+            raise UserError(f"found {max_new_tokens}. Allowed: fewer.")
 
     item = made(tasks=["mgsm"], data={"mgsm": f"{data}/mgsm_{{lang}}.tsv"})
     with pytest.raises(ValueError, match=r"harness\.tasks: mgsm_direct_de cannot be asked of this model: found 256"):

@@ -161,7 +161,7 @@ def test_own_items_are_read_pinned_and_must_not_change(tmp_path: Path) -> None:
     [
         ([{**HERE, "answer": 2}], r"line 1: found choices \[' near', ' far'\] and answer 2"),
         ([{**HERE, "choices": [" a", " a"]}], "all different"),
-        ([{**HERE, "lang": "xx-none"}], "line 1: ValueError: language 'xx-none'"),
+        ([{**HERE, "lang": "xx-none"}], "line 1: language 'xx-none'"),
         ([{"id": "a"}], "line 1: KeyError: 'choices'"),
         ([HERE, HERE], "line 2: found 'sea' in eng_Latn twice"),
         ([HERE, {**HERE, "lang": "de", "choices": [" a", " b", " c"]}], "line 2: found 3 choices of 'sea', and 2 at"),

@@ -27,7 +27,7 @@ def test_a_killed_process_is_an_error_that_says_what_to_do(tmp_path: Path, monke
         beside.begin(RECIPE, "base", False, "a")
         assert len(beside._begun) == 1, "a fingerprint is made once"
         with pytest.raises(
-            ChildProcessError, match=r"2 trained at once\. Cells that were done are kept\. .* smaller --j"
+            workers.WorkerKilledError, match=r"2 trained at once\. Cells that were done are kept\. .* smaller --j"
         ):
             beside.finish("a")
         with pytest.raises(BrokenProcessPool):

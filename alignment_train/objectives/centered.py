@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field
 
 from alignment_train.data import language_numbers
 from alignment_train.objectives.contrastive import Contrastive
+from pipelines.errors import UserError
 from pipelines.languages import parse
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Centered(Contrastive):
 
         codes = sorted({code for side in ("src_lang", "tgt_lang") for code in table[side].unique().to_pylist()})
         if self.pivot and self.pivot not in codes:
-            raise ValueError(
+            raise UserError(
                 f"train.objectives.centered.pivot: found {self.pivot}, which no pair has. Allowed: {', '.join(codes)}. "
                 f"Name one of them, or leave pivot out."
             )

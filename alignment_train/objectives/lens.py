@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field
 
 from alignment_train.data import language_numbers, pair_counts, rows_with
 from alignment_train.objectives import Layer, Objective, Reads
+from pipelines.errors import UserError
 from pipelines.languages import parse
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Lens(Objective):
         pairs = self._probes(table)
         size = model.lm.config.hidden_size
         if len(pairs) + 1 > size:
-            raise ValueError(
+            raise UserError(
                 f"train.objectives.lens: found {len(pairs) + 1} languages for states of {size} numbers. Allowed: as "
                 f"many languages as numbers, or nothing is left that they share. Align fewer languages."
             )
@@ -127,7 +128,7 @@ class Lens(Objective):
             return row["src"], row["tgt"], row["tgt_lang"]
         if row["tgt_lang"] == self.pivot:
             return row["tgt"], row["src"], row["src_lang"]
-        raise ValueError(
+        raise UserError(
             f"train.objectives.lens.pivot: found a pair {row['src_lang']}-{row['tgt_lang']}. Allowed: pairs with "
             f"{self.pivot} on one side. Drop the others, or name their pivot."
         )

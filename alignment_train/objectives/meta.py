@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from alignment_train.data import language_numbers, texts
 from alignment_train.objectives import Objective, Reads
+from pipelines.errors import UserError
 from pipelines.languages import parse
 
 if TYPE_CHECKING:
@@ -69,14 +70,14 @@ class Meta(Objective):
         named = self.clusters if isinstance(self.clusters, list) else []
         count = len(named) if named else self.clusters
         if not isinstance(count, int) or count < 2 or not all(named):
-            raise ValueError(
+            raise UserError(
                 f"clusters: found {self.clusters}. Allowed: 2 or more, or as many lists of languages. Name more."
             )
         codes = [code for cluster in named for code in cluster]
         if repeated := sorted({code for code in codes if codes.count(code) > 1}):
-            raise ValueError(f"clusters: found {', '.join(repeated)} twice. Allowed: each once. Remove one.")
+            raise UserError(f"clusters: found {', '.join(repeated)} twice. Allowed: each once. Remove one.")
         if self.rows < 2 * count:
-            raise ValueError(
+            raise UserError(
                 f"rows: found {self.rows}. Allowed: at least {2 * count}, two for each of {count} clusters. Raise rows."
             )
         return self
@@ -87,7 +88,7 @@ class Meta(Objective):
         there = table["language"].unique().to_pylist()
         named = [code for cluster in self.clusters for code in cluster]
         if missing := sorted(set(named) - set(there)):
-            raise ValueError(
+            raise UserError(
                 f"train.objectives.meta.clusters: found {', '.join(missing)}, in which there is no text. Allowed: "
                 f"{', '.join(sorted(there))}. Remove it, or add pairs with it."
             )
@@ -108,7 +109,7 @@ class Meta(Objective):
         if isinstance(self.clusters, list):
             of = [next(i for i, cluster in enumerate(self.clusters) if code in cluster) for code in codes]
         elif len(codes) < self.clusters:
-            raise ValueError(
+            raise UserError(
                 f"train.objectives.meta.clusters: found {self.clusters} for {len(codes)} languages "
                 f"({', '.join(codes)}). Allowed: at most one for each. Lower it, or add languages."
             )

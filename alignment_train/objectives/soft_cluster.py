@@ -7,6 +7,7 @@ from pydantic import Field
 
 from alignment_train.data import texts, token_counts
 from alignment_train.objectives import Objective, Reads
+from pipelines.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +47,7 @@ class SoftCluster(Objective):
         """Texts alone: attention_mask and labels get room for the prompt in `loss`."""
         room = max_length - self.length
         if room < 2:
-            raise ValueError(
+            raise UserError(
                 f"train.objectives.soft_cluster.length: found {self.length} with max_length {max_length}. Allowed: at "
                 f"most max_length - 2, for a text needs room. Lower length or raise train.max_length."
             )

@@ -8,6 +8,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from alignment_train.objectives import Layer, Objective, Reads
+from pipelines.errors import UserError
 from pipelines.instructions._wordings import ENGLISH, TRANSLATE
 from pipelines.languages import name
 from pipelines.segments import digests
@@ -169,7 +170,7 @@ def _written(source: str, target: str, _: str, language: str, draw: int, tokeniz
         whole = tokenizer.apply_chat_template(talk, tokenize=False)
         opening, start = prompt.find(asked), whole.find(target, len(prompt))
         if opening < 0 or start < 0 or not whole.startswith(prompt):
-            raise ValueError(
+            raise UserError(
                 "span: found a chat template that changes what it is given, or a prompt once it is answered. Allowed: "
                 "one that holds both as they are, for the spans are found in it. Remove it from the tokenizer."
             )

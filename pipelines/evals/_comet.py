@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from pipelines.errors import UserError
 from pipelines.registry import Strict
 
 SCRIPT = """
@@ -43,12 +44,12 @@ class Comet(Strict):
     def check(self, where: str) -> None:
         """Raise ValueError where the interpreter or its package is not there."""
         if shutil.which(self.python) is None:
-            raise ValueError(
+            raise UserError(
                 f"{where}.python: no interpreter {self.python}. Needed: that of an environment with unbabel-comet, "
                 f"'python -m venv comet && comet/bin/pip install unbabel-comet'. Correct the path, or remove 'comet'."
             )
         if subprocess.run([self.python, "-c", FIND], capture_output=True).returncode:
-            raise ValueError(
+            raise UserError(
                 f"{where}.python: {self.python} has no package 'comet'. Needed: unbabel-comet. Install it with "
                 f"'{self.python} -m pip install unbabel-comet', or remove 'comet'."
             )
@@ -68,14 +69,14 @@ class Comet(Strict):
             ran = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
             if ran.returncode:
                 said = ran.stderr.decode(errors="replace").strip().splitlines()[-5:]
-                raise ValueError(
+                raise UserError(
                     f"{where}: COMET failed in {self.python}: {' / '.join(said) or f'exit {ran.returncode}'}. Needed: "
                     f"a model that it can load. Correct '{self.model}', or remove 'comet'."
                 )
             found: Any = json.loads(answered.read_text(encoding="utf-8"))
         scores = np.array(found, np.float64)
         if len(scores) != len(src) or not np.isfinite(scores).all():
-            raise ValueError(
+            raise UserError(
                 f"{where}: COMET gave {len(scores)} scores for {len(src)} items, {int(np.isfinite(scores).sum())} of "
                 f"them finite. Needed: a finite one each. Check the model '{self.model}'."
             )

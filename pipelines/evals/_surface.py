@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipelines.errors import UserError
 from pipelines.languages import iso, spaceless
 from pipelines.statistics import Formula
 from pipelines.store import sha256
@@ -36,7 +37,7 @@ class Surface(NamedTuple):
 def needed(where: str) -> None:
     """Raise ValueError where sacreBLEU is not installed."""
     if importlib.util.find_spec("sacrebleu") is None:
-        raise ValueError(
+        raise UserError(
             f"{where}: sacrebleu is not installed. Needed: it computes chrF and BLEU. Install it with "
             f"'pip install isogloss[eval]'."
         )

@@ -24,6 +24,7 @@ import yaml
 from pydantic import Field, field_validator
 
 from pipelines import statistics
+from pipelines.errors import UserError
 from pipelines.evals import Eval, LanguageModel, Metric, asked
 from pipelines.languages import Pair, alpha2, iso, name, parse
 from pipelines.matching import match_key
@@ -203,7 +204,7 @@ class Harness(Eval):
                 task.set_config("num_fewshot", 0)
                 task.build_all_requests(limit=self.limit)
             if (most := max(self.shots)) and len(task.sampler.df) <= most:
-                raise ValueError(
+                raise UserError(
                     f"eval.{self.name}.shots: found {most}, but {one.task} has {len(task.sampler.df)} examples to draw "
                     f"from. Allowed: fewer shots than examples. Lower it, or give files of `train`."
                 )
@@ -282,9 +283,9 @@ class Harness(Eval):
         where = f"eval.{self.name}"
         root()
         if len(set(self.tasks)) < len(self.tasks) or len(set(self.shots)) < len(self.shots):
-            raise ValueError(f"{where}: found a task or number of shots twice. Allowed: each once. Remove one.")
+            raise UserError(f"{where}: found a task or number of shots twice. Allowed: each once. Remove one.")
         if unknown := sorted(set(self.data) - set(self.tasks)):
-            raise ValueError(
+            raise UserError(
                 f"{where}.data: found {', '.join(unknown)}. Allowed: tasks of this eval ({', '.join(self.tasks)}). "
                 f"Correct the name, or add the task."
             )
@@ -309,7 +310,7 @@ class Harness(Eval):
                 asked.append(Asked(task if known else family, of, lang, config, files))
             if not asked:
                 files = " with its files " + ", ".join(self.data[task].values()) if task in self.data else ""
-                raise ValueError(
+                raise UserError(
                     f"{where}.tasks: {task}{files} has none of {', '.join(langs)}. Allowed: a task in at least one "
                     f"language of the recipe; it has {', '.join(sorted(configs))}. Remove it or correct its files."
                 )
@@ -321,12 +322,12 @@ class Harness(Eval):
             said = _read_config(one.config)
             kind = "class" if "class" in said else said.get("output_type", "generate_until")
             if said.get("num_fewshot") == 0 and any(self.shots):
-                raise ValueError(
+                raise UserError(
                     f"{where}.shots: found {', '.join(map(str, self.shots))}, but {one.task} is made to have none. "
                     f"Allowed: 0. Ask it in an eval of its own, or remove it."
                 )
             if kind in REFUSED:
-                raise ValueError(
+                raise UserError(
                     f"{where}.tasks: {one.task} cannot be asked: {REFUSED[kind]}. Allowed: multiple_choice, "
                     f"loglikelihood and generate_until. Remove it."
                 )
@@ -362,7 +363,7 @@ class Harness(Eval):
             with quiet():
                 docs = {str(i): set(_strings(doc)) for i, doc in load_task(asked[task]).doc_iterator(limit=self.limit)}
             if set(docs) != set(items) or not all(items[number] & docs[number] for number in items):
-                raise ValueError(
+                raise UserError(
                     f"eval.{self.name}, {task}: its data changed since eval_text was made. Allowed: the same items, "
                     f"which training was kept from. Run the corpus stages again."
                 )
@@ -388,7 +389,7 @@ def _rows(family: str, file: str) -> list[Row]:
             try:
                 rows = list(_parsed(stream.read().decode("utf-8-sig"), kind, known.columns if known else ()))
             except ValueError as error:
-                raise ValueError(
+                raise UserError(
                     f"eval.harness.data: {file} cannot be read: {error}. Allowed: tsv, csv, jsonl, json or parquet, in "
                     f"UTF-8, with as many columns in every line. Correct or convert it."
                 ) from None
@@ -397,13 +398,13 @@ def _rows(family: str, file: str) -> list[Row]:
         try:
             out.append(known.read(row) if known else row)
         except (KeyError, ValueError, IndexError, StopIteration) as error:
-            raise ValueError(
+            raise UserError(
                 f"eval.harness.data: {file}, item {number:,}: found {str(row)[:200]}, which is no item of {family} "
                 f"({type(error).__name__}: {error}). Allowed: the form in which its authors publish it, or the hub's "
                 f"columns. Correct the file."
             ) from None
     if not out:
-        raise ValueError(f"eval.harness.data: {file} is empty. Allowed: at least one item. Correct the path.")
+        raise UserError(f"eval.harness.data: {file} is empty. Allowed: at least one item. Correct the path.")
     return out
 
 
@@ -421,7 +422,7 @@ def _parsed(text: str, kind: str, columns: Sequence[str]) -> Iterator[Row]:
             head = table.pop(0)
         yield from (dict(zip(head, line[-len(head) :] if columns else line, strict=True)) for line in table)
     else:
-        raise ValueError(f"found a file of kind '{kind}'")
+        raise UserError(f"found a file of kind '{kind}'")
 
 
 def _languages(pairs: Sequence[Pair]) -> list[str]:
@@ -478,7 +479,7 @@ def root() -> Path:
     """Where the harness keeps its tasks; nothing of it is imported."""
     found = importlib.util.find_spec("lm_eval")
     if found is None or found.origin is None:
-        raise ValueError(
+        raise UserError(
             "eval.harness: lm_eval is not installed. Needed: lm-evaluation-harness. Install it with pip install "
             "'isogloss[eval]', or remove the eval."
         )
@@ -491,7 +492,7 @@ def _configs(pattern: str, folder: str, where: str) -> dict[str, tuple[str, Path
     if "{lang}" not in pattern:
         named = named if pattern in named else _named(folder, "")
         if pattern not in named:
-            raise ValueError(
+            raise UserError(
                 f"{where}.tasks: lm-evaluation-harness has no task '{pattern}'. Allowed: {', '.join(FAMILIES)}, "
                 f"or a single task by name, with {{lang}} where its languages stand; no group. Look it up with "
                 f"`lm_eval ls tasks`."
@@ -511,7 +512,7 @@ def _configs(pattern: str, folder: str, where: str) -> dict[str, tuple[str, Path
 
     out = matching(named) or matching(_named(folder, ""))
     if not out:
-        raise ValueError(
+        raise UserError(
             f"{where}.tasks: lm-evaluation-harness has no task '{pattern}' in any language. Allowed: "
             f"{', '.join(FAMILIES)}, or a task by name, with {{lang}} where its languages stand. Look it up with "
             f"`lm_eval ls tasks`."
@@ -608,7 +609,7 @@ def adapter(lm: LanguageModel) -> Any:
         def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
             nats, greedy = lm.loglikelihood([request.args for request in requests])
             if not np.isfinite(nats).all():
-                raise ValueError("harness: a log-likelihood is NaN or infinite. Needed: finite. The training diverged.")
+                raise UserError("harness: a log-likelihood is NaN or infinite. Needed: finite. The training diverged.")
             return list(zip(nats.tolist(), greedy.tolist(), strict=True))
 
         def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
@@ -619,7 +620,7 @@ def adapter(lm: LanguageModel) -> Any:
             for i, request in enumerate(requests):
                 asked: Any = normalize_gen_kwargs(request.args[1])
                 if asked["do_sample"]:
-                    raise ValueError(
+                    raise UserError(
                         f"harness: {request.task_name} asks for sampling. Allowed: greedy decoding. Remove the task."
                     )
                 until = asked.get("until") or []
@@ -629,9 +630,9 @@ def adapter(lm: LanguageModel) -> Any:
             for (stop, most), chosen in alike.items():
                 try:
                     said = lm.generate([requests[i].args[0] for i in chosen], stop, most)
-                except ValueError as error:  # as where the model's window is no longer than an answer may be
+                except UserError as error:  # as where the model's window is no longer than an answer may be
                     task = requests[chosen[0]].task_name
-                    raise ValueError(
+                    raise UserError(
                         f"eval.harness.tasks: {task} cannot be asked of this model: {error} The task itself says how "
                         f"long an answer may be: remove it, or take a model with a longer window."
                     ) from None

@@ -14,6 +14,7 @@ import pyarrow as pa
 from pydantic import model_validator
 
 from pipelines import statistics
+from pipelines.errors import UserError
 from pipelines.evals import Eval, LanguageModel, Measure, Metric, asked
 from pipelines.languages import Pair, name, parse
 from pipelines.paths import content_hash, expand, open_binary
@@ -75,13 +76,13 @@ class Localisation(Eval):
     def _one_set(self) -> "Localisation":
         if self.sample == (self.path is not None):
             found = f"sample: true and path {self.path!r}" if self.sample else "neither"
-            raise ValueError(f"found {found}. Allowed: `sample: true` or a path. Give one of the two.")
+            raise UserError(f"found {found}. Allowed: `sample: true` or a path. Give one of the two.")
         return self
 
     def check(self, pairs: list[Pair]) -> None:
         if not self._asked(pairs):
             langs = sorted({item.lang for item in self.items()})
-            raise ValueError(
+            raise UserError(
                 f"eval.{self.name}: has no question in {', '.join(_languages(pairs))}. Allowed: items in at least one "
                 f"language of the recipe; these are in {', '.join(langs)}. Add such items, or remove the eval."
             )
@@ -112,7 +113,7 @@ class Localisation(Eval):
         for lang, items in self._held(texts).items():
             nats, _ = lm.loglikelihood([(item.question, choice) for item in items for choice in item.choices])
             if not np.isfinite(nats).all():
-                raise ValueError(
+                raise UserError(
                     f"{self.name}, {lang}: a log-likelihood is NaN or infinite. Needed: finite. The training diverged."
                 )
             rates = nats / [len(choice) for item in items for choice in item.choices]
@@ -144,10 +145,10 @@ class Localisation(Eval):
         for where, line in self._lines():
             item = _item(line, where)
             if (item.lang, item.id) in found:
-                raise ValueError(f"{where}: found '{item.id}' in {item.lang} twice. Allowed: once. Rename one.")
+                raise UserError(f"{where}: found '{item.id}' in {item.lang} twice. Allowed: once. Rename one.")
             count, first = choices.setdefault(item.id, (len(item.choices), where))
             if count != len(item.choices):
-                raise ValueError(
+                raise UserError(
                     f"{where}: found {len(item.choices)} choices of '{item.id}', and {count} at {first}. Needed: as "
                     f"many in every language, and of one order, so that English's can be found. Correct one."
                 )
@@ -161,7 +162,7 @@ class Localisation(Eval):
                 try:
                     lines = stream.read().decode("utf-8-sig").splitlines()
                 except UnicodeDecodeError as error:
-                    raise ValueError(f"eval.{self.name}: {file} is not UTF-8: {error.reason}. Convert it.") from None
+                    raise UserError(f"eval.{self.name}: {file} is not UTF-8: {error.reason}. Convert it.") from None
             yield from ((f"{file}, line {n:,}", line) for n, line in enumerate(lines, 1) if line.strip())
 
     def _asked(self, pairs: list[Pair]) -> list[Item]:
@@ -175,7 +176,7 @@ class Localisation(Eval):
         for row in texts.select(["lang", "item", "text"]).to_pylist():
             item = known.get((row["lang"], row["item"]))
             if item is None or item.text != row["text"]:
-                raise ValueError(
+                raise UserError(
                     f"eval.{self.name}: '{row['item']}' in {row['lang']} changed since eval_text was made. Allowed: "
                     f"the same items, which training was kept from. Run the corpus stages again."
                 )
@@ -201,9 +202,10 @@ def _item(line: str, where: str) -> Item:
         whole = type(item.answer) is int and 0 <= item.answer < len(choices)
         good = whole and len(set(choices)) == len(choices) > 1 and all(isinstance(t, str) and t.strip() for t in texts)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{where}: {type(error).__name__}: {error}. Needed: {FORM}. Correct the line.") from None
+        found = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        raise UserError(f"{where}: {found}. Needed: {FORM}. Correct the line.") from None
     if not good:
-        raise ValueError(
+        raise UserError(
             f"{where}: found choices {list(choices)} and answer {item.answer!r}. Needed: two choices or more, all "
             f"different, and the number of the right one, from 0, as in {FORM}. Correct the line."
         )

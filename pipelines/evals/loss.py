@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines import statistics
+from pipelines.errors import UserError
 from pipelines.evals import LanguageModel, Measure, Metric
 from pipelines.evals._bitext import BitextEval
 
@@ -38,7 +39,7 @@ class Loss(BitextEval):
             distinct = list(dict.fromkeys(texts.filter(pc.equal(texts["lang"], lang))["text"].to_pylist()))
             nats, tokens = lm.loss(distinct)
             if not np.isfinite(nats).all():
-                raise ValueError(
+                raise UserError(
                     f"{self.name}, {lang}: the loss is NaN or infinite. Needed: finite. The training diverged."
                 )
             asked = tokens > 0

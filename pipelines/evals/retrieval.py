@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines import statistics
+from pipelines.errors import UserError
 from pipelines.evals import LanguageModel, Measure, Metric, States, _ngrams
 from pipelines.evals._bitext import BitextEval, by_pair
 from pipelines.evals._states import effective_rank, language_probe, uniformity, unit, variance_ratio
@@ -182,7 +183,7 @@ class Retrieval(BitextEval):
         layer = self.layer if isinstance(self.layer, int) else named[self.layer]
         layer += lm.num_layers + 1 if layer < 0 else 0
         if not 0 <= layer <= lm.num_layers:
-            raise ValueError(
+            raise UserError(
                 f"eval.{self.name}.layer: found {self.layer}. Allowed for this model: 0 to {lm.num_layers}, and -1 to "
                 f"{-lm.num_layers - 1} from the end. Choose one of them."
             )
@@ -291,7 +292,7 @@ def credits(src: np.ndarray, tgt: np.ndarray, where: str = "retrieval") -> np.nd
 def cosines(src: np.ndarray, tgt: np.ndarray, where: str = "retrieval") -> np.ndarray:
     """float64 [N, N]: of row i of `src` and row j of `tgt`, [N, H] each; 0 with a row of zeros."""
     if not (np.isfinite(src).all() and np.isfinite(tgt).all()):
-        raise ValueError(f"{where}: embeddings hold NaN or infinity. Needed: finite ones. The training diverged.")
+        raise UserError(f"{where}: embeddings hold NaN or infinity. Needed: finite ones. The training diverged.")
     return unit(src) @ unit(tgt).T
 
 

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from pipelines import statistics
+from pipelines.errors import UserError
 from pipelines.evals import Eval, LanguageModel, Measure, Metric, Sample, asked
 from pipelines.languages import Pair, name
 from pipelines.registry import NestedError, build
@@ -79,7 +80,7 @@ class Transfer(Eval):
         found = next((task for task in tasks if self.task in (task.name, task)), None)
         if found is None:
             said = self.task if isinstance(self.task, str) else f"{self.task.name} with settings of its own"
-            raise ValueError(
+            raise UserError(
                 f"{self.name}.task: found {said}. Allowed: a task of the recipe's corpus.tasks, "
                 f"{', '.join(task.name for task in tasks) or 'of which there is none'}. Correct it, or add the task."
             )
@@ -88,15 +89,15 @@ class Transfer(Eval):
     def check(self, pairs: list[Pair]) -> None:
         taught = self._taught
         if any("-" in cell for cell in taught.cells):
-            raise ValueError(
+            raise UserError(
                 f"eval.{self.name}.task: {taught.name} is learnt by pairs. Allowed: tasks that are learnt by "
                 f"languages. Ask it in another eval."
             )
         if "train" in self.test:
-            raise ValueError(f"eval.{self.name}.test: found train. Name the languages to ask in as `languages`.")
+            raise UserError(f"eval.{self.name}.test: found train. Name the languages to ask in as `languages`.")
         langs, lacking = self._languages(pairs, None)
         if not langs or (self.languages and lacking):
-            raise ValueError(
+            raise UserError(
                 f"eval.{self.name}.test: found no held-out items of {taught.name} in {', '.join(lacking)}. Needed: "
                 f"{'those of `languages`' if self.languages else 'at least one language'}. Correct `test`, or name "
                 f"other languages."
@@ -131,7 +132,7 @@ class Transfer(Eval):
                 example = examples[number]
                 said = held.answer(example)
                 if held.parse(said) is None:
-                    raise ValueError(
+                    raise UserError(
                         f"eval.{self.name}, {held.name}, {lang}: found the right answer {said!r}, which cannot be read "
                         f"back. Needed: labels of one word, and an answer of one line. Correct the data."
                     )
@@ -219,7 +220,7 @@ class Transfer(Eval):
             held = build(PACKAGE, {self._taught.name: settings})
         except NestedError as error:
             said = "; ".join(f"{'.'.join(map(str, place[1:]))}: {text}" for place, text in error.errors)
-            raise ValueError(f"eval.{self.name}.test: {said}") from None
+            raise UserError(f"eval.{self.name}.test: {said}") from None
         assert isinstance(held, Task)
         return held
 
@@ -236,7 +237,7 @@ class Transfer(Eval):
             return
         trained = {tuple(self._taught.segments(example)) for example in self._taught.examples(lang, home)}
         if all(tuple(held.segments(example)) in trained for example in examples):
-            raise ValueError(
+            raise UserError(
                 f"eval.{self.name}.test: found {len(examples):,} items of {held.name} in {lang}, all of which are "
                 f"trained on. Needed: held-out items. Name them, such as test: {{data_files: '{{lang}}.test.conll'}}."
             )

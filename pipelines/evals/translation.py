@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from pipelines import statistics
+from pipelines.errors import UserError
 from pipelines.evals import POINTS, LanguageModel, Measure, Metric, Sample
 from pipelines.evals._bitext import BitextEval, by_pair
 from pipelines.evals._comet import Comet
@@ -52,7 +53,7 @@ class Direction(NamedTuple):
             return spec
         parts = spec.replace(">", "-").split("-") if isinstance(spec, str) else spec
         if not isinstance(parts, list | tuple) or len(parts) != 2:
-            raise ValueError(
+            raise UserError(
                 f"direction {spec!r}: allowed are two languages, as 'de-fr' or [en, zh-Hant], from the first into the "
                 f"second. Write a code that holds a hyphen in the list form."
             )
@@ -71,7 +72,7 @@ def _directions(spec: Any) -> Any:
     if spec in ("pairs", "all"):
         return spec
     if not isinstance(spec, list | tuple) or not spec:
-        raise ValueError(f"found {spec!r}. Allowed: pairs, all, or a list such as [de-en, de-fr]. Change it.")
+        raise UserError(f"found {spec!r}. Allowed: pairs, all, or a list such as [de-en, de-fr]. Change it.")
     return [Direction.parse(one) for one in spec]
 
 
@@ -81,9 +82,9 @@ def _template(prompt: str) -> str:
     try:
         found = [field for _, field, _, _ in Formatter().parse(prompt) if field is not None]
     except ValueError as error:
-        raise ValueError(f"found {prompt!r}: {error}. Write a brace that is to be printed twice.") from None
+        raise UserError(f"found {prompt!r}: {error}. Write a brace that is to be printed twice.") from None
     if "src" not in found or not set(found) <= set(FIELDS):
-        raise ValueError(
+        raise UserError(
             f"found {prompt!r}. Allowed: source, english, or a template with {{src}} and perhaps {{src_name}} and "
             f"{{tgt_name}}. Correct it."
         )
@@ -166,7 +167,7 @@ class Translation(BitextEval):
         needed(where)
         super().check(pairs)
         if self.spm and not self.spm.is_file():
-            raise ValueError(f"{where}.spm: no file {self.spm}. Allowed: a SentencePiece model. Correct the path.")
+            raise UserError(f"{where}.spm: no file {self.spm}. Allowed: a SentencePiece model. Correct the path.")
         if self.comet:
             self.comet.check(f"{where}.comet")
         if isinstance(self.directions, list):
@@ -174,7 +175,7 @@ class Translation(BitextEval):
             linked = {common} | {lang for pair in pairs if common in pair for lang in pair}
             for one in self.directions:
                 if one.src == one.tgt or (Pair(*sorted(one)) not in pairs and not linked.issuperset(one)):
-                    raise ValueError(
+                    raise UserError(
                         f"{where}.directions: found {one}. Allowed: two of {', '.join(sorted(linked))}, or a pair of "
                         f"the recipe. Correct it, or add its pair."
                     )
@@ -247,7 +248,7 @@ class Translation(BitextEval):
             rows = found.get(one, [])
             most = min(self.rows, len(rows) - self.shots)
             if most < 1:
-                raise ValueError(
+                raise UserError(
                     f"eval.{self.name}: {one} has {len(rows)} rows. Needed: more than its {self.shots} examples. Give "
                     f"it a source that has them, lower `shots`, or leave the direction out."
                 )

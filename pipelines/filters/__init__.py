@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import model_validator
 
+from pipelines.errors import UserError
 from pipelines.languages import Pair, parse
 from pipelines.registry import Plugin, Strict
 
@@ -29,7 +30,7 @@ class Bounds(Strict):
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError(
+            raise UserError(
                 f"found min {self.min:g} above max {self.max:g}. Allowed: min <= max; else no row stays. Change one."
             )
         return self
@@ -79,14 +80,14 @@ class Filter(Plugin):
                 continue
             if _pair(key) if corpora is None else not any(_is_corpus(key, corpus) for corpus in corpora):
                 named = f"a corpus ({', '.join(corpora)})" if corpora else "a corpus"
-                raise ValueError(
+                raise UserError(
                     f"per: found '{key}'. Allowed: a language ({', '.join(codes)}), a pair "
                     f"({', '.join(map(str, pairs))}) or {named} of the recipe. Correct or remove it."
                 )
         for pair, corpus in product(pairs, ("", *self.per)):
             found = self.bounds(pair, corpus)
             if found.min is not None and found.max is not None and found.min > found.max:
-                raise ValueError(
+                raise UserError(
                     f"per, {pair} {corpus}: found min {found.min:g} above max {found.max:g}. Allowed: min <= max; else "
                     f"no row stays. Change one."
                 )
@@ -179,7 +180,7 @@ def languages(batch: pa.RecordBatch) -> tuple[str, str]:
     """The codes of the batch's two sides; ("", "") of an empty batch. ValueError where it mixes pairs."""
     found = [pc.unique(batch[name]).to_pylist() for name in ("src_lang", "tgt_lang")]
     if any(len(codes) > 1 for codes in found):
-        raise ValueError(
+        raise UserError(
             f"batch of {batch.num_rows} rows: found the languages {found[0]} and {found[1]}. Allowed: one pair. "
             f"Split the rows by pair."
         )
@@ -189,14 +190,14 @@ def languages(batch: pa.RecordBatch) -> tuple[str, str]:
 def _pair(key: str) -> Pair | None:
     try:
         return Pair.parse(key)
-    except ValueError:
+    except UserError:
         return None
 
 
 def _language(key: str) -> str:
     try:
         return "" if _pair(key) else parse(key)  # `en-de` is also how English in Germany is written
-    except ValueError:
+    except UserError:
         return ""
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from pipelines.errors import UserError
 from pipelines.filters import Filter
 from pipelines.languages import Pair
 
@@ -69,13 +70,13 @@ class Network:
                 model, **where, dtype=torch.float16 if half else torch.float32, output_loading_info=True
             )
         except (OSError, ValueError) as error:
-            raise ValueError(
+            raise UserError(
                 f"{name}.model: {model} cannot be loaded ({str(error).splitlines()[0]}). Allowed: the id of a "
                 f"transformers model on the hub, or a folder that holds one. Correct it."
             ) from error
         missing = sorted(key for key in found["missing_keys"] if not (needless and key.startswith(needless)))
         if missing:
-            raise ValueError(
+            raise UserError(
                 f"{name}.model: {model} has no weights for {', '.join(missing[:3])}, which would be random. Allowed: a "
                 f"model trained for this. Choose another one."
             )
@@ -117,7 +118,7 @@ class Network:
             return np.full((len(lengths), 1), np.nan, np.float32)
         numbers = np.concatenate(found)
         if not np.isfinite(numbers).all():
-            raise ValueError(
+            raise UserError(
                 f"{self._name}: the model gives numbers that are not finite on {self.device}. Allowed: finite ones; "
                 f"some models overflow in half precision. Set device: cpu, or choose another model."
             )
@@ -138,10 +139,10 @@ def _device(wanted: str, name: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = wanted.partition(":")
     if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
-        raise ValueError(f"{name}.device: found '{wanted}'. Allowed: auto, cpu, cuda, cuda:1 and so on. Correct it.")
+        raise UserError(f"{name}.device: found '{wanted}'. Allowed: auto, cpu, cuda, cuda:1 and so on. Correct it.")
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if kind == "cuda" and int(number or 0) >= there:
-        raise ValueError(
+        raise UserError(
             f"{name}.device: found '{wanted}', but torch sees {there} GPUs here. Allowed: a GPU that is there, cpu or "
             f"auto. Mend the driver, or set device: auto, which is slow without a GPU."
         )
@@ -153,4 +154,4 @@ def _imported(library: str, name: str) -> Any:
     try:
         return importlib.import_module(library)
     except ImportError as error:
-        raise ValueError(f"{name}: {library} is not installed. Install it, or leave this filter out.") from error
+        raise UserError(f"{name}: {library} is not installed. Install it, or leave this filter out.") from error

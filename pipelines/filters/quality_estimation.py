@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 from pydantic import field_validator
 
+from pipelines.errors import UserError
 from pipelines.filters import languages
 from pipelines.filters._transformer import Network, Neural
 from pipelines.languages import parse
@@ -34,7 +35,7 @@ class QualityEstimation(Neural):
     def open(self) -> Network:
         network = Network(self.name, "AutoModelForSequenceClassification", self.model, self.revision, self.device)
         if network.model.config.num_labels != 1:
-            raise ValueError(
+            raise UserError(
                 f"{self.name}.model: {self.model} gives {network.model.config.num_labels} numbers a row. Allowed: one, "
                 f"the quality. Choose a model trained for regression."
             )

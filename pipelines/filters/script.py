@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from pipelines import languages as codes
 from pipelines.characters import HAN, each, mapped, points, read
+from pipelines.errors import UserError
 from pipelines.filters import Filter, languages
 from pipelines.filters.length_ratio import density
 from pipelines.filters.markup import of_bare
@@ -46,7 +47,7 @@ class Script(Filter):
     def check(self, pairs: list[codes.Pair]) -> None:
         for lang in sorted({lang for pair in pairs for lang in pair}):
             if codes.script(lang) not in UNICODE:
-                raise ValueError(
+                raise UserError(
                     f"{lang}: script {codes.script(lang)} is not known. Allowed: {', '.join(sorted(UNICODE))}. "
                     f"Add it to UNICODE in pipelines/filters/script.py, or leave this filter out."
                 )

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.errors import UserError
 from pipelines.filters import Filter
 from pipelines.filters._words import BITS, Words, words
 
@@ -58,7 +59,7 @@ class TranslationScore(Filter):
         return [f"{self.name}: fewer than {ENOUGH:,} rows to learn from, so every row of this pair scores 0."]
 
     def open(self) -> Any:
-        raise ValueError(
+        raise UserError(
             "translation_score: nothing is learned yet. Allowed: what `fit` stored. Call reopen(folder) instead."
         )
 

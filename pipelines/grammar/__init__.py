@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, NamedTuple, Protocol, cast
 
+from pipelines.errors import UserError
+
 LANGUAGES = ("deu_Latn", "eng_Latn", "fra_Latn", "hin_Deva", "rus_Cyrl", "spa_Latn", "swh_Latn", "zho_Hans")
 HELDOUT_IDS = range(1_000)
 TRAIN_IDS = range(1_000, 25_000)
@@ -313,7 +315,7 @@ class Language(Protocol):
 def language(code: str) -> Language:
     """The grammar of one language, by code such as "eng_Latn"."""
     if code not in LANGUAGES:
-        raise ValueError(
+        raise UserError(
             f"grammar: no language {code!r}. Available: {', '.join(LANGUAGES)}. "
             "Choose one of these, or add a file to pipelines/grammar."
         )

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from pipelines.errors import UserError
 from pipelines.languages import Pair
 from pipelines.progress import Tell, silent
 from pipelines.registry import Plugin
@@ -66,7 +67,7 @@ class Source(Plugin):
 
         Only sources with multi-parallel instruction data have them; `input` may be empty.
         """
-        raise ValueError(
+        raise UserError(
             f"source '{self.name}' holds no instruction data. Allowed: a source that does, such as 'sample'. "
             f"Name another."
         )

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
+from pipelines.errors import UserError
 from pipelines.languages import Pair, parse
 from pipelines.paths import content_hash, expand, open_binary
 from pipelines.progress import Tell, silent
@@ -146,7 +147,7 @@ class FileSource(Source):
             rows += batch.num_rows
             yield batch
         if not rows and codes.strange:
-            raise ValueError(
+            raise UserError(
                 f"source '{self.name}', {self.corpus}, {pair}: found no row of this pair, and languages that are not "
                 f"known: {', '.join(sorted(codes.strange))}. Allowed: codes of ISO 639 or BCP 47. Say what these mean "
                 f"in the source's `languages`, such as {{{min(codes.strange)}: de}}, or remove the pair."
@@ -170,8 +171,8 @@ class Listed(FileSource):
     def _expanded(self, pattern: str) -> list[str]:
         try:
             return expand(pattern)
-        except ValueError as error:
-            raise ValueError(f"source '{self.name}', paths: {error}") from None
+        except UserError as error:
+            raise UserError(f"source '{self.name}', paths: {error}") from None
 
 
 def batches(found: Iterable[Rows], pair: Pair, corpus: str) -> Iterator[pa.RecordBatch]:
@@ -233,7 +234,7 @@ def reading(where: str) -> Iterator[None]:
     except DAMAGED as error:
         if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile) and error.errno != errno.EINVAL:
             raise  # the disk's or the network's
-        raise ValueError(
+        raise UserError(
             f"{where}: not a sound archive: {error}. Needed: a whole .gz, or a .zip without a password, both by "
             f"deflate. Get it again."
         ) from None
@@ -276,14 +277,14 @@ def _parsed(where: str, text: str) -> Any:
     try:
         return json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(
+        raise UserError(
             f"{where}: not readable as JSON: {error}. Needed: a list of objects, or one a line. Correct it."
         ) from None
 
 
 def _object(where: str, item: Any) -> dict[str, Any]:
     if not isinstance(item, dict):
-        raise ValueError(f"{where}: found {type(item).__name__}. Needed: an object. Correct it.")
+        raise UserError(f"{where}: found {type(item).__name__}. Needed: an object. Correct it.")
     return item
 
 
@@ -304,13 +305,13 @@ def _members(package: zipfile.ZipFile, path: str, endings: tuple[str, ...]) -> l
     _check_size(path, packed, sum(member.file_size for member in wanted.values()))  # members may overlap
     if not wanted:
         names = ", ".join(f"'{name}'" for name in package.namelist()[:10]) or "nothing"
-        raise ValueError(f"{path}: found {names}. Needed: members that end in {', '.join(endings)}. Correct `paths`.")
+        raise UserError(f"{path}: found {names}. Needed: members that end in {', '.join(endings)}. Correct `paths`.")
     return sorted(wanted)
 
 
 def _check_size(where: str, packed: int, unpacked: int) -> None:
     if unpacked > LARGEST or unpacked > max(SMALL, DENSEST * packed):
-        raise ValueError(
+        raise UserError(
             f"{where}: unpacks {packed:,} bytes to {unpacked:,} or more. Allowed: at most {DENSEST} times as many, and "
             f"{LARGEST:,}. Do not use this file."
         )

@@ -17,6 +17,7 @@ import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
 
 from pipelines import lock
+from pipelines.errors import UserError
 from pipelines.languages import Pair, iso, opus_codes, parse
 from pipelines.paths import content_hash, expand
 from pipelines.registry import Strict
@@ -64,12 +65,12 @@ class HubData(Strict):
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if not self.local and not HUB_ID.fullmatch(self.path):
-            raise ValueError(
+            raise UserError(
                 f"path: found '{self.path}', which is no file or folder here. Allowed: a local path, or a hub id such "
                 f"as 'Helsinki-NLP/opus-100'. Correct it."
             )
         if self.config and self.data_files:
-            raise ValueError("found both config and data_files. Allowed: one of them. Remove the other.")
+            raise UserError("found both config and data_files. Allowed: one of them. Remove the other.")
         return self
 
     @property
@@ -183,7 +184,7 @@ class HubData(Strict):
         # Offline, `datasets` takes the state it kept last, whichever was asked for.
         kept = [file["filename"] for file in getattr(data, "cache_files", [])]
         if kept and not any(revision in name for name in (*kept, *(data.info.download_checksums or ()))):
-            raise ValueError(
+            raise UserError(
                 f"hub, {self.path}: the hub cannot be reached, and what is kept here is another state than {revision}: "
                 f"{kept[0]}. Needed: that of the lock file. Run again with a network."
             )
@@ -273,7 +274,7 @@ def _packaged(paths: list[str]) -> Any:
 
     endings = {_ending(path) for path in paths}
     if len(endings) != 1 or not endings <= set(READERS):
-        raise ValueError(
+        raise UserError(
             f"hub: found files that end in {', '.join(sorted(endings))}. Allowed: files of one kind, of "
             f"{', '.join(READERS)}, packed or not. Narrow `path` or `data_files`."
         )
@@ -316,7 +317,7 @@ def _said(path: str) -> Iterator[None]:
         yield
     except Exception as error:
         said = " ".join(str(error).split())
-        raise ValueError(
+        raise UserError(
             f"hub, {path}: {type(error).__name__}: {said}. Needed: a data set of files (where it has code of its own, "
             f"which is never run, name its data in `data_files`), and a network or what was kept of an earlier run. "
             f"Check path, config, data_files, split and revision, and $HF_TOKEN where it is not public."

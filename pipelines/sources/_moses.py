@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipelines.errors import UserError
 from pipelines.languages import Pair
 from pipelines.schema import BITEXT
 
@@ -30,12 +31,12 @@ def check_zip(file: Path) -> None:
         with zipfile.ZipFile(file) as package:
             check_sizes(package)
             bad = package.testzip()
-    except ValueError:
+    except UserError:
         raise
     except Exception as error:  # a damaged zip makes zipfile raise almost anything
-        raise ValueError(f"not a sound zip file: {error}. Needed: a Moses package. Report it to the server.") from None
+        raise UserError(f"not a sound zip file: {error}. Needed: a Moses package. Report it to the server.") from None
     if bad:
-        raise ValueError(f"not a sound zip file: wrong CRC of '{bad}'. Needed: a whole one. Report it to the server.")
+        raise UserError(f"not a sound zip file: wrong CRC of '{bad}'. Needed: a whole one. Report it to the server.")
 
 
 def check_sizes(package: zipfile.ZipFile) -> None:
@@ -43,7 +44,7 @@ def check_sizes(package: zipfile.ZipFile) -> None:
     for member in package.infolist():
         dense = member.file_size > max(SMALL, DENSEST * member.compress_size)
         if member.file_size > LARGEST or dense:
-            raise ValueError(
+            raise UserError(
                 f"'{member.filename}' unpacks {member.compress_size:,} bytes to {member.file_size:,}. Allowed: "
                 f"at most {DENSEST} times as many, and {LARGEST:,}. Do not use this corpus."
             )
@@ -96,8 +97,8 @@ class Moses:
                 if left is not None and not (left := left - rows):
                     return
 
-    def _unequal(self, src: int, tgt: int) -> ValueError:
-        return ValueError(
+    def _unequal(self, src: int, tgt: int) -> UserError:
+        return UserError(
             f"{self._where}, {self._package}: found {src:,} lines in '{self._names[0]}' and {tgt:,} in "
             f"'{self._names[1]}'. Allowed: as many in both. Remove this corpus or name another version."
         )
@@ -106,7 +107,7 @@ class Moses:
         names = self._archive.namelist()
         found = [name for name in names if name.endswith(ending) and "/" not in name]
         if len(found) != 1:
-            raise ValueError(
+            raise UserError(
                 f"{self._where}: found {', '.join(names[:10])}. Needed: one file '<corpus>{ending}'. Remove this "
                 f"corpus or name another version."
             )
@@ -133,7 +134,7 @@ def lines_of(stream: Any, name: str) -> Iterator[pa.Array]:
         if block and not cut:
             rest += block
             if len(rest) > LONGEST_LINE:
-                raise ValueError(
+                raise UserError(
                     f"'{name}': found a line of more than {LONGEST_LINE:,} bytes. Allowed: shorter ones. Remove this "
                     f"corpus or name another version."
                 )

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.download import WORKERS, DownloadError, Got, Job, Remote, download_all, kept, probe_all
+from pipelines.errors import UserError
 from pipelines.languages import Pair
 from pipelines.progress import Tell
 from pipelines.ranged import Ranged, Unranged
@@ -178,7 +179,7 @@ def _check_gzip(file: Path) -> None:
     """ValueError where `file` is no gzip file, is a bomb, or its CRC does not match."""
     with file.open("rb") as raw:
         if raw.read(2) != b"\x1f\x8b":
-            raise ValueError("not a gzip file. Needed: a TMX package. Report it to the server.")
+            raise UserError("not a gzip file. Needed: a TMX package. Report it to the server.")
     for where, stream in streams(str(file), (".tmx",)):
         with reading(where):
             while stream.read(BLOCK):

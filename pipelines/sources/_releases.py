@@ -8,6 +8,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pipelines.download import DownloadError, get_json
+from pipelines.errors import UserError
 from pipelines.languages import Pair, opus_codes
 from pipelines.registry import Strict
 
@@ -124,6 +125,6 @@ def check_known(specs: list[str]) -> None:
         if names and name not in names:
             near = difflib.get_close_matches(name, names, n=1)
             hint = f"Did you mean '{near[0]}'? " if near else ""
-            raise ValueError(
+            raise UserError(
                 f"opus.corpora: found '{spec}'. {hint}Allowed: a corpus of {server()}. Correct or remove it."
             )

@@ -13,6 +13,8 @@ from html.entities import html5
 from typing import Any, BinaryIO
 from xml.parsers import expat
 
+from pipelines.errors import UserError
+
 BLOCK = 1 << 20  # bytes read at a time
 LONGEST = 16 << 20  # bytes of a tag or characters of a segment; the longest line that `opus` takes, too
 DEEPEST = 200  # elements within elements; real files have about 10
@@ -46,8 +48,8 @@ class Handler:
 
     def data(self, text: str) -> None: ...
 
-    def fail(self, found: str, allowed: str) -> ValueError:
-        return ValueError(f"{self.where}, line {self.parser.CurrentLineNumber:,}: {found}. Allowed: {allowed}.")
+    def fail(self, found: str, allowed: str) -> UserError:
+        return UserError(f"{self.where}, line {self.parser.CurrentLineNumber:,}: {found}. Allowed: {allowed}.")
 
 
 def parse(stream: BinaryIO, handler: Handler) -> Iterator[None]:
@@ -99,7 +101,7 @@ def parse(stream: BinaryIO, handler: Handler) -> Iterator[None]:
         parser.Parse("", True)
         yield
     except expat.ExpatError as error:
-        raise ValueError(
+        raise UserError(
             f"{handler.where}, line {error.lineno:,}: not well-formed XML: {expat.ErrorString(error.code)}. Needed: a "
             f"whole, well-formed file. Repair it there or get it again."
         ) from None
@@ -138,9 +140,7 @@ def _encoding(head: bytes, handler: Handler) -> str:
         pass
     if declared.lower().startswith(("utf-16", "utf-32", "ucs")):
         return "utf-8"  # a declaration that was left when the file was saved anew: its bytes show that it is neither
-    raise ValueError(
-        f"{handler.where}, line 1: no encoding '{declared}'. Allowed: what Python knows. Save it as UTF-8."
-    )
+    raise UserError(f"{handler.where}, line 1: no encoding '{declared}'. Allowed: what Python knows. Save it as UTF-8.")
 
 
 def _allowed(text: str) -> str:

@@ -17,6 +17,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import BeforeValidator, Field
 
+from pipelines.errors import UserError
 from pipelines.languages import Pair, parse
 from pipelines.paths import content_hash, expand, inside, is_address, open_binary
 from pipelines.sources._files import Codes, FileSource, Rows
@@ -114,8 +115,8 @@ class Gettext(FileSource):
         root = os.path.expanduser(self.root).rstrip("/")
         try:
             paths = expand(f"{root if is_address(root) else glob.escape(root)}/**/*.[pm]o")
-        except ValueError as error:
-            raise ValueError(f"source 'gettext', root: {error}") from None
+        except UserError as error:
+            raise UserError(f"source 'gettext', root: {error}") from None
         codes, out, seen = Codes(self.languages), [], set()
         above = len(inside(root).strip("/")) + 1
         for path in sorted(paths, key=lambda path: (path[:-3], path.endswith(".mo"))):
@@ -146,7 +147,7 @@ def _language(path: str, place: str, codes: Codes) -> tuple[str, str]:
     for code, domain in named:
         if lang := _code(code, codes):
             return lang, domain
-    raise ValueError(
+    raise UserError(
         f"source 'gettext', {path}: its language is not known. Allowed: folders as in de/LC_MESSAGES/app.po, names as "
         f"in de.po or app.de.po, or a header with 'Language: de'. Add the header, move the file out of `root`, or say "
         f"in `languages` what its folder or name means."
@@ -199,7 +200,7 @@ def _rule(path: str, header: str) -> Callable[[int], int]:
             return rule
     except (ValueError, ZeroDivisionError, RecursionError, OverflowError):
         pass
-    raise ValueError(
+    raise UserError(
         f"{path}: found Plural-Forms '{expression[:100]}'. Allowed: an expression in n, such as 'n != 1'. Correct the "
         f"header."
     )
@@ -210,7 +211,7 @@ def _entries(path: str) -> Iterator[tuple[tuple[str, str, str], list[str]]]:
     with open_binary(path) as stream:
         data = stream.read(LARGEST + 1)
     if len(data) > LARGEST:
-        raise ValueError(f"{path}: found more than {LARGEST:,} bytes. Allowed: smaller catalogues. Split it.")
+        raise UserError(f"{path}: found more than {LARGEST:,} bytes. Allowed: smaller catalogues. Split it.")
     if data[:4] in (b"\xde\x12\x04\x95", b"\x95\x04\x12\xde"):
         yield from _mo(path, data)
     else:
@@ -238,7 +239,7 @@ def _po(path: str, text: str) -> Iterator[tuple[tuple[str, str, str], list[str]]
             raise OSError(f"(line {text.count(chr(10), 0, bad.start()) + 1}): {bad[0][:100]!r}")
         found = polib.pofile(text + "\n\n")  # two line breaks: it would take a text without for a path
     except (OSError, ValueError, IndexError) as error:
-        raise ValueError(
+        raise UserError(
             f"{path}: not a PO file: {error}. Allowed: comments, msgctxt, msgid, msgid_plural and msgstr with texts in "
             f"quotes. Correct the line; msgfmt --check finds it, too."
         ) from None
@@ -257,12 +258,12 @@ def _mo(path: str, data: bytes) -> Iterator[tuple[tuple[str, str, str], list[str
             raise struct.error(f"{count:,} entries in {len(data):,} bytes")
         tables = [struct.unpack_from(f"{order}{2 * count}I", data, at) for at in (ids, texts)]
     except struct.error as error:
-        raise ValueError(f"{path}: not a whole MO file: {error}. Needed: what msgfmt writes. Make it again.") from None
+        raise UserError(f"{path}: not a whole MO file: {error}. Needed: what msgfmt writes. Make it again.") from None
     spans = list(zip(*(table[part::2] for table in tables for part in (0, 1)), strict=True))
     if any(a + at > len(data) or b + to > len(data) for a, at, b, to in spans):
-        raise ValueError(f"{path}: not a whole MO file: texts end after it. Needed: what msgfmt writes. Make it again.")
+        raise UserError(f"{path}: not a whole MO file: texts end after it. Needed: what msgfmt writes. Make it again.")
     if sum(a + b for a, _, b, _ in spans) > 2 * LARGEST:  # they may overlap
-        raise ValueError(f"{path}: found texts of more than {2 * LARGEST:,} bytes. Allowed: fewer. Do not use it.")
+        raise UserError(f"{path}: found texts of more than {2 * LARGEST:,} bytes. Allowed: fewer. Do not use it.")
     header = next((data[to : to + b] for a, _, b, to in spans if not a), b"")
     yield ("", "", ""), [_decoded(header, header)]
     for a, at, b, to in spans:

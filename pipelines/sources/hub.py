@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import field_validator
 
+from pipelines.errors import UserError
 from pipelines.languages import Pair, parse
 from pipelines.progress import Tell, silent
 from pipelines.sources import Source
@@ -38,7 +39,7 @@ class Hub(HubData, Source):
     def _by_language(cls, columns: dict[str, str]) -> dict[str, str]:
         found = {parse(lang): column for lang, column in columns.items()}
         if columns and len(found) < max(2, len(columns)):
-            raise ValueError(f"found {columns}. Allowed: a column for each of two or more languages. Name them.")
+            raise UserError(f"found {columns}. Allowed: a column for each of two or more languages. Name them.")
         return found
 
     @property
@@ -47,7 +48,7 @@ class Hub(HubData, Source):
 
     def check(self, pairs: list[Pair]) -> None:
         if self.columns and not any(set(pair) <= set(self.columns) for pair in pairs):
-            raise ValueError(
+            raise UserError(
                 f"source 'hub', columns: found {', '.join(self.columns)}, which are no pair of the recipe. Allowed: "
                 f"both languages of at least one of {', '.join(map(str, pairs))}. Add columns or the pair."
             )
@@ -87,7 +88,7 @@ class Hub(HubData, Source):
         index = schema.get_field_index(TRANSLATION)
         kind = schema.field(index).type if index >= 0 else None
         if kind is None or not pa.types.is_struct(kind):
-            raise ValueError(
+            raise UserError(
                 f"source 'hub', {self.path}: no column '{TRANSLATION}' of languages. Found: {', '.join(schema.names)}. "
                 f"Say which column is which language: columns: {{{pair.src}: ..., {pair.tgt}: ...}}."
             )
@@ -95,7 +96,7 @@ class Hub(HubData, Source):
         names = [kind.field(i).name for i in range(kind.num_fields)]
         found = {lang: f"{TRANSLATION}.{name}" for name in reversed(names) if (lang := codes(name))}
         if missing := [lang for lang in pair if lang not in found]:
-            raise ValueError(
+            raise UserError(
                 f"source 'hub', {self.path}, {pair}: column '{TRANSLATION}' has no {' and no '.join(missing)}. Found: "
                 f"{', '.join(names)}. Name the configuration of this pair ('{{src}}-{{tgt}}' stands for its codes), or "
                 f"say in `languages` what these are."
@@ -108,7 +109,7 @@ class Hub(HubData, Source):
         while path:
             name = path if path in names else path.partition(".")[0]
             if name not in names:
-                raise ValueError(
+                raise UserError(
                     f"source 'hub', {self.path}: no column '{whole}'. Found: {', '.join(batch.schema.names)}. Correct "
                     f"`columns`."
                 )

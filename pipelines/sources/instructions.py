@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 import pyarrow as pa
 from pydantic import Field
 
+from pipelines.errors import UserError
 from pipelines.languages import Pair
 from pipelines.progress import Tell, silent
 from pipelines.sources import Source
@@ -57,13 +58,13 @@ class Instructions(HubData, Source):
 
     def check(self, pairs: list[Pair]) -> None:
         if "{lang}" not in self.data_files + self.config:
-            raise ValueError(
+            raise UserError(
                 f"source 'instructions': found data_files '{self.data_files}' and config '{self.config}'. Needed: the "
                 f"place of the language in one of them, such as data_files: 'data/{{lang}}.jsonl' or config: "
                 f"'{{lang}}'. Write it so."
             )
         if self.local and not any(all(self._there(lang, Path()) for lang in pair) for pair in pairs):
-            raise ValueError(
+            raise UserError(
                 f"source 'instructions', {self.named}: '{self.data_files or self.config}' is there for both languages "
                 f"of no pair of the recipe. Needed: those of one pair at least. Correct it, or say in `languages` what "
                 f"the data call them."
@@ -108,7 +109,7 @@ class Instructions(HubData, Source):
                 exercises += 1
                 yield key, instruction, given, output
         if not exercises:
-            raise ValueError(
+            raise UserError(
                 f"source 'instructions', {self.named}, {lang}: found no row with an instruction and an output in this "
                 f"language. Needed: at least one. Check `columns`, or remove the pairs of this language."
             )
@@ -118,7 +119,7 @@ class Instructions(HubData, Source):
         keys = [self.columns.get(role, role) for role in ("id", "instruction", "input", "output", "output_lang")]
         for place, row in enumerate(self._records(lang, home)):
             if keys[1] not in row:
-                raise ValueError(
+                raise UserError(
                     f"source 'instructions', {self.named}, {lang}: row {place + 1} has no '{keys[1]}'. Found: "
                     f"{', '.join(map(str, row))}. Say in `columns` what the data call it."
                 )
@@ -130,7 +131,7 @@ class Instructions(HubData, Source):
 
     def _records(self, lang: str, home: Path) -> Iterator[dict[str, Any]]:
         if not self._there(lang, home):
-            raise ValueError(
+            raise UserError(
                 f"source 'instructions', {self.named}: '{self.data_files or self.config}' is there for no name of "
                 f"{lang}: {', '.join(self._codes(lang)['lang'])}. Needed: every language of the recipe. Remove its "
                 f"pairs, or say in `languages` what the data call it."

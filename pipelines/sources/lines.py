@@ -7,6 +7,7 @@ from typing import ClassVar
 import pyarrow as pa
 from pydantic import field_validator
 
+from pipelines.errors import UserError
 from pipelines.languages import Pair
 from pipelines.paths import filesystem, inside
 from pipelines.sources._files import Codes, FileSource, Rows, reading, streams
@@ -33,13 +34,13 @@ class Lines(FileSource):
     @classmethod
     def _of_a_language(cls, path: str) -> str:
         if "{lang}" not in path:
-            raise ValueError(f"found '{path}'. Needed: the place of the language, such as 'data/corpus.{{lang}}'.")
+            raise UserError(f"found '{path}'. Needed: the place of the language, such as 'data/corpus.{{lang}}'.")
         return path
 
     def check(self, pairs: list[Pair]) -> None:
         if not any(map(self.found, pairs)):
             tried = list(dict.fromkeys(path for both in self._named(pairs[0]) for path in both))
-            raise ValueError(
+            raise UserError(
                 f"source 'lines', path: found no two files of {', '.join(map(str, pairs))}; of {pairs[0]} looked for "
                 f"{', '.join(tried[:8])}. Needed: both languages of a pair. Correct the path, or say in `languages` "
                 f"what the files call them."
@@ -55,7 +56,7 @@ class Lines(FileSource):
         for both in itertools.zip_longest(*map(_texts, files), fillvalue=pa.array([], pa.string())):
             if len(both[0]) != len(both[1]):
                 counts = [read + len(lines) for lines in both]
-                raise ValueError(
+                raise UserError(
                     f"source 'lines', {self.corpus}: found {counts[0]:,} lines in {files[0]} and {counts[1]:,} in "
                     f"{files[1]}, or more. Allowed: as many in both. Correct the files or name others."
                 )

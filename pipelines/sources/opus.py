@@ -20,6 +20,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipelines import lock
 from pipelines.download import WORKERS, DownloadError
+from pipelines.errors import UserError
 from pipelines.languages import Pair
 from pipelines.ledger import rebatch
 from pipelines.progress import Tell, silent
@@ -68,12 +69,12 @@ class Opus(Source):
     def _well_formed(cls, corpora: list[str]) -> list[str]:
         for corpus in corpora:
             if not re.fullmatch(rf"{NAME}(/{NAME})?", corpus):
-                raise ValueError(
+                raise UserError(
                     f"found {corpus!r}. Allowed: a corpus of OPUS with its version, such as 'Tatoeba/v2021-08-07', or "
                     f"without, such as 'Tatoeba'. Write it so."
                 )
         if repeated := sorted({corpus for corpus in corpora if corpora.count(corpus) > 1}):
-            raise ValueError(f"found {', '.join(repeated)} twice. Allowed: each corpus once. Remove one.")
+            raise UserError(f"found {', '.join(repeated)} twice. Allowed: each corpus once. Remove one.")
         return corpora
 
     @model_validator(mode="after")
@@ -83,7 +84,7 @@ class Opus(Source):
             if name not in names:
                 near = difflib.get_close_matches(name, names, n=1)
                 hint = f"Did you mean '{near[0]}'? " if near else ""
-                raise ValueError(f"cap: found '{name}'. {hint}Allowed: {', '.join(names)}. Correct or remove it.")
+                raise UserError(f"cap: found '{name}'. {hint}Allowed: {', '.join(names)}. Correct or remove it.")
         return self
 
     @property
@@ -105,7 +106,7 @@ class Opus(Source):
                 held = [Release.model_validate(item) for item in entries[key]]  # of which too small a part is here
                 found[spec] = [r.model_copy(update={"url": urls.get(r.identity, r.url)}) for r in held]
             if not any(found.values()) and not any(entries.get(self._key(spec, pair)) for spec in self.corpora):
-                raise ValueError(self._none(pair, offers))
+                raise UserError(self._none(pair, offers))
             check_known([spec for spec in found if not found[spec]])
             wanted = [(release, self._rows(spec)) for spec, releases in found.items() for release in releases]
             here = iter(fetched(wanted, pair, home, tell))
@@ -229,7 +230,7 @@ class Opus(Source):
         entries = lock.read(home, self.name)
         out = {spec: [Release.model_validate(item) for item in entries[self._key(spec, pair)]] for spec in self.corpora}
         if not any(out.values()):
-            raise ValueError(self._none(pair, offered(pair, self.format)))
+            raise UserError(self._none(pair, offered(pair, self.format)))
         return out
 
     def _none(self, pair: Pair, offers: Sequence[Release]) -> str:

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from pydantic import BeforeValidator, Field
 
 from pipelines.dedup import connection
+from pipelines.errors import UserError
 from pipelines.languages import Pair, parse
 from pipelines.ledger import BATCH_ROWS, rebatch
 from pipelines.matching import match_key
@@ -66,7 +67,7 @@ class Pivot(Source):
     def check(self, pairs: list[Pair]) -> None:
         served = [pair for pair in pairs if self.language not in pair]
         if not served:
-            raise ValueError(
+            raise UserError(
                 f"source 'pivot', language {self.language}: every pair of the recipe has it: "
                 f"{', '.join(map(str, pairs))}. Needed: a pair of two other languages. Add one, or name the "
                 f"inner sources under `sources` themselves."

@@ -13,6 +13,7 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from pipelines import grammar
+from pipelines.errors import UserError
 from pipelines.languages import Pair
 from pipelines.registry import Strict
 from pipelines.schema import bitext_batch
@@ -48,7 +49,7 @@ class Noise(Strict):
         shares = [share for _, share in self]
         repeats = self.duplicate + self.near_duplicate
         if sum(shares) + repeats > 1:
-            raise ValueError(
+            raise UserError(
                 f"noise: found shares of {sum(shares):g} in all, of which duplicates and near duplicates are "
                 f"{repeats:g}. Allowed: at most 1 in all, these counted twice, as each repeats a clean row. Lower the "
                 f"shares."
@@ -79,7 +80,7 @@ class Sample(Source):
     @model_validator(mode="after")
     def _heldout_is_clean(self) -> "Sample":
         if self.split == "heldout" and any(share for _, share in self.noise):
-            raise ValueError(
+            raise UserError(
                 "noise: found noise with split 'heldout'. Allowed: noise with split 'train'. Remove one of the two."
             )
         return self
@@ -92,7 +93,7 @@ class Sample(Source):
         for pair in pairs:
             for code in pair:
                 if code not in grammar.LANGUAGES:
-                    raise ValueError(
+                    raise UserError(
                         f"source 'sample', pair {pair}: no language '{code}'. "
                         f"Available: {', '.join(grammar.LANGUAGES)}. "
                         "Choose a pair of these, or take the pair from another source."
@@ -100,7 +101,7 @@ class Sample(Source):
             rows = len(self.ids(pair))
             counts = self.noise.counts(rows)
             if sum(counts.values()) + sum(counts[kind] for kind in grammar.REPEATS) > rows:
-                raise ValueError(
+                raise UserError(
                     f"source 'sample', pair {pair}: found {sum(counts.values())} noisy rows in {rows}. "
                     "Allowed: as many as leave a clean row for each duplicate. Raise `rows` or lower `noise`."
                 )

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
+from pipelines.errors import UserError
 from pipelines.languages import Pair, parse
 from pipelines.paths import open_binary
 from pipelines.sources._files import ROWS, Codes, Listed, Rows, reading, streams
@@ -56,16 +57,16 @@ class Table(Listed):
     @classmethod
     def _languages_or_roles(cls, columns: dict[str, int | str]) -> dict[str, int | str]:
         if any(isinstance(column, int) and column < 1 for column in columns.values()):
-            raise ValueError(f"found {columns}. Allowed: numbers from 1. Count the first column as 1.")
+            raise UserError(f"found {columns}. Allowed: numbers from 1. Count the first column as 1.")
         if len({isinstance(column, int) for column in columns.values()}) > 1:
-            raise ValueError(f"found {columns}. Allowed: names alone or numbers alone. Choose one.")
+            raise UserError(f"found {columns}. Allowed: names alone or numbers alone. Choose one.")
         if not {"src", "tgt"} & set(columns):
             out = {parse(code): column for code, column in columns.items()}
             if len(out) < len(columns):
-                raise ValueError(f"found {', '.join(columns)}. Allowed: each language once. Remove one.")
+                raise UserError(f"found {', '.join(columns)}. Allowed: each language once. Remove one.")
             return out
         if set(columns) != set(ROLES):
-            raise ValueError(
+            raise UserError(
                 f"found {', '.join(columns)}. Allowed: languages, such as {{en: english, de: german}}, or all of "
                 f"{', '.join(ROLES)}, where columns say each row's languages. Name languages."
             )
@@ -77,7 +78,7 @@ class Table(Listed):
 
     def check(self, pairs: list[Pair]) -> None:
         if not self._by_row and not any(set(pair) <= set(self.columns) for pair in pairs):
-            raise ValueError(
+            raise UserError(
                 f"source 'table', columns: found {', '.join(self.columns)}. Needed: both languages of one of "
                 f"{', '.join(map(str, pairs))}. Add a column or a pair."
             )
@@ -106,7 +107,7 @@ class Table(Listed):
                 elif kind in ("tsv", "csv"):
                     yield from self._separated(stream, where, columns, kind)
                 else:
-                    raise ValueError(
+                    raise UserError(
                         f"{where}: found a name of no known format. Allowed: {', '.join(FORMATS)}, but for .parquet "
                         f"with .gz, or a .zip of these. Rename it or set `format`."
                     )
@@ -138,7 +139,7 @@ class Table(Listed):
         wanted = [f"f{column - 1}" if isinstance(column, int) else column for column in columns]
         if missing := [column for column, name in zip(columns, wanted, strict=True) if names.count(name) != 1]:
             have = f"1 to {len(names)}" if numbered else _listed(names)
-            raise ValueError(
+            raise UserError(
                 f"{where}, line 1: no column, or more than one, {_listed(missing)}. Found: {have}. Correct `columns`, "
                 f"`header` or `delimiter`."
             )
@@ -191,11 +192,11 @@ def _listed(names: Iterable[Any]) -> str:
     return ", ".join(some[:30]) + (" ..." if len(some) > 30 else "") or "nothing"
 
 
-def _bad_table(where: str, error: Exception) -> ValueError:
+def _bad_table(where: str, error: Exception) -> UserError:
     text = str(error)[:300]
     if "straddl" in text:
         text = f"a row of more than {LONGEST_LINE:,} bytes, or a quotation mark that is not closed"
-    return ValueError(
+    return UserError(
         f"{where}: {text} (rows are counted from 1, the header among them, empty lines not). Allowed: as many columns "
         f"in each row. Correct the file, `delimiter` or `quoted`."
     )
@@ -211,7 +212,7 @@ def _utf8(stream: BinaryIO) -> Iterator[bytes]:
         data = rest + (decoder.decode(block).encode("utf-8", "replace") if decoder else block)
         cut = data.rfind(b"\n") + 1
         if len(data) - cut > LONGEST_LINE:
-            raise ValueError(f"found a line of more than {LONGEST_LINE:,} bytes. Allowed: shorter ones. Remove it.")
+            raise UserError(f"found a line of more than {LONGEST_LINE:,} bytes. Allowed: shorter ones. Remove it.")
         if cut:
             yield _sound(data[:cut])
         rest, block = data[cut:], stream.read(BLOCK)
@@ -254,7 +255,7 @@ def _jsonl(stream: BinaryIO, where: str, columns: list[int | str]) -> Iterator[l
     from pyarrow import json as arrow_json
 
     if isinstance(columns[0], int):
-        raise ValueError(f"{where}: found `columns` with numbers. Allowed: names, in JSONL. Name the columns.")
+        raise UserError(f"{where}: found `columns` with numbers. Allowed: names, in JSONL. Name the columns.")
     blocks, line = _utf8(stream), 1
     paths: list[Path] = []
     for block in blocks:
@@ -286,7 +287,7 @@ def _paired(found: re.Match[bytes]) -> bytes:
 def _json_paths(block: bytes, where: str, columns: list[Any]) -> list[Path]:
     """The place of each column, sought in the first lines."""
     if block.lstrip()[:1] == b"[":
-        raise ValueError(f"{where}: found a JSON array. Allowed: one object a line. Rewrite it with jq -c '.[]'.")
+        raise UserError(f"{where}: found a JSON array. Allowed: one object a line. Rewrite it with jq -c '.[]'.")
     known: dict[Path, None] = {}
     for row in block.splitlines()[:SAMPLED]:
         try:
@@ -307,7 +308,7 @@ def _path(column: str, known: Iterable[Path], where: str) -> Path:
     for path in ((column,), tuple(column.split("."))):
         if path in known:
             return path
-    raise ValueError(
+    raise UserError(
         f"{where}: no column '{column}'. Found: {_listed('.'.join(path) for path in known)}. Correct `columns`."
     )
 
@@ -319,7 +320,7 @@ def _schema(paths: list[Path], where: str) -> pa.Schema:
         for name in path[:-1]:
             here = here.setdefault(name, {})
         if here.setdefault(path[-1], None) is not None:
-            raise ValueError(f"{where}: column '{'.'.join(path)}' holds fields, no text. Name one of them.")
+            raise UserError(f"{where}: column '{'.'.join(path)}' holds fields, no text. Name one of them.")
 
     def kind(below: dict[str, Any] | None) -> pa.DataType:
         return pa.string() if below is None else pa.struct([(name, kind(inner)) for name, inner in below.items()])
@@ -327,14 +328,14 @@ def _schema(paths: list[Path], where: str) -> pa.Schema:
     return pa.schema([(name, kind(below)) for name, below in tree.items()])
 
 
-def _bad_json(where: str, line: int, block: bytes, paths: list[Path], error: Exception) -> ValueError:
+def _bad_json(where: str, line: int, block: bytes, paths: list[Path], error: Exception) -> UserError:
     """The error with the line of the file; Arrow counts rows within what it was given."""
     found = str(error)
     for at, row in enumerate(block.split(b"\n"), line):
         try:
             value = json.loads(row) if row.strip() else {}
         except (ValueError, RecursionError) as bad:
-            return ValueError(f"{where}, line {at:,}: no JSON: {bad}. Needed: one object a line. Correct the line.")
+            return UserError(f"{where}, line {at:,}: no JSON: {bad}. Needed: one object a line. Correct the line.")
         for path in [(), *(whole[:depth] for whole in paths for depth in range(1, len(whole) + 1))]:
             inner = value
             for name in path:
@@ -343,11 +344,11 @@ def _bad_json(where: str, line: int, block: bytes, paths: list[Path], error: Exc
             if inner is not None and not isinstance(inner, wanted):
                 place = f"column '{'.'.join(path)}'" if path else "the row"
                 found = f"{place} holds {type(inner).__name__}"
-                return ValueError(
+                return UserError(
                     f"{where}, line {at:,}: {found}. Allowed: {'text' if wanted is str else 'an object'} or null. "
                     f"Correct the line or `columns`."
                 )
-    return ValueError(f"{where}, from line {line:,}: {found}. Needed: one JSON object a line. Correct the file.")
+    return UserError(f"{where}, from line {line:,}: {found}. Needed: one JSON object a line. Correct the file.")
 
 
 def _field(table: pa.Table | pa.RecordBatch, path: Path) -> pa.Array:
@@ -360,7 +361,7 @@ def _text(column: pa.Array, where: str, path: Path) -> pa.Array:
     """`column` as text that is sound UTF-8, which files may claim and not keep."""
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if not any(is_text(kind) for is_text in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)):
-        raise ValueError(
+        raise UserError(
             f"{where}: column '{'.'.join(path)}' has type {kind}. Allowed: text. Name another in `columns`."
         )
     column = column.cast(pa.string())
@@ -376,7 +377,7 @@ def _parquet(file: BinaryIO, where: str, columns: list[int | str]) -> Iterator[l
     from pyarrow import parquet
 
     if isinstance(columns[0], int):
-        raise ValueError(f"{where}: found `columns` with numbers. Allowed: names, in Parquet. Name the columns.")
+        raise UserError(f"{where}: found `columns` with numbers. Allowed: names, in Parquet. Name the columns.")
     try:
         table = parquet.ParquetFile(file)
         known = dict.fromkeys(_fields(table.schema_arrow, ()))
@@ -384,7 +385,7 @@ def _parquet(file: BinaryIO, where: str, columns: list[int | str]) -> Iterator[l
         for batch in table.iter_batches(ROWS, columns=[".".join(path) for path in paths], use_threads=False):
             yield [_text(_field(batch, path), where, path) for path in paths]
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{where}: not a sound Parquet file: {error}. Needed: a whole one. Make it again.") from None
+        raise UserError(f"{where}: not a sound Parquet file: {error}. Needed: a whole one. Make it again.") from None
 
 
 def _fields(within: Any, above: Path) -> Iterator[Path]:

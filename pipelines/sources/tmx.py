@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import product
 from typing import BinaryIO, ClassVar
 
+from pipelines.errors import UserError
 from pipelines.languages import Pair
 from pipelines.sources._files import Codes, Listed, Rows, Segments, reading, streams
 from pipelines.sources._xml import LONGEST, Handler, parse
@@ -44,7 +45,7 @@ def read_tmx(stream: BinaryIO, pair: Pair, where: str, codes: Codes | None = Non
             yield units.src, units.tgt
             units.src, units.tgt = [], []
     if not units.is_tmx:
-        raise ValueError(f"{where}: found no element <tmx>. Needed: a file in TMX. Correct `paths`.")
+        raise UserError(f"{where}: found no element <tmx>. Needed: a file in TMX. Correct `paths`.")
 
 
 class _Units(Handler):

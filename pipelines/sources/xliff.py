@@ -7,6 +7,7 @@ https://docs.oasis-open.org/xliff/xliff-core/v2.1/xliff-core-v2.1.html
 from collections.abc import Iterator
 from typing import BinaryIO, ClassVar
 
+from pipelines.errors import UserError
 from pipelines.languages import Pair
 from pipelines.sources._files import Codes, Listed, Rows, Segments, reading, streams
 from pipelines.sources._xml import LONGEST, Handler, parse
@@ -45,7 +46,7 @@ def read_xliff(stream: BinaryIO, pair: Pair, where: str, codes: Codes, skip: fro
             yield units.src, units.tgt
             units.src, units.tgt = [], []
     if not units.is_xliff:
-        raise ValueError(f"{where}: found no element <xliff>. Needed: a file in XLIFF. Correct `paths`.")
+        raise UserError(f"{where}: found no element <xliff>. Needed: a file in XLIFF. Correct `paths`.")
 
 
 class _Units(Handler):

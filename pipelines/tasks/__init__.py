@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from pipelines.errors import UserError
 from pipelines.languages import parse
 from pipelines.progress import Tell, silent
 from pipelines.registry import Plugin
@@ -42,7 +43,7 @@ class Example(NamedTuple):
 
 def _each_once(languages: list[str]) -> list[str]:
     if repeated := sorted({code for code in languages if languages.count(code) > 1}):
-        raise ValueError(f"found {', '.join(repeated)} twice. Allowed: each language once. Remove one.")
+        raise UserError(f"found {', '.join(repeated)} twice. Allowed: each language once. Remove one.")
     return languages
 
 

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, cast
 
+from pipelines.errors import UserError
 from pipelines.languages import parse
 from pipelines.progress import Tell, silent
 from pipelines.sources._files import objects, streams
@@ -51,7 +52,7 @@ class DataTask(HubData, Task):
 
     def check(self) -> None:
         if "{lang}" not in self.data_files + self.config and len(self.train) > 1 and not self.mixed:
-            raise ValueError(
+            raise UserError(
                 f"task '{self.name}', {self.named}: found data_files '{self.data_files}' and config '{self.config}' "
                 f"for {len(self.train)} languages. Needed: the place of the language in one of them, such as "
                 f"data_files: '{{lang}}.train.conll' or config: '{{lang}}'. Write it so."
@@ -94,8 +95,8 @@ class DataTask(HubData, Task):
         rows = (row for table in self.tables(home, self._codes(lang)) for row in table.to_pylist())
         yield from self._wanted((f"{self.named}, {lang}, row {n}", row) for n, row in enumerate(rows, 1))
 
-    def none_found(self, lang: str) -> ValueError:
-        return ValueError(
+    def none_found(self, lang: str) -> UserError:
+        return UserError(
             f"task '{self.name}', {self.named}, {lang}: found no example. Needed: at least one. Check data_files, "
             f"split ('{self.split}') and `languages`, or remove the language from `train`."
         )
@@ -118,7 +119,7 @@ class DataTask(HubData, Task):
     def _required(self, lang: str, home: Path) -> None:
         codes = self._codes(lang)
         if not self._named_for(lang, home):
-            raise ValueError(
+            raise UserError(
                 f"task '{self.name}', {self.named}: '{self.data_files or self.config}' is there for no name of {lang}: "
                 f"{', '.join(codes['lang'])}. Needed: every language of `train`. Remove it, or say in `languages` what "
                 f"the data call it."
@@ -161,7 +162,7 @@ def blocks(where: str, stream: BinaryIO) -> Iterator[Record]:
         elif line.partition("\t")[0].isdigit():
             words.append((number, line.split("\t")))
         elif not line[0].isdigit():  # 3-4 joins words and 3.1 is none of the sentence: neither has a label of its own
-            raise ValueError(
+            raise UserError(
                 f"{where}, line {number}: found {line[:80]!r}. Needed: a number, a word and its labels with tabs "
                 f"between, a comment before the words, or a blank line after them. Correct it."
             )

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from pipelines.errors import UserError
 from pipelines.languages import spaceless
 from pipelines.tasks import Example, Span
 from pipelines.tasks._files import CONLL, JSON, Block, DataTask
@@ -47,7 +48,7 @@ def annotated(where: str, row: dict) -> tuple[str, str, tuple[Span, ...]]:
     """(id, text, spans) of a row of MASSIVE."""
     for field in ("utt", "annot_utt"):
         if not isinstance(row.get(field), str) or not row[field].strip():
-            raise ValueError(
+            raise UserError(
                 f"{where}: found {', '.join(map(str, row)) or 'nothing'}. Needed: the texts `utt` and `annot_utt`, as "
                 f"MASSIVE has them. Correct it, or name other data."
             )
@@ -56,13 +57,13 @@ def annotated(where: str, row: dict) -> tuple[str, str, tuple[Span, ...]]:
     for part in marked:
         kind, colon, text = (side.strip() for side in part.partition(":"))
         if not (kind and colon and text):
-            raise ValueError(
+            raise UserError(
                 f"{where}: found '[{part}]' in annot_utt. Needed: a type and a text, as in '[time : nine am]'. Correct "
                 f"it."
             )
         spans.append(Span(kind, text))
     if re.search(r"[\[\]]", MARKED.sub("", row["annot_utt"])):
-        raise ValueError(
+        raise UserError(
             f"{where}: found a bracket without its other half in annot_utt, {row['annot_utt'][:80]!r}. Needed: "
             f"'[type : text]'. Correct it."
         )
@@ -85,19 +86,19 @@ def labelled(where: str, block: Block, column: int, lang: str) -> tuple[str, str
     for number, columns in words:
         place = f"{file}, line {number}"
         if len(columns) < column:
-            raise ValueError(
+            raise UserError(
                 f"{place}: found {len(columns)} columns. Needed: at least {column}, the one with the labels. Correct "
                 f"it, or `column`."
             )
         label = LABEL.fullmatch(columns[column - 1])
         if label is None:
-            raise ValueError(
+            raise UserError(
                 f"{place}: found label {columns[column - 1]!r} in column {column}. Allowed: O, B-type and I-type. "
                 f"Correct it, or `column`."
             )
         start = text.find(columns[1], at)
         if start < 0 or text[at:start].strip():
-            raise ValueError(
+            raise UserError(
                 f"{place}: found the word {columns[1]!r} where the text goes on with {text[at:].strip()[:30]!r}. "
                 f"Needed: the words of '# text' in their order. Correct it, or remove that comment."
             )

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from pipelines.errors import UserError
 from pipelines.sources._files import streams
 from pipelines.tasks import Example, Message
 from pipelines.tasks._files import CONLL, JSON, Block, DataTask, Record
@@ -28,7 +29,7 @@ def _mapping(labels: Any) -> Any:
 
 def _distinct(labels: dict[str, str]) -> dict[str, str]:
     if len({_plain(label) for label in labels.values()}) < 2 or not all(map(_plain, labels.values())):
-        raise ValueError(f"found {', '.join(labels.values())}. Allowed: two labels or more, none empty. Add one.")
+        raise UserError(f"found {', '.join(labels.values())}. Allowed: two labels or more, none empty. Add one.")
     return labels
 
 
@@ -71,13 +72,13 @@ class Classification(DataTask):
             row = cast("dict[str, Any]", found[0] if isinstance(found, Block) else found)
             wanted = (*self.text, self.label)
             if lacking := [name for name in wanted if row.get(name) is None or not str(row[name]).strip()]:
-                raise ValueError(
+                raise UserError(
                     f"{where}: found no {' and no '.join(lacking)} in {', '.join(map(str, row)) or 'nothing'}. Needed: "
                     f"{', '.join(wanted)}. Correct it, or `text`, `label` and `header`."
                 )
             said = str(row[self.label]).strip()
             if said not in self.labels:
-                raise ValueError(
+                raise UserError(
                     f"{where}: found label {said!r}. Allowed: {', '.join(self.labels)}. Correct it, or add it to "
                     f"`labels`."
                 )
@@ -128,7 +129,7 @@ class Classification(DataTask):
             if not head:
                 head = line
             elif len(line) != len(head):
-                raise ValueError(
+                raise UserError(
                     f"{place}: found {len(line)} columns. Needed: {len(head)}, {', '.join(head)}. Correct it, or "
                     f"`header`."
                 )

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from pipelines.errors import UserError
 from pipelines.languages import parse
 from pipelines.segments import pieces
 from pipelines.tasks import Example, Message
@@ -74,7 +75,7 @@ class Messages(DataTask):
         if written is None:
             sides = [row.get(self._called("prompt")), row.get(self._called("answer"))]
             if None in sides:
-                raise ValueError(
+                raise UserError(
                     f"{where}: found {', '.join(map(str, row)) or 'nothing'}. Needed: '{self._called('messages')}', or "
                     f"'{self._called('prompt')}' and '{self._called('answer')}'. Say in `columns` what the data call "
                     f"them, or correct it."
@@ -82,14 +83,14 @@ class Messages(DataTask):
             written = [{"role": role, "content": side} for role, side in zip(("user", "assistant"), sides, strict=True)]
         roles = [turn.get("role") if isinstance(turn, dict) else None for turn in written]
         if len(written) < 2 or roles[-1] != "assistant" or not set(roles) <= set(ROLES):
-            raise ValueError(
+            raise UserError(
                 f"{where}: found messages of {', '.join(map(str, roles)) or 'nobody'}. Needed: two or more, of "
                 f"{', '.join(ROLES)}, the assistant's last. Correct it."
             )
         for number, turn in enumerate(written, 1):
             content = turn.get("content")
             if not isinstance(content, str) or not content.strip():
-                raise ValueError(
+                raise UserError(
                     f"{where}: found {content!r} as the content of message {number}. Needed: a text. Correct it."
                 )
         return [{"role": turn["role"], "content": turn["content"].strip()} for turn in written]
@@ -99,10 +100,10 @@ class Messages(DataTask):
         if said is not None:
             try:
                 return self.languages.get(said) or parse(said)
-            except ValueError as error:
-                raise ValueError(f"{where}: {error}") from None
+            except UserError as error:
+                raise UserError(f"{where}: {error}") from None
         if len(self.train) > 1 and "{lang}" not in self.data_files + self.config:
-            raise ValueError(
+            raise UserError(
                 f"{where}: found no '{self._called('lang')}', and {len(self.train)} languages in `train`. Needed: rows "
                 f"that say their language, a file a language ('{{lang}}' in data_files), or one language. Add it."
             )

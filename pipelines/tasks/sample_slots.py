@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pipelines import grammar
+from pipelines.errors import UserError
 from pipelines.sources.sample import Sample
 from pipelines.tasks import Example, Languages, Span
 from pipelines.tasks._slots import Slots
@@ -43,7 +44,7 @@ class SampleSlots(Slots):
 
     def check(self) -> None:
         if strange := sorted(set(self.train) - set(grammar.LANGUAGES)):
-            raise ValueError(
+            raise UserError(
                 f"task '{self.name}', train: found {', '.join(strange)}. Available: {', '.join(grammar.LANGUAGES)}. "
                 f"Choose of these."
             )

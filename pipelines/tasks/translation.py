@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
+from pipelines.errors import UserError
 from pipelines.languages import Pair, name
 from pipelines.progress import Tell, silent
 from pipelines.registry import plugin_field
@@ -20,7 +21,7 @@ from pipelines.tasks import Example, Message, Task
 
 def _distinct(pairs: list[Pair]) -> list[Pair]:
     if repeated := sorted({str(pair) for pair in pairs if pairs.count(pair) > 1}):
-        raise ValueError(f"found {', '.join(repeated)} twice. Allowed: each pair once. Remove one.")
+        raise UserError(f"found {', '.join(repeated)} twice. Allowed: each pair once. Remove one.")
     return pairs
 
 
