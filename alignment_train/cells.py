@@ -7,26 +7,18 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
-
-from alignment_train import evaluate
-from alignment_train.config import layer_index
+from alignment_train import measure
+from alignment_train.layers import layer_index
 from alignment_train.lm import LM
 from alignment_train.model import Model, load
 from alignment_train.objectives import Objective
 from alignment_train.stages import KEY, Trainer
-from pipelines.evals import Eval
-from pipelines.languages import Pair
-from pipelines.schema import EVAL_TEXT
-from pipelines.store import Manifest, Store, fingerprint
-from pipelines.summary import Metrics
+from pipelines.storage.fingerprint import fingerprint
+from pipelines.store import Manifest, Store
 
 Role = Literal["base", "control", "aligned"]
 DEV_ROWS = 100  # most segment pairs of a language pair by which a layer is chosen: the choice is among few
-MODULES = (
-    *(f"alignment_train.{name}" for name in ("evaluate", "lm", "model", "data", "losses")),
-    "pipelines.comparison", "pipelines.statistics",
-)  # fmt: skip
+MODULES = ("alignment_train.lm", "alignment_train.layers")
 LIBRARIES = ("torch", "transformers")
 
 
@@ -64,7 +56,7 @@ def identity(trainer: Trainer, role: Role) -> tuple[str, dict[str, str]]:
         model, read = trainer.identity(_objectives(trainer, role))
     asked = {"eval_text": store.require("eval_text").fingerprint, "dev": store.require("training_mix").content("dev")}
     said = {"dev_rows": DEV_ROWS}
-    print_ = fingerprint(__name__, said, {**asked, "model": model}, recipe.eval, MODULES, LIBRARIES)
+    print_ = fingerprint("alignment_train.measure", said, {**asked, "model": model}, recipe.eval, LIBRARIES, MODULES)
     return print_, {**read, **asked}
 
 
@@ -78,36 +70,11 @@ def metrics(store: Store, cell: Manifest) -> dict[str, Any]:
     return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
 
 
-def dev_texts(store: Store, rows: int) -> pa.Table:
-    """The first rows of each pair of the mix's dev part as EVAL_TEXT; none that has a segment of an earlier one."""
-    found: dict[str, list[tuple[str, str]]] = {}
-    seen: set[tuple[str, str, str]] = set()
-    for row in store.table("training_mix", part="dev").to_pylist():
-        pair = f"{row['src_lang']}-{row['tgt_lang']}"
-        sides = {(pair, row[f"{side}_lang"], row[side]) for side in ("src", "tgt")}
-        if not sides & seen and len(found.setdefault(pair, [])) < rows:
-            found[pair].append((row["src"], row["tgt"]))
-            seen |= sides
-    texts = [
-        ("dev", str(item), pair, lang, text)
-        for pair, held in found.items()
-        for item, both in enumerate(held)
-        for lang, text in zip(Pair.parse(pair.split("-")), both, strict=True)
-    ]
-    columns = zip(*texts, strict=True) if texts else [()] * len(EVAL_TEXT)
-    return pa.table([pa.array(column, pa.string()) for column in columns], schema=EVAL_TEXT)
-
-
 def _measure(trainer: Trainer, role: Role, model: Model, folder: Path) -> None:
     trained_at = trainer.resolved.layer if role == "aligned" else "middle"  # others' cells serve recipes of any layer
     layer = layer_index(trained_at, len(model.blocks))
     lm = LM(model, layer, trainer.config.max_length, trainer.device)
-    found: Metrics = evaluate.measure(trainer.recipe, trainer.store, {role: lambda: lm}, trainer.tell)
-    dev: dict[str, Any] = {}
-    retrieval: Eval | None = next((item for item in trainer.recipe.eval if item.name == "retrieval"), None)
-    texts = dev_texts(trainer.store, DEV_ROWS)
-    if retrieval and texts.num_rows:
-        trainer.tell(0, 0, f"{role} · {retrieval.name} on dev")
-        dev = retrieval.run(lm, texts)
+    found = measure.measure(trainer.recipe, trainer.store, {role: lambda: lm}, trainer.tell)
+    dev = measure.dev_recall(trainer.recipe, trainer.store, lm, DEV_ROWS, trainer.tell)
     text = json.dumps({**found, "dev": dev}, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
     (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")

@@ -16,7 +16,8 @@ from pipelines.config import METHODS, Recipe, lineage, read_recipe
 from pipelines.errors import UserError
 from pipelines.progress import Progress
 from pipelines.statistics import MOST_RUNS
-from pipelines.store import Manifest, Store, fingerprint
+from pipelines.storage.fingerprint import fingerprint
+from pipelines.store import Manifest, Store
 
 Recipes = dict[str, Recipe]
 """By the name of their row."""
@@ -134,8 +135,7 @@ def check_seeds(seeds: int) -> None:
 def _write(common: Recipe, recipes: Recipes, store: Store, rows: list[Row], seeds: list[int]) -> Manifest:
     inputs = {f"{row.name}/{seed}": cell.fingerprint for row in rows for seed, (_, cell) in row.cells.items()}
     said = {"seeds": seeds, "failed": {row.name: row.failed for row in rows}, "page": compared.template()}
-    modules = ("alignment_train.compared", "alignment_train.plots", "pipelines.summary", "pipelines.statistics")
-    print_ = fingerprint(__name__, said, inputs, (), modules, ("matplotlib",))
+    print_ = fingerprint("alignment_train.compared", said, inputs, libraries=("matplotlib",))
     if done := store.unchanged("compare", None, print_):
         return done
     found = compared.summary(rows, common.corpus.pivot, seeds)

@@ -1,6 +1,6 @@
 """Shards of the training mix to token batches: which rows a step sees, and how texts become tensors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.errors import UserError
+from pipelines.store import Store
 
 if TYPE_CHECKING:
     import torch
@@ -53,6 +54,13 @@ class Rows:
         by_length = np.argsort(self.measure(found), kind="stable").reshape(-1, self.rows)
         order = np.random.default_rng([self.seed, epoch, window]).permutation(len(by_length))
         return [[found[i] for i in by_length[batch]] for batch in order]
+
+
+def read_parts(store: Store, reads: Set[str]) -> dict[str, pa.Table]:
+    """The tables of the training mix that objectives read, by `Objective.reads`."""
+    stored = {"bitext" if name == "segments" else name for name in reads}
+    parts = {name: store.table("training_mix", part=name) for name in sorted(stored)}
+    return {**parts, "segments": segments(parts["bitext"])} if "segments" in reads else parts
 
 
 def segments(bitext: pa.Table) -> pa.Table:

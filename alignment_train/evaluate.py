@@ -1,40 +1,24 @@
 """Stage: ask the recipe's evals of base, control and aligned -> evaluation: metrics.json, report.html, plots."""
 
-import gc
 import hashlib
 import json
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import pyarrow.compute as pc
-
 from alignment_train import page, plots
+from alignment_train.measure import ASSETS, DIGITS, RANDOM, measure
 from pipelines import contamination
-from pipelines.comparison import compared, language_groups, task_groups
 from pipelines.config import Recipe
-from pipelines.contamination import Overlap
 from pipelines.errors import UserError
-from pipelines.evals import LanguageModel, Metric, States
+from pipelines.evals import LanguageModel, States
 from pipelines.progress import Tell, silent
-from pipelines.store import Manifest, Meter, Store, fingerprint
-from pipelines.summary import MERGED, MODELS, Metrics, models, summary
+from pipelines.storage.fingerprint import fingerprint
+from pipelines.store import Manifest, Meter, Store
+from pipelines.summary import MODELS, Metrics, models, summary
 from pipelines.verdict import verdict
 
-FORMAT = 3
-"""Of metrics.json: 3 has paired differences, means, gaps, language groups and contamination."""
-
-RANDOM = "random"
-"""The model, beside those of ASSETS, whose weights are random; evals may show what it finds as a baseline."""
-
-ASSETS = {"base": "base_model", "control": "control_model", "aligned": "align_model", MERGED: "merged_model"}
-SOURCES = (
-    *(f"alignment_train.{name}" for name in ("page", "plots", "lm", "scoring", "model", "data", "losses")),
-    *(f"pipelines.{name}" for name in ("summary", "verdict", "comparison", "contamination", "statistics")),
-    *(f"pipelines.{name}" for name in ("near", "matching", "characters")),
-)
+MODULES = ("alignment_train.lm", "alignment_train.layers")  # what `lms` are
 LIBRARIES = ("torch", "transformers", "matplotlib", "umap-learn")
-DIGITS = 6
 
 
 def run(recipe: Recipe, store: Store, lms: Mapping[str, Callable[[], LanguageModel]], tell: Tell = silent) -> Manifest:
@@ -50,7 +34,8 @@ def run(recipe: Recipe, store: Store, lms: Mapping[str, Callable[[], LanguageMod
     assets = [ASSETS[name] for name in ASSETS if name in lms] + ["training_mix", "eval_text"]
     inputs = {asset: store.require(asset).fingerprint for asset in assets}
     template = hashlib.sha256((page.template() + page.script()).encode()).hexdigest()
-    print_ = fingerprint(__name__, {"page": template, "seed": recipe.seed}, inputs, recipe.eval, SOURCES, LIBRARIES)
+    settings = {"page": template, "seed": recipe.seed}
+    print_ = fingerprint(__name__, settings, inputs, recipe.eval, LIBRARIES, MODULES)
     if done := store.unchanged("evaluation", None, print_):
         return done
     with store.writing("evaluation") as out:
@@ -84,75 +69,6 @@ def run(recipe: Recipe, store: Store, lms: Mapping[str, Callable[[], LanguageMod
         )
 
 
-def measure(
-    recipe: Recipe,
-    store: Store,
-    lms: Mapping[str, Callable[[], LanguageModel]],
-    tell: Tell = silent,
-    overlap: Overlap | None = None,
-    states: dict[str, States] | None = None,
-) -> dict[str, Any]:
-    """What metrics.json holds: figures by model and baseline, chance, the trained layer, what `compared` makes of them.
-
-    overlap: which eval texts the mix holds; without it there are no language groups and no figures without them.
-    states: filled with those of each model that an eval gives to look at, the first that does.
-    """
-    table = store.table("eval_text")
-    texts = {item.name: table.filter(pc.equal(table["eval"], item.name)) for item in recipe.eval}
-    metrics: dict[str, Any] = {"format": FORMAT, "pivot": recipe.corpus.pivot, "chance": {}}
-    for item in recipe.eval:
-        metrics["chance"].update({key: _rounded(number) for key, number in item.chance(texts[item.name]).items()})
-    if RANDOM in lms:
-        tell(0, 0, "baselines")
-    for item in recipe.eval:
-        for name, found in item.baselines(texts[item.name], lms.get(RANDOM)).items():
-            metrics.setdefault(name, {}).update({key: _rounded(metric) for key, metric in found.items()})
-    for item in recipe.eval:
-        if said := item.signatures(texts[item.name]):
-            metrics.setdefault("signatures", {}).update(said)
-    samples: dict[str, dict[str, dict[str, str]]] = {}
-    scored: dict[str, dict[str, Metric]] = {}
-    done, total = 0, len(set(lms) - {RANDOM}) * max(len(recipe.eval), 1)
-    for name in (name for name in ASSETS if name in lms):
-        tell(done, total, f"{name} · loading")
-        lm = lms[name]()
-        metrics["trained_layer"] = lm.trained_layer
-        found: dict[str, Metric] = {}
-        for item in recipe.eval:
-            tell(done, total, f"{name} · {item.name}")
-            new, seen = item.observe(lm, texts[item.name])
-            if states is not None and seen:
-                states.setdefault(name, seen)
-            if twice := sorted(set(new) & set(found)):
-                raise UserError(
-                    f"eval.{item.name}: found {twice[0]}, which another eval gives too. Allowed: each figure once. "
-                    f"Remove one of the two evals."
-                )
-            found.update(new)
-            for sample in item.samples(lm, texts[item.name]):
-                row = samples.setdefault(sample.key, {}).setdefault(sample.prompt, {"reference": sample.reference})
-                row[name] = sample.output
-            done += 1
-        scored[name] = {key: metric for key, metric in found.items() if "/layer=" not in key}
-        metrics[name] = {key: _rounded(metric) for key, metric in found.items()}
-        del lm
-        gc.collect()  # models hold cycles: the next one must not wait for the collector to find its memory
-    tell(total, total, "done")
-    keys = {key for found in scored.values() for key in found}
-    if samples:
-        metrics["samples"] = {
-            key: [{"prompt": prompt, **row} for prompt, row in rows.items()] for key, rows in samples.items()
-        }
-    groups = {}
-    if overlap:
-        groups = language_groups(keys, overlap.rows, recipe.corpus.pivot)
-        metrics |= {"groups": groups, "mix_rows": overlap.rows}
-    of_task = task_groups(keys, {task: langs for item in recipe.eval for task, langs in item.trained_in.items()})
-    if of_task:
-        metrics["task_groups"] = of_task
-    return metrics | _rounded(compared(scored, recipe.corpus.pivot, groups, overlap, of_task))
-
-
 def _written(metrics: Mapping[str, Any]) -> str:
     """JSON with sorted keys, each figure in one line."""
 
@@ -163,18 +79,6 @@ def _written(metrics: Mapping[str, Any]) -> str:
         return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
 
     return text(metrics) + "\n"
-
-
-def _rounded(item: Any) -> Any:
-    """Numbers to DIGITS digits, so that JSON is the same where the last bits differ; None for NaN and infinity."""
-    if isinstance(item, Mapping):
-        return {key: _rounded(number) for key, number in item.items()}
-    if isinstance(item, list):
-        return [_rounded(each) for each in item]
-    if isinstance(item, int | str):
-        return item
-    number = float(item)
-    return round(number, DIGITS) + 0.0 if math.isfinite(number) else None
 
 
 def _numbers(metrics: Metrics, pivot: str) -> dict[str, Any]:

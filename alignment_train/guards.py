@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alignment_train.config import Guards, layer_index
+from alignment_train.config import Guards
+from alignment_train.layers import layer_index
 from alignment_train.losses import effective_rank, pool
 from alignment_train.model import Model
 from alignment_train.objectives import Objective

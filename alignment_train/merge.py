@@ -22,15 +22,12 @@ from pipelines.errors import UserError
 from pipelines.evals.retrieval import credits
 from pipelines.paths import is_address
 from pipelines.segments import generator
-from pipelines.store import Manifest, Store, fingerprint, sha256
+from pipelines.storage.fingerprint import fingerprint
+from pipelines.store import Manifest, Store, sha256
 
 if TYPE_CHECKING:
     from alignment_train.stages import Trainer
 
-MODULES = (
-    *(f"alignment_train.{name}" for name in ("adapter", "data", "lm", "losses", "model")),
-    "pipelines.evals.retrieval",
-)
 LIBRARIES = ("torch", "transformers", "peft")
 ROWS = 16  # conversations a batch
 DIGITS = 6
@@ -58,7 +55,7 @@ def run(trainer: "Trainer") -> Manifest:
         "max_length": trainer.config.max_length,
         "wordings": [item.settings() for item in recipe.corpus.instructions],
     }
-    print_ = fingerprint(__name__, said, inputs, recipe.corpus.instructions, MODULES, LIBRARIES)
+    print_ = fingerprint(__name__, said, inputs, recipe.corpus.instructions, LIBRARIES)
     if done := store.unchanged("merged_model", None, print_):
         return done
     pairs = _dev_pairs(recipe, store, settings.rows)

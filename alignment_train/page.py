@@ -22,7 +22,8 @@ from pipelines.measures import measure, measure_of
 from pipelines.measures import name as name_of
 from pipelines.measures import title as title_of
 from pipelines.progress import clock
-from pipelines.store import MAIN, PER_PAIR, WHOLE, Manifest, Store, commit, installed
+from pipelines.storage.fingerprint import commit, installed
+from pipelines.store import MAIN, PER_PAIR, WHOLE, Manifest, Store
 from pipelines.summary import (
     BETTER,
     GUESSED,

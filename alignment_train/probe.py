@@ -17,17 +17,14 @@ from pipelines.evals import LanguageModel
 from pipelines.evals._bitext import questions
 from pipelines.evals.retrieval import cosines, embedded, found, mexa, ratio_margin, sides
 from pipelines.progress import Tell, silent
-from pipelines.store import Manifest, Store, fingerprint
+from pipelines.storage.fingerprint import fingerprint
+from pipelines.store import Manifest, Store
 
 FORMAT = 1
 """Of probe.json."""
 
 ROWS = 500  # dev rows of a pair that are asked, at most
 DIGITS = 6
-SOURCES = (
-    *(f"alignment_train.{name}" for name in ("plots", "lm", "model", "data", "losses")),
-    *(f"pipelines.{name}" for name in ("evals.retrieval", "evals._bitext", "evals._states", "segments", "matching")),
-)
 LIBRARIES = ("torch", "transformers", "numpy", "matplotlib")
 
 
@@ -45,7 +42,7 @@ def run(recipe: Recipe, store: Store, base: Callable[[], LanguageModel], tell: T
         "poolings": config.poolings,
         "max_length": config.max_length,
     }
-    print_ = fingerprint(__name__, settings, inputs, modules=SOURCES, libraries=LIBRARIES)
+    print_ = fingerprint(__name__, settings, inputs, libraries=LIBRARIES, modules=("alignment_train.lm",))
     if done := store.unchanged("layer_probe", None, print_):
         return done
     asked = texts(recipe, store.table("training_mix", part="dev"))
@@ -64,19 +61,6 @@ def run(recipe: Recipe, store: Store, base: Callable[[], LanguageModel], tell: T
         (out.path / "layers.png").write_bytes(plots.layer_probe(layers))
         numbers = {**{f"layer/{pooling}": layer for pooling, layer in chosen.items()}, "layers": layers}
         return out.commit(print_, recipe.resolved(), inputs=inputs, numbers=numbers, rows={})
-
-
-def resolved(config: TrainConfig, store: Store) -> TrainConfig:
-    """The settings with the layer that the store's layer_probe chose in place of `auto`; StoreError without one."""
-    if not config.asks_probe:
-        return config
-    numbers = store.require("layer_probe").numbers
-    if missing := [pooling for pooling in config.poolings if f"layer/{pooling}" not in numbers]:
-        raise UserError(
-            f"layer_probe: found no layer for pooling {', '.join(missing)}: it was made for other objectives. Needed: "
-            f"one that was made for this recipe. Make it again with 'dagster asset materialize --select layer_probe'."
-        )
-    return config.at({pooling: numbers[f"layer/{pooling}"] for pooling in config.poolings})
 
 
 def texts(recipe: Recipe, dev: pa.Table) -> pa.Table:

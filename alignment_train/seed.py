@@ -8,13 +8,21 @@ import numpy as np
 import pyarrow as pa
 import sentencepiece
 import torch
+import torch.nn.functional as F
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers import models as tokenizer_models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from alignment_train.config import SeedModel
+from alignment_train.data import texts
 from alignment_train.model import Model
+from pipelines.config import Recipe
+from pipelines.schema import BITEXT
+from pipelines.segments import keys
+from pipelines.store import Store
 
+DEV_TEXTS = 10_000  # most segments by which a seed model is compared with the unigram
+DEV_BATCH = 64
 SENTENCES = 120_000  # that SentencePiece sees: more change the pieces little and cost seconds
 UNK, BOS, EOS, PAD = "<unk>", "<s>", "</s>", "<pad>"
 
@@ -50,6 +58,46 @@ def unigram_loss(tokenizer: PreTrainedTokenizerFast, seen: list[str], held_out: 
 
     counts = 1 + np.bincount(tokens(seen), minlength=len(tokenizer))
     return float(-np.log(counts / counts.sum())[tokens(held_out)].mean())
+
+
+def bitext(recipe: Recipe, store: Store) -> pa.Table:
+    """What a seed model learns from: all decontaminated bitext without the rows that have a segment in `dev`."""
+    dev = store.table("training_mix", part="dev")
+    held_out = np.concatenate([keys(dev[side]) for side in ("src", "tgt")])
+    tables = []
+    for pair in recipe.corpus.pairs:
+        table = store.table("decontaminated_bitext", pair).select(BITEXT.names)
+        seen = np.isin(keys(table["src"]), held_out) | np.isin(keys(table["tgt"]), held_out)
+        tables.append(table.filter(pa.array(~seen)))
+    return pa.concat_tables(tables)
+
+
+@torch.inference_mode()
+def dev_loss(model: Model, dev: pa.Table, trained_on: pa.Table, context: int, seed: int) -> dict[str, float]:
+    """Nats per token of dev text, and those of the unigram of the training text beside it; {} without dev rows.
+
+    dev, trained_on: tables of `data.segments`.
+    """
+    if not dev.num_rows:
+        return {}
+    rng = np.random.default_rng(seed)
+    held_out, seen = (
+        table["text"].take(pa.array(rng.permutation(table.num_rows)[:DEV_TEXTS])).to_pylist()
+        for table in (dev, trained_on)
+    )
+    nats, tokens = 0.0, 0
+    training = model.lm.training
+    model.lm.eval()
+    by_length = sorted(held_out, key=len)
+    for start in range(0, len(by_length), DEV_BATCH):
+        logits, labels, _ = model.predictions(texts(by_length[start : start + DEV_BATCH], model, context))
+        nats += float(F.cross_entropy(logits.float(), labels, reduction="none").double().sum())
+        tokens += len(labels)
+    model.lm.train(training)
+    return {
+        "dev/nats_per_token": round(nats / tokens, 4),
+        "dev/unigram_nats_per_token": round(unigram_loss(model.tokenizer, seen, held_out), 4),
+    }
 
 
 def sentences(bitext: pa.Table, most: int, seed: int) -> Iterator[str]:

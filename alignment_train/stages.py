@@ -6,33 +6,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import torch
 
 from alignment_train import adapter, card, merge, probe, ranks, seed
-from alignment_train.config import TrainConfig, layer_index
-from alignment_train.data import segments
-from alignment_train.evaluate import ASSETS
+from alignment_train.config import TrainConfig
+from alignment_train.data import read_parts, segments
+from alignment_train.layers import layer_index
 from alignment_train.lm import LM
+from alignment_train.measure import ASSETS
 from alignment_train.model import Model, choose_device, choose_precision, load, load_base, untrained
-from alignment_train.objectives import Objective, Reads
+from alignment_train.objectives import Objective
 from alignment_train.objectives.language_model import LanguageModel
 from alignment_train.report import Reporter
 from alignment_train.train import Outcome, Plan, train
 from pipelines.config import Recipe
 from pipelines.errors import UserError
 from pipelines.progress import Tell, silent
-from pipelines.schema import BITEXT
-from pipelines.segments import keys
-from pipelines.store import Manifest, Store, fingerprint, sha256
+from pipelines.storage.fingerprint import fingerprint
+from pipelines.store import Manifest, Store, sha256
 from pipelines.summary import MERGED
 
-MODULES = tuple(
-    f"alignment_train.{name}"
-    for name in ("train", "data", "model", "adapter", "prefix", "losses", "gradients", "ranks", "fsdp")
-)
-TEXTS = 10_000  # most segments by which a seed model is compared with the unigram
+CODE = "alignment_train.train"  # with what it imports: the code that decides the weights
 LIBRARIES = ("torch", "transformers", "accelerate", "peft")
 KEY = 16  # digits of a cell's fingerprint by which it is stored
 Write = Callable[[Model, Path], None]
@@ -76,18 +71,19 @@ class Trainer:
         )
         said = {"seed": self.recipe.seed, "base": settings.model_dump(mode="json"), "precision": self.config.precision}
         print_ = fingerprint(
-            "alignment_train.seed", said, inputs, plan.objectives, MODULES, (*LIBRARIES, "sentencepiece", "tokenizers")
+            "alignment_train.seed", said, inputs, plan.objectives, (*LIBRARIES, "sentencepiece", "tokenizers"), (CODE,)
         )
         if done := self._done("base_model", print_):
             return done
         self.tell(0, 0, "reading bitext and training the tokenizer")
-        bitext = ranks.in_turn(self._monolingual)
+        bitext = ranks.in_turn(lambda: seed.bitext(self.recipe, self.store))
         model = seed.make(settings.seed, bitext, self.recipe.seed)
         kind = f"seed: {_millions(model)} parameters, trained here from nothing on {bitext.num_rows:,} pairs"
         text, context = segments(bitext), settings.seed.context
 
         def more() -> dict[str, Any]:
-            return {"base": kind, **self._on_dev(model, context, text)}
+            dev = segments(self.store.table("training_mix", part="dev"))
+            return {"base": kind, **seed.dev_loss(model, dev, text, context, self.recipe.seed)}
 
         return self._train("base_model", model, plan, {"segments": text}, print_, inputs, more)
 
@@ -176,14 +172,14 @@ class Trainer:
     @property
     def resolved(self) -> TrainConfig:
         """The recipe's settings, with the probe's layer for `auto`: of the same answer nothing is trained again."""
-        return probe.resolved(self.config, self.store)
+        return resolved(self.config, self.store)
 
     def identity(self, objectives: list[Objective]) -> tuple[str, dict[str, str]]:
         """The fingerprint of what these objectives make of the base model, and those of what they read."""
         base, mix = self.store.require("base_model"), self.store.require("training_mix")
         inputs = {"base_model": base.fingerprint, "training_mix": mix.fingerprint}
         said = {"seed": self.recipe.seed, "train": self.resolved.settings(objectives)}
-        return fingerprint(__name__, said, inputs, objectives, MODULES, LIBRARIES), inputs
+        return fingerprint(CODE, said, inputs, objectives, LIBRARIES), inputs
 
     def cell(self, objectives: list[Objective], print_: str, inputs: dict[str, str], write: Write) -> Manifest:
         """A training whose model is not kept: `write` leaves in a folder what is; stored by its fingerprint."""
@@ -205,22 +201,8 @@ class Trainer:
     ) -> Manifest:
         """The base model trained on with these objectives."""
         config = self.resolved
-        plan = Plan(
-            objectives=objectives,
-            steps=self.config.steps if objectives else 0,  # a control of contrast alone is the base itself
-            max_length=self.config.max_length,
-            optimiser=self.config.optimiser,
-            precision=self.precision,
-            seed=self.recipe.seed,
-            checkpoint_every=self.config.checkpoint_every,
-            guards=self.config.guards,
-            schedule=self.config.schedule,
-            accumulation=self.config.accumulation,
-            gradients_every=self.config.gradients_every,
-            turns=self.config.turns,
-            parallel=self.config.parallel,
-        )
-        parts = ranks.in_turn(lambda: self._parts({objective.reads for objective in objectives}))
+        plan = Plan.of(config, objectives, self.precision, self.recipe.seed)
+        parts = ranks.in_turn(lambda: read_parts(self.store, {objective.reads for objective in objectives}))
         model = ranks.in_turn(lambda: self.stored("base_model"))
         layer = layer_index(config.layer, len(model.blocks))
         if config.adapter:
@@ -284,37 +266,18 @@ class Trainer:
             "processes": ranks.world(),
         }
 
-    def _on_dev(self, model: Model, context: int, trained_on: pa.Table) -> dict[str, float]:
-        """Nats per token of dev text: of a seed model, and of the unigram of its training text beside it."""
-        dev = segments(self.store.table("training_mix", part="dev"))
-        if not dev.num_rows:
-            return {}
-        rng = np.random.default_rng(self.recipe.seed)
-        held, seen = (
-            table["text"].take(pa.array(rng.permutation(table.num_rows)[:TEXTS])).to_pylist()
-            for table in (dev, trained_on)
+
+def resolved(config: TrainConfig, store: Store) -> TrainConfig:
+    """The settings with the layer that the store's layer_probe chose in place of `auto`; StoreError without one."""
+    if not config.asks_probe:
+        return config
+    numbers = store.require("layer_probe").numbers
+    if missing := [pooling for pooling in config.poolings if f"layer/{pooling}" not in numbers]:
+        raise UserError(
+            f"layer_probe: found no layer for pooling {', '.join(missing)}: it was made for other objectives. Needed: "
+            f"one that was made for this recipe. Make it again with 'dagster asset materialize --select layer_probe'."
         )
-        nats, tokens = LM(model, 0, context, self.device).loss(held)
-        return {
-            "dev/nats_per_token": round(float(nats.sum() / tokens.sum()), 4),
-            "dev/unigram_nats_per_token": round(seed.unigram_loss(model.tokenizer, seen, held), 4),
-        }
-
-    def _parts(self, wanted: set[Reads]) -> dict[str, pa.Table]:
-        stored = {"bitext" if name == "segments" else name for name in wanted}
-        parts = {name: self.store.table("training_mix", part=name) for name in sorted(stored)}
-        return {**parts, "segments": segments(parts["bitext"])} if "segments" in wanted else parts
-
-    def _monolingual(self) -> pa.Table:
-        """All decontaminated bitext without the rows that have a segment in `dev`."""
-        dev = self.store.table("training_mix", part="dev")
-        held = np.concatenate([keys(dev[side]) for side in ("src", "tgt")])
-        tables = []
-        for pair in self.recipe.corpus.pairs:
-            table = self.store.table("decontaminated_bitext", pair).select(BITEXT.names)
-            seen = np.isin(keys(table["src"]), held) | np.isin(keys(table["tgt"]), held)
-            tables.append(table.filter(pa.array(~seen)))
-        return pa.concat_tables(tables)
+    return config.at({pooling: numbers[f"layer/{pooling}"] for pooling in config.poolings})
 
 
 def _parameters(model: Model) -> int:

@@ -19,7 +19,7 @@ from accelerate.utils import set_seed
 
 from alignment_train import heap, ranks
 from alignment_train.adapter import without_frozen
-from alignment_train.config import Guards, Optimiser
+from alignment_train.config import Guards, Optimiser, TrainConfig
 from alignment_train.data import Rows
 from alignment_train.flops import Flops, peak
 from alignment_train.gradients import Apart
@@ -27,7 +27,7 @@ from alignment_train.guards import PROBED, Stop, Watch, heavy, memory
 from alignment_train.model import Model
 from alignment_train.objectives import Objective
 from alignment_train.report import Reporter
-from pipelines.errors import UserError
+from pipelines.errors import UserError, error_context
 
 if TYPE_CHECKING:
     from alignment_train.fsdp import Divided
@@ -58,6 +58,25 @@ class Plan:
     guards: Guards = field(default_factory=lambda: Guards.model_validate({}))
     parallel: Literal["data", "fsdp"] = "data"
     """What each of several processes holds: the whole model, or a part of it (`fsdp.Divided`); no other weights."""
+
+    @classmethod
+    def of(cls, config: TrainConfig, objectives: Sequence[Objective], precision: str, seed: int) -> "Plan":
+        """The plan of a recipe's `train` section for some of its objectives."""
+        return cls(
+            objectives=objectives,
+            steps=config.steps if objectives else 0,  # a control of contrast alone is the base itself
+            max_length=config.max_length,
+            optimiser=config.optimiser,
+            precision=precision,
+            seed=seed,
+            checkpoint_every=config.checkpoint_every,
+            guards=config.guards,
+            schedule=config.schedule,
+            accumulation=config.accumulation,
+            gradients_every=config.gradients_every,
+            turns=config.turns,
+            parallel=config.parallel,
+        )
 
 
 @dataclass
@@ -143,10 +162,11 @@ def train(
         tokens: dict[str, float] = {}
         cut: dict[str, float] = {}
         apart = Apart(weights, each=plan.gradients_every > 0 and step % plan.gradients_every == 0)
-        batches = [
-            (objective, objective.collate(_own(rows[objective.name].at(turn)), model, plan.max_length))
-            for objective, turn in turns(plan, step)
-        ]
+        batches = []
+        for objective, turn in turns(plan, step):
+            with error_context(f"objective '{objective.name}', step {step}"):
+                batch = objective.collate(_own(rows[objective.name].at(turn)), model, plan.max_length)
+            batches.append((objective, batch))
         with _stopping(step, checkpoints):
             scales = shares(batches, plan.accumulation, device)
             for (objective, batch), (share, scale) in zip(batches, scales, strict=True):
@@ -154,6 +174,7 @@ def train(
                 for part in [batch] if divided else objective.portions(batch):  # each pass gathers what is divided
                     own = objective.count(part) / count
                     with (
+                        error_context(f"objective '{objective.name}', step {step}"),
                         memory(*heavy(objective, part, plan.max_length)),
                         apart.of(objective.name),
                         flops.counting(objective.name, part["attention_mask"]) as forward_done,

@@ -17,7 +17,7 @@ from dagster._core.instance.ref import InstanceRef
 from alignment_train.config import TrainConfig
 from assets.corpus import all_pairs
 from assets.recovery import this_process
-from assets.resources import QUIET, ROOT, Place, home, place, remember
+from assets.resources import QUIET, Place, home, place, remember
 from pipelines.config import Recipe, read_recipe
 from pipelines.errors import printable, run_command
 from pipelines.progress import clock
@@ -56,8 +56,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(chosen: argparse.Namespace) -> int:
-    _prepare_home()
     if chosen.command == "home":
+        _prepare_home()
         return 0
     used = place(chosen.recipe, chosen.store)
     recipe = read_recipe(used.recipe)
@@ -66,6 +66,7 @@ def _run(chosen: argparse.Namespace) -> int:
     if chosen.command == "align" and chosen.dry_run:
         print(_plan(recipe, config, notes))
         return 0
+    _prepare_home()
     Store.open(used.store, recipe.name)
     os.environ.update(RECIPE=str(used.recipe), STORE=used.store)
     remember(used)
@@ -97,24 +98,23 @@ def _plan(recipe: Recipe, config: TrainConfig, notes: list[str]) -> str:
 
 
 def _prepare_home() -> None:
-    folder = home().absolute()
+    folder = home()
     folder.mkdir(parents=True, exist_ok=True)
     os.environ.update({"DAGSTER_HOME": str(folder), **{k: os.environ.get(k, v) for k, v in QUIET.items()}})
     if not (folder / "dagster.yaml").exists():
-        shutil.copyfile(ROOT / "assets" / "dagster.yaml", folder / "dagster.yaml")
+        shutil.copyfile(Path(__file__).with_name("dagster.yaml"), folder / "dagster.yaml")
 
 
 def _open_ui(host: str, port: str) -> None:
     """Become `dagster dev`."""
     print(f"Dagster: http://{host}:{port}  (Ctrl-C ends it)", flush=True)
-    workspace = str(ROOT / "workspace.yaml")
     command = [
         sys.executable,
         "-m",
         "dagster",
         "dev",
-        "-w",
-        workspace,
+        "-m",
+        "assets.definitions",
         "-h",
         host,
         "-p",

@@ -18,7 +18,8 @@ from pipelines.languages import Pair
 from pipelines.progress import Tell
 from pipelines.registry import Plugin
 from pipelines.stages import side_by_side
-from pipelines.store import Manifest, Store, source_hash
+from pipelines.storage.fingerprint import plugin_modules, source_hashes
+from pipelines.store import Manifest, Store
 
 REFRESH = "isogloss/refresh"
 """Tag of runs in which raw_bitext first asks upstream what there is now."""
@@ -199,8 +200,8 @@ def _version(recipe: Recipe, stage: Stage) -> str:
     """Changes with the stage's source, its plug-ins' source and settings: the UI then shows the asset as stale."""
     plugins = stage.plugins(recipe)
     whole = [
-        source_hash(stage.module.__name__),
+        source_hashes([stage.module.__name__, *(name for plugin in plugins for name in plugin_modules(plugin))]),
         stage.settings(recipe),
-        [[source_hash(type(plugin).__module__), plugin.settings()] for plugin in plugins],
+        [plugin.settings() for plugin in plugins],
     ]
     return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()[:12]

@@ -19,7 +19,6 @@ from pipelines.paths import is_address
 from pipelines.progress import Progress
 from pipelines.store import Store, write_atomically
 
-ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_RECIPE = "sample.yaml"
 TAIL = 25  # last lines of a dead trainer's output that its asset fails with
 PARENT = "ISOGLOSS_PARENT"  # names to the trainer the process without which it must not go on
@@ -35,8 +34,8 @@ class Place(NamedTuple):
 
 
 def home() -> Path:
-    """Dagster's folder: $DAGSTER_HOME, else .dagster in the repository."""
-    return Path(os.environ.get("DAGSTER_HOME") or ROOT / ".dagster")
+    """Dagster's folder: $DAGSTER_HOME, else .dagster in the working directory."""
+    return Path(os.environ.get("DAGSTER_HOME") or ".dagster").absolute()
 
 
 def place(recipe: str | None = None, store: str | None = None) -> Place:
@@ -56,7 +55,7 @@ def place(recipe: str | None = None, store: str | None = None) -> Place:
     file = file.resolve()
     if not store:
         store = last.get("store") if str(file) == last.get("recipe") else None
-    store = store or str(ROOT / "store")
+    store = store or "store"  # in the working directory
     return Place(file, store if is_address(store) else str(Path(store).absolute()))
 
 

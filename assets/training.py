@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +12,9 @@ from alignment_train.config import TrainConfig
 from assets import metadata
 from assets.resources import StoreResource, TrainerResource, said_plainly
 from pipelines.config import Recipe
-from pipelines.store import PER_PAIR, Store, source_hash
+from pipelines.registry import Plugin
+from pipelines.storage.fingerprint import plugin_modules, source_hashes
+from pipelines.store import PER_PAIR, Store
 
 
 @dataclass(frozen=True)
@@ -23,33 +26,41 @@ class Task:
     deps: tuple[str, ...]
     group: str
     description: str
+    code: tuple[str, ...]
+    """Modules whose source decides the asset, as in its fingerprint."""
 
 
 TASKS = (
     Task(
         "base_model", "base", ("decontaminated_bitext", "training_mix"), "training",
         "The model to align: of the hub, of a path, or a small one made from the corpus itself (`seed`).",
+        ("alignment_train.seed", "alignment_train.train"),
     ),
     Task(
         "layer_probe", "probe", ("training_mix", "base_model"), "training",
         "How well translations in the dev text find each other at every layer of the base model. An objective with "
         "`layer: auto` is trained at the layer that this chooses.",
+        ("alignment_train.probe", "alignment_train.lm"),
     ),
     Task(
         "control_model", "control", ("training_mix", "base_model"), "training",
         "The base model after the same language-model rows as align_model, without contrast: what text alone does.",
+        ("alignment_train.train",),
     ),
     Task(
         "align_model", "train", ("training_mix", "base_model"), "training",
         "The base model after the recipe's objectives.",
+        ("alignment_train.train",),
     ),
     Task(
         "merged_model", "merge", ("training_mix", "base_model", "align_model"), "training",
         "align_model's adapter merged with one trained apart, at the weights that are best on dev text.",
+        ("alignment_train.merge",),
     ),
     Task(
         "evaluation", "eval", ("eval_text", "base_model", "control_model", "align_model", "merged_model"), "evaluation",
         "The recipe's evals of all models side by side, and the report.",
+        ("alignment_train.evaluate", "alignment_train.lm", "alignment_train.layers"),
     ),
 )  # fmt: skip
 LAYERED = ("control", "train", "eval")  # the commands that need to know at which layer the recipe aligns
@@ -122,8 +133,10 @@ def _results(store: Store, task: Task) -> dict[str, Any]:
 
 def _version(recipe: Recipe, config: TrainConfig, task: Task) -> str:
     """Changes with the trainer's source and with what the recipe says of the task."""
+    plugins: Sequence[Plugin] = []
     if task.asset == "evaluation":
-        says: Any = [[source_hash(type(item).__module__), item.settings()] for item in recipe.eval]
+        plugins = recipe.eval
+        says: Any = [item.settings() for item in recipe.eval]
     elif task.asset == "base_model":
         says = config.base.model_dump(mode="json")
     elif task.asset == "layer_probe":
@@ -131,6 +144,8 @@ def _version(recipe: Recipe, config: TrainConfig, task: Task) -> str:
     elif task.asset == "merged_model":
         says = config.merge.model_dump(mode="json") if config.merge else None
     else:
-        says = config.settings(config.control if task.asset == "control_model" else None)
-    whole = [source_hash("alignment_train"), recipe.seed, says]
+        plugins = config.control if task.asset == "control_model" else config.objectives
+        says = config.settings(list(plugins))
+    code = source_hashes([*task.code, *(name for plugin in plugins for name in plugin_modules(plugin))])
+    whole = [code, recipe.seed, says]
     return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()[:12]

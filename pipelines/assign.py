@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.config import Recipe
-from pipelines.decontaminate import MODULES, Forbidden, pins
+from pipelines.decontaminate import Forbidden, pins
 from pipelines.errors import UserError
 from pipelines.instruct import SAMPLES, STORED, as_stored, overlapping, shown
 from pipelines.instructions import RENDERED
@@ -21,7 +21,8 @@ from pipelines.ledger import BATCH_ROWS, empty
 from pipelines.licences import gathered, require
 from pipelines.progress import Tell, silent
 from pipelines.segments import NONE, digests, draws, keys
-from pipelines.store import LedgerRow, Manifest, Store, Writer, fingerprint
+from pipelines.storage.fingerprint import fingerprint
+from pipelines.store import LedgerRow, Manifest, Store, Writer
 from pipelines.tasks import Example, Task
 
 DEV = "dev"
@@ -58,7 +59,6 @@ def run(recipe: Recipe, store: Store, tell: Tell = silent) -> Manifest:
         settings,
         inputs,
         plugins=tasks,
-        modules=("pipelines.tasks", "pipelines.instruct", "pipelines.segments", "pipelines.ledger", *MODULES),
         libraries=("pyarrow", "numpy"),
     )
     if done := store.unchanged("task_data", None, print_):

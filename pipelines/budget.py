@@ -104,7 +104,7 @@ def choose(
     order = f"{best}pick, row"
     within_caps = ""
     if budget.caps:
-        limits = [budget.cap(corpus) for corpus in corpora]
+        limits = [cap_of(budget, corpus) for corpus in corpora]
         _table(duck, "caps", "corpus SMALLINT, cap BIGINT", [(n, cap[1]) for n, cap in enumerate(limits) if cap])
         # By another half of the draw: by the same one, what a cap lets through would come before all other corpora.
         within_caps = f"""
@@ -221,7 +221,7 @@ def _receipts(
                 why += f"of {total:,}{_moved(size, quota, 0.0)}"
             out.pairs.append({"kind": name, "pair": str(pair), **row(size, quota, why)})
     for (kind, number, corpus), size in sizes.items():
-        pair, cap = by_pair[kind, number], budget.cap(corpora[corpus])
+        pair, cap = by_pair[kind, number], cap_of(budget, corpora[corpus])
         why = f"cap {cap[0]} {cap[1]:,}; " if cap and size.capped < size.available else ""
         best = budget.order == "quality" and kind == 0
         why += f"{size.capped:,} of the pair's {pair.capped:,} rows, {'the best first' if best else 'drawn at random'}"
@@ -229,6 +229,12 @@ def _receipts(
         names = {"kind": kinds[kind], "pair": str(pairs[number]), "corpus": corpora[corpus]}
         out.corpora.append({**names, **row(size, quota, why)})
     return out
+
+
+def cap_of(budget: Budget, corpus: str) -> tuple[str, int] | None:
+    """The cap of a corpus (`GNOME/v1`) and the key that sets it; None where there is none."""
+    keys = (corpus, corpus.partition("/")[0], "*")
+    return next(((key, budget.caps[key]) for key in keys if key in budget.caps), None)
 
 
 def _moved(size: Size, quota: float, unused: float) -> str:

@@ -7,24 +7,23 @@ filter is added or left out, without scoring again what the others have scored.
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines import filters
 from pipelines.config import Recipe
 from pipelines.engine import mapped
-from pipelines.errors import UserError
+from pipelines.errors import UserError, error_context, with_batch_context
 from pipelines.filters import RANGE, Filter, ends
 from pipelines.languages import Pair
 from pipelines.ledger import KEPT, Sieve, empty, rebatch
 from pipelines.normalise import normalised
 from pipelines.progress import Tell, silent
 from pipelines.schema import BITEXT, check
-from pipelines.store import Manifest, Store, fingerprint, sha256
+from pipelines.storage.fingerprint import fingerprint
+from pipelines.store import Manifest, Store
 
 NORMALISE = "normalise"
 LEARNING = threading.Lock()  # of pairs made side by side one learns at a time: it is what takes most memory
@@ -40,14 +39,12 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
     """
     upstream = store.require("raw_bitext", pair)
     chain: list[Filter] = recipe.corpus.filters
-    base = {"filter base": sha256(Path(filters.__file__))}  # not the package's hash, which holds filters not used
     inputs = {"raw_bitext": upstream.fingerprint}
-    own = ("pipelines.characters", "pipelines.ledger", "pipelines.normalise")
-    print_ = fingerprint(__name__, base, inputs, plugins=chain, modules=own)
+    print_ = fingerprint(__name__, {}, inputs, plugins=chain)
     if done := store.unchanged("clean_bitext", pair, print_):
         return done
     scored = {
-        f"score/{item.name}": fingerprint("pipelines.normalise", base, inputs, plugins=[item.unbounded()], modules=own)
+        f"score/{item.name}": fingerprint("pipelines.normalise", {}, inputs, plugins=[item.unbounded()])
         for item in chain
     }
     notes = [sentence for item in chain for sentence in item.notes([pair])]
@@ -70,14 +67,14 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
                 continue
             tell(0, 0, f"{item.name} learns")
             folder.mkdir(parents=True)
-            with LEARNING:
+            with LEARNING, error_context(f"filter '{item.name}', {pair}"):
                 notes += item.fit((_normalised(batch)[0] for batch in _raw(store, pair)), folder)
                 fitted[item.name] = item.reopen(folder)
         work = Scorer([item for item in chain if item not in known], fitted)
         if recipe.corpus.engine == "local":
             work.open()  # once, not in each thread
         batches = mapped(work, _with_known(store, pair, known), recipe.corpus.engine)
-        for place, batch in enumerate(batches):
+        for place, batch in enumerate(with_batch_context(batches, f"clean_bitext of {pair}")):
             rows = batch.select(BITEXT.names)
             scores = {item.name: batch[f"score_{item.name}"] for item in chain}
             if place == 0:
@@ -140,7 +137,8 @@ class Scorer:
         rows, changed = _normalised(batch.select(BITEXT.names))
         out = batch.set_column(0, BITEXT.field("src"), rows["src"]).set_column(1, BITEXT.field("tgt"), rows["tgt"])
         for item in self._chain:
-            scores = item.score(rows, opened[item.name])
+            with error_context(f"filter '{item.name}'"):
+                scores = item.score(rows, opened[item.name])
             out = out.append_column(
                 f"score_{item.name}", scores if scores.type == RANGE else pc.cast(scores, pa.float64())
             )

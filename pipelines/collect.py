@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.config import Recipe
-from pipelines.errors import UserError
+from pipelines.errors import UserError, with_batch_context
 from pipelines.languages import Pair
 from pipelines.ledger import Samples, empty
 from pipelines.licences import allowed
@@ -20,7 +20,8 @@ from pipelines.progress import Tell, silent
 from pipelines.registry import Plugin
 from pipelines.schema import BITEXT, EVAL_TEXT, check
 from pipelines.sources import Source
-from pipelines.store import LedgerRow, Manifest, Store, fingerprint
+from pipelines.storage.fingerprint import fingerprint, plugin_modules
+from pipelines.store import LedgerRow, Manifest, Store
 
 
 def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manifest:
@@ -37,8 +38,7 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
         },
         {},
         plugins=[source for source in sources if not source.pin_is_whole],
-        modules=["pipelines.licences"]
-        + [name for s in sources if s.pin_is_whole for name in (type(s).__module__, *s.modules)],
+        modules=[name for source in sources if source.pin_is_whole for name in plugin_modules(source)],
         libraries=["pyarrow", *(name for s in sources for name in s.libraries)],
     )
     if done := store.unchanged("raw_bitext", pair, print_):
@@ -49,7 +49,7 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
         for source in sources:
             here = source.provenance(pair, home)
             counts: Counter[str] = Counter()
-            for found in source.fetch(pair, home):
+            for found in with_batch_context(source.fetch(pair, home), f"source '{source.name}', {pair}"):
                 batch = _checked(found, pair, f"source '{source.name}', {pair}")
                 counts.update(_count(batch["corpus"]))
                 if strange := sorted(set(counts) - set(here)):
@@ -128,7 +128,7 @@ def run_evals(recipe: Recipe, store: Store, tell: Tell = silent) -> Manifest:
     with store.writing("eval_text") as out:
         for item in recipe.eval:
             before = counts.total()
-            for found in item.texts(pairs, home):
+            for found in with_batch_context(item.texts(pairs, home), f"eval '{item.name}'"):
                 batch = check(found, EVAL_TEXT, f"eval '{item.name}'").select(EVAL_TEXT.names).cast(EVAL_TEXT)
                 out.write(batch)
                 counts.update(_count(batch["eval"]))

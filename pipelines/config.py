@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -28,7 +29,7 @@ from pipelines.registry import Strict, messages, plugin_field
 from pipelines.sources import Source
 from pipelines.tasks import Task
 
-RECIPES = Path(__file__).resolve().parent.parent / "assets" / "recipes"
+RECIPES = Path(str(files("assets"))) / "recipes"
 METHODS = RECIPES / "methods"
 MOST_ROWS = 1_000_000
 M = TypeVar("M", bound=Strict)
@@ -99,11 +100,6 @@ class Budget(Strict):
                 f"or a tokenizer.json on this machine. Correct it."
             )
         return file
-
-    def cap(self, corpus: str) -> tuple[str, int] | None:
-        """The cap of a corpus (`GNOME/v1`) and the key that sets it; None where there is none."""
-        keys = (corpus, corpus.partition("/")[0], "*")
-        return next(((key, self.caps[key]) for key in keys if key in self.caps), None)
 
     def check_caps(self, corpora: Collection[str]) -> None:
         """ValueError where a cap names none of `corpora`. One without a version may yet have any."""

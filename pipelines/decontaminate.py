@@ -15,11 +15,10 @@ from pipelines.matching import match_key
 from pipelines.near import HeldOut
 from pipelines.paths import content_hash, open_binary
 from pipelines.progress import Tell, silent
-from pipelines.store import Manifest, Store, fingerprint
+from pipelines.storage.fingerprint import fingerprint
+from pipelines.store import Manifest, Store
 
 EVALUATION, LIST = "evaluation", "list"
-MODULES = ("pipelines.near", "pipelines.characters", "pipelines.matching")
-"""Source that decides what `Forbidden` finds."""
 
 
 def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manifest:
@@ -27,9 +26,7 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
     upstream, held_out = store.require("deduped_bitext", pair), store.require("eval_text")
     inputs = {"deduped_bitext": upstream.fingerprint, "eval_text": held_out.content()}
     settings = recipe.corpus.decontaminate
-    print_ = fingerprint(
-        __name__, pins(settings), inputs, modules=("pipelines.ledger", *MODULES), libraries=("pyarrow", "numpy")
-    )
+    print_ = fingerprint(__name__, pins(settings), inputs, libraries=("pyarrow", "numpy"))
     if done := store.unchanged("decontaminated_bitext", pair, print_):
         return done
     forbidden = [Forbidden(settings, store, lang) for lang in pair]

@@ -18,7 +18,8 @@ from pipelines.ledger import KEPT, Sieve, rebatch
 from pipelines.matching import match_key
 from pipelines.near import near_duplicates, size
 from pipelines.progress import Tell, silent
-from pipelines.store import Manifest, Store, fingerprint
+from pipelines.storage.fingerprint import fingerprint
+from pipelines.store import Manifest, Store
 
 STEP, NEAR = "duplicate", "near_duplicate"
 MEMORY = "1GB"  # a row takes 24 bytes, so ten million rows need no disk
@@ -39,7 +40,6 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
         __name__,
         {**settings.model_dump(mode="json"), "quality": quality},
         {"clean_bitext": upstream.fingerprint},
-        modules=("pipelines.ledger", "pipelines.characters", "pipelines.matching", "pipelines.near"),
         libraries=("pyarrow", "duckdb", "numpy", "rensa"),
     )
     if done := store.unchanged("deduped_bitext", pair, print_):

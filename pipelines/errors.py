@@ -6,8 +6,12 @@ import signal
 import sys
 import threading
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import count
+from typing import TypeVar
+
+T = TypeVar("T")
 
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -73,6 +77,18 @@ def error_context(description: str) -> Iterator[None]:
         if description not in getattr(error, "__notes__", ()):
             error.add_note(description)
         raise
+
+
+def with_batch_context(batches: Iterable[T], description: str) -> Iterator[T]:
+    """The batches; an unexpected exception in making one is noted with `description` and its number, from 1."""
+    iterator = iter(batches)
+    for number in count(1):
+        with error_context(f"{description}, batch {number}"):
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+        yield batch
 
 
 def _interrupt(signum: int, frame: object) -> None:

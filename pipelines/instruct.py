@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.config import Recipe
-from pipelines.decontaminate import MODULES, Forbidden, pins
-from pipelines.errors import UserError
+from pipelines.decontaminate import Forbidden, pins
+from pipelines.errors import UserError, with_batch_context
 from pipelines.instructions import RENDERED, InstructionType
 from pipelines.languages import Pair
 from pipelines.ledger import empty, rebatch
@@ -17,7 +17,8 @@ from pipelines.licences import require
 from pipelines.progress import Tell, silent
 from pipelines.schema import INSTRUCTION, check
 from pipelines.segments import generator, keys
-from pipelines.store import LedgerRow, Manifest, Store, fingerprint
+from pipelines.storage.fingerprint import fingerprint
+from pipelines.store import LedgerRow, Manifest, Store
 
 SAMPLES = 10
 STORED = INSTRUCTION.append(pa.field("keys", pa.list_(pa.uint64()), nullable=False))
@@ -42,13 +43,6 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
         settings,
         inputs,
         plugins=types,
-        modules=(
-            "pipelines.instructions",
-            "pipelines.segments",
-            "pipelines.ledger",
-            "pipelines.decontaminate",
-            *MODULES,
-        ),
         libraries=("pyarrow", "numpy"),
     )
     if done := store.unchanged("instructions", pair, print_):
@@ -63,7 +57,8 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
     with store.writing("instructions", pair) as out:
         out.write(empty(STORED))
         for item in types:
-            for batch in rebatch(_rendered(item, recipe, store, pair, tell, rows_in)):
+            rendered = _rendered(item, recipe, store, pair, tell, rows_in)
+            for batch in rebatch(with_batch_context(rendered, f"instruction type '{item.name}', {pair}")):
                 check(batch, RENDERED, f"instruction type '{item.name}'")
                 segments = pc.list_flatten(batch["segments"])
                 gone = np.zeros(batch.num_rows, dtype=bool)

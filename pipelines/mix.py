@@ -34,7 +34,8 @@ from pipelines.licences import gathered
 from pipelines.progress import Tell, silent
 from pipelines.schema import BITEXT, INSTRUCTION
 from pipelines.segments import NONE, digests, draws, keys
-from pipelines.store import MAIN, LedgerRow, Manifest, Store, fingerprint, sha256
+from pipelines.storage.fingerprint import fingerprint
+from pipelines.store import MAIN, LedgerRow, Manifest, Store, sha256
 
 MEMORY, THREADS = "400MB", 2  # of DuckDB, which needs some 125 MB a thread and spills what it cannot hold
 DEV_SHARE = 0.1
@@ -84,21 +85,13 @@ def run(recipe: Recipe, store: Store, tell: Tell = silent) -> Manifest:
         "dev_rows": corpus.dev_rows,
         "pivot": corpus.pivot,
         "kinds": kinds,
+        "cells": {task.name: task.cells for task in corpus.tasks},
         "quality": corpus.quality_column if corpus.budget.order == "quality" else None,
     }
     print_ = fingerprint(
         __name__,
         settings,
         inputs,
-        modules=(
-            "pipelines.budget",
-            "pipelines.segments",
-            "pipelines.characters",
-            "pipelines.matching",
-            "pipelines.ledger",
-            "pipelines.dedup",
-            "pipelines.data_card",
-        ),
         libraries=("pyarrow", "duckdb", "numpy", *(("sentencepiece", "tokenizers") if tokenizer else ())),
     )
     if done := store.unchanged("training_mix", None, print_):

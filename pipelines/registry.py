@@ -25,8 +25,11 @@ class Plugin(Strict):
     libraries: ClassVar[tuple[str, ...]] = ()
     """Distributions whose versions decide the result; they enter the fingerprint."""
 
-    modules: ClassVar[tuple[str, ...]] = ()
-    """Further modules or packages whose source decides the result; the plug-in's own file always counts."""
+    loads: ClassVar[tuple[str, ...]] = ()
+    """Modules, or packages with all their modules, that the plug-in loads by name.
+
+    A fingerprint holds the source of the plug-in and of all that it imports; an import by name cannot be seen in it.
+    """
 
     @property
     def name(self) -> str:

@@ -2,18 +2,14 @@
 
 import fcntl
 import hashlib
-import importlib.util
 import json
 import os
 import resource
 import shutil
-import subprocess
 import threading
 import time
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +19,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipelines.errors import UserError
 from pipelines.languages import Pair
 from pipelines.paths import is_address
-from pipelines.registry import Plugin
 from pipelines.remote import Remote
-
-FORMAT = 1
-"""Of shards and manifests; a store of another format is refused."""
+from pipelines.storage.fingerprint import FORMAT, commit
 
 PER_PAIR = ("raw_bitext", "clean_bitext", "deduped_bitext", "decontaminated_bitext", "instructions")
 WHOLE = (
@@ -401,74 +394,9 @@ class _Part:
         (self.folder / "dataset_info.json").write_text(json.dumps({"features": None}))
 
 
-def fingerprint(
-    stage: str,
-    settings: Any,
-    inputs: dict[str, str],
-    plugins: Iterable[Plugin] = (),
-    modules: Iterable[str] = (),
-    libraries: Iterable[str] = ("pyarrow",),
-) -> str:
-    """SHA-256 over all that decides a dataset.
-
-    stage: the stage's module; settings: JSON of what the recipe says and sources pin; inputs: fingerprints read, by
-    name; plugins: their settings, source, model files and libraries count too; modules: further source.
-    """
-    plugins = [part for plugin in plugins for part in _with_nested(plugin)]
-    source = {stage, *modules, *(m for p in plugins for m in (type(p).__module__, *p.modules))}
-    needed = {*libraries, *(lib for p in plugins for lib in p.libraries)}
-    whole = {
-        "format": FORMAT,
-        "settings": settings,
-        "plugins": [p.settings() for p in plugins],
-        "inputs": inputs,
-        "source": {name: source_hash(name) for name in sorted(source)},
-        "files": {file.name: sha256(file) for p in plugins for file in p.files()},
-        "libraries": {name: installed(name) for name in sorted(needed)},
-    }
-    return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
-
-
-@cache
-def source_hash(module: str) -> str:
-    """SHA-256 of a module's source, or of all sources of a package."""
-    found = importlib.util.find_spec(module)  # the module itself is not run: it may load torch
-    if found is None or found.origin is None:
-        raise AssertionError(f"{module} has no source file")
-    path = Path(found.origin)
-    files = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
-    digest = hashlib.sha256()
-    for item in files:
-        digest.update(item.name.encode() + b"\0" + item.read_bytes())
-    return digest.hexdigest()
-
-
-@cache
-def installed(distribution: str) -> str:
-    """The version of a distribution; "" where it is not installed."""
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return ""
-
-
 def sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@cache
-def commit() -> str:
-    """The git commit of this code, `-dirty` where files differ from it; the version where there is no git."""
-    here = Path(__file__).parent
-    try:
-        run = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=here, capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
-        return run.stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return installed("isogloss")
 
 
 def verify(store: Store) -> tuple[int, list[str]]:
@@ -513,13 +441,6 @@ def _key(asset: str, pair: Pair | str | None) -> str:
     if asset not in ((*PER_PAIR, *PER_CELL) if pair else (*WHOLE, *ASIDE)):
         raise AssertionError(f"{asset} with pair {pair}")
     return f"{asset}/{pair}" if pair else asset
-
-
-def _with_nested(plugin: Plugin) -> Iterator[Plugin]:
-    """A plug-in and those within it, at any depth."""
-    yield plugin
-    for inner in plugin.nested().values():
-        yield from _with_nested(inner)
 
 
 def write_atomically(file: Path, text: str) -> None:

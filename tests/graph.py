@@ -9,11 +9,12 @@ from pathlib import Path
 import dagster as dg
 
 from assets.corpus import corpus_assets
-from assets.resources import ROOT, StoreResource, TrainerResource
+from assets.resources import StoreResource, TrainerResource
 from assets.training import training_assets
 from pipelines.config import read_recipe
 from pipelines.languages import Pair
 from pipelines.store import Store
+from tests.models import ROOT
 
 TINY = ROOT / "tests" / "data" / "tiny.yaml"
 PAIRS = (Pair("deu_Latn", "eng_Latn"), Pair("eng_Latn", "swh_Latn"))

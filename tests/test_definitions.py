@@ -12,9 +12,10 @@ import pytest
 from assets import resources
 from assets.graph import define
 from assets.refresh import refresh_schedule
-from assets.resources import ROOT, Place, place, remember
+from assets.resources import Place, place, remember
 from pipelines.config import find, read_recipe
 from tests.graph import PAIRS, TINY, environment
+from tests.models import ROOT
 
 CORPUS = {"raw_bitext", "clean_bitext", "deduped_bitext", "decontaminated_bitext", "instructions"}
 
@@ -160,9 +161,27 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_new_home_means_the_sample(home: Path) -> None:
+def test_a_new_home_means_the_sample(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert resources.home() == home
-    assert place() == Place(find("sample.yaml").resolve(), str(ROOT / "store"))
+    monkeypatch.chdir(home)
+    assert place() == Place(find("sample.yaml").resolve(), str(home / "store"))
+
+
+def test_defaults_lie_in_the_working_directory_and_never_beside_the_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert resources.home() == tmp_path / ".dagster"
+    env = {name: value for name, value in environment(tmp_path).items() if name != "DAGSTER_HOME"}
+    dry = subprocess.run(
+        [sys.executable, "-m", "assets", "align", str(TINY), "--dry-run"],
+        env=env, cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert dry.stdout.startswith("Recipe tiny is sound. Nothing was downloaded or written.")
+    assert list(tmp_path.iterdir()) == [], "a dry run writes nothing"
+    subprocess.run([sys.executable, "-m", "assets", "home"], env=env, cwd=tmp_path, check=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".dagster"]
 
 
 def test_the_last_used_place_is_the_default(home: Path) -> None:
@@ -172,9 +191,10 @@ def test_the_last_used_place_is_the_default(home: Path) -> None:
     assert place(store=str(home / "run2")) == Place(TINY, str(home / "run2"))
 
 
-def test_another_recipe_does_not_get_the_last_store(home: Path) -> None:
+def test_another_recipe_does_not_get_the_last_store(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home)
     remember(Place(TINY, str(home / "run1")))
-    assert place("opus8.yaml").store == str(ROOT / "store")
+    assert place("opus8.yaml").store == str(home / "store")
 
 
 def test_environment_names_recipe_and_store(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from alignment_train import plots, probe
+from alignment_train import plots, probe, stages
 from alignment_train.config import TrainConfig
 from alignment_train.probe import choose
 from alignment_train.stages import Trainer
@@ -192,7 +192,7 @@ def test_auto_takes_the_layer_of_its_own_pooling(tmp_path: Path, undrawn: None):
     assert config.poolings == ["last", "mean"]
     assert [type(item).__name__ for item in config.control] == ["Retain", "LanguageModel"]
     with pytest.raises(StoreError, match=r"no layer_probe in it\. Needed before this can run\. Make it with 'make al"):
-        probe.resolved(config, store)
+        stages.resolved(config, store)
 
     class PerPooling(Planting):
         def embed(self, texts: list[str], layers: list[int], pooling: str) -> dict[int, np.ndarray]:
@@ -203,13 +203,13 @@ def test_auto_takes_the_layer_of_its_own_pooling(tmp_path: Path, undrawn: None):
     assert {key: value for key, value in manifest.numbers.items() if key != "layers"} == {
         "layer/last": 4, "layer/mean": 2
     }  # fmt: skip
-    taken = probe.resolved(config, store)
+    taken = stages.resolved(config, store)
     assert [getattr(item, "layer", None) for item in taken.objectives] == [2, 4, 2, None]
     assert taken.layer == 2
     assert not taken.asks_probe
     plain = TrainConfig.of(with_train(objectives=[contrast(2)]))
     assert TrainConfig.of(with_train(objectives=[contrast()])).at({"mean": 2}).settings() == plain.settings()
-    assert probe.resolved(plain, Store(tmp_path / "nowhere")) is plain
+    assert stages.resolved(plain, Store(tmp_path / "nowhere")) is plain
 
 
 def test_a_probe_for_another_pooling_is_no_answer(tmp_path: Path, undrawn: None):
@@ -217,7 +217,7 @@ def test_a_probe_for_another_pooling_is_no_answer(tmp_path: Path, undrawn: None)
     probe.run(with_train(objectives=[contrast()]), store, lambda: Planting(2))
     config = TrainConfig.of(with_train(objectives=[contrast(pooling="last")]))
     with pytest.raises(ValueError, match="layer_probe: found no layer for pooling last: it was made for other"):
-        probe.resolved(config, store)
+        stages.resolved(config, store)
 
 
 @pytest.mark.parametrize("name", ["contrastive", "centered", "span", "lens", "retain"])

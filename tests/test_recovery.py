@@ -11,8 +11,8 @@ import pytest
 from dagster import DagsterRunStatus
 
 from assets.recovery import PROCESS, clear_dead_runs, this_process
-from assets.resources import ROOT
 from tests.graph import environment
+from tests.models import ROOT
 
 SLEEPER = """
 import time, dagster as dg

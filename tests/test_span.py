@@ -6,7 +6,8 @@ import math
 import pytest
 import torch
 
-from alignment_train.config import TrainConfig, layer_index
+from alignment_train.config import TrainConfig
+from alignment_train.layers import layer_index
 from alignment_train.losses import same_language
 from alignment_train.model import Model
 from alignment_train.objectives.span import SOURCE, TARGET, Span, exercises, turned

@@ -7,10 +7,9 @@ import pyarrow as pa
 import pytest
 
 from pipelines import store as module
-from pipelines.filters.length_ratio import LengthRatio
 from pipelines.languages import Pair
-from pipelines.registry import build
-from pipelines.store import LedgerRow, Store, StoreError, fingerprint, verify
+from pipelines.storage.fingerprint import commit
+from pipelines.store import LedgerRow, Store, StoreError, verify
 from tests.planted import store_bitext
 
 PAIR = Pair("deu_Latn", "eng_Latn")
@@ -31,7 +30,7 @@ def test_what_is_written_is_read_back_with_its_manifest(tmp_path: Path) -> None:
     assert store.table(ASSET, PAIR)["src"].to_pylist() == [f"deu_Latn sentence {n}." for n in range(5)]
     assert store.table(ASSET, PAIR, "rejected").num_rows == 0
     assert manifest.bytes == sum((store.folder(ASSET, PAIR) / name).stat().st_size for name in manifest.files)
-    assert manifest.commit
+    assert manifest.commit == commit()
     assert manifest.peak_memory_bytes > 1 << 20
 
 
@@ -139,32 +138,6 @@ def test_unchanged_means_the_same_fingerprint(tmp_path: Path) -> None:
     manifest = store.require(ASSET, PAIR)
     assert store.unchanged(ASSET, PAIR, manifest.fingerprint) == manifest
     assert store.unchanged(ASSET, PAIR, "another") is None
-
-
-def test_a_fingerprint_moves_with_all_that_decides_a_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def of(settings: object = 1, upstream: str = "a", plugin: LengthRatio | None = None) -> str:
-        return fingerprint("pipelines.mix", settings, {"raw_bitext": upstream}, plugins=[plugin or LengthRatio()])
-
-    base = of()
-    assert of() == base
-    changed = {of(settings=2), of(upstream="b"), of(plugin=LengthRatio(max=2.0))}
-    monkeypatch.setattr(module, "installed", lambda name: "99")
-    changed.add(of())
-    monkeypatch.setattr(module, "source_hash", lambda name: "edited")
-    changed.add(of())
-    assert len(changed | {base}) == 6
-
-
-def test_a_fingerprint_covers_the_source_within_an_eval(monkeypatch: pytest.MonkeyPatch) -> None:
-    def of(split: dict) -> str:
-        return fingerprint("pipelines.mix", 0, {}, plugins=[build("pipelines.evals", {"loss": {"source": split}})])
-
-    heldout = {"sample": {"split": "heldout"}}
-    assert of(heldout) != of({"sample": {}})
-    read: list[str] = []
-    monkeypatch.setattr(module, "source_hash", lambda name: read.append(name) or "")
-    of(heldout)
-    assert {"pipelines.evals.loss", "pipelines.sources.sample", "pipelines.grammar"} <= set(read)
 
 
 def test_verify_names_the_damaged_and_the_missing(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ class Objective(Plugin):
 
     def check(self, layers: int | None = None) -> None:
         """Raise ValueError where the settings cannot hold for a model of `layers` blocks: here, its `layer`."""
-        from alignment_train.config import layer_index
+        from alignment_train.layers import layer_index
 
         layer: Layer | None = getattr(self, "layer", None)
         if layers is not None and layer is not None:

@@ -33,7 +33,6 @@ class Centered(Contrastive):
     """The language whose mean is added to all states; with none they lie about the origin, where cosine tells most."""
 
     splits: ClassVar[bool] = False
-    modules: ClassVar[tuple[str, ...]] = ("alignment_train.objectives.contrastive",)
 
     def collate(self, rows: list[dict[str, Any]], model: "Model", max_length: int) -> dict[str, "Tensor"]:
         codes = [row[side] for side in ("src_lang", "tgt_lang") for row in rows]

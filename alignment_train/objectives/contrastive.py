@@ -65,7 +65,7 @@ class Contrastive(Objective):
         from torch import cat
         from torch.utils.checkpoint import checkpoint
 
-        from alignment_train.config import layer_index
+        from alignment_train.layers import layer_index
         from alignment_train.losses import pool
 
         layer = layer_index(self.layer, len(model.blocks))

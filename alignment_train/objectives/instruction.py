@@ -18,7 +18,6 @@ class Instruction(NextToken):
     Source: AFP, cross-lingual instruction following (arXiv 2311.08089), weight 1.5 there.
     """
 
-    modules: ClassVar[tuple[str, ...]] = ("alignment_train.objectives._next_token",)
     reads: ClassVar[Reads] = "instructions"
     splits: ClassVar[bool] = True
 

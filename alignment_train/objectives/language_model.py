@@ -18,7 +18,6 @@ class LanguageModel(NextToken):
     Rehearsal of old data beside new (Robins 1995, doi 10.1080/09540099550039318).
     """
 
-    modules: ClassVar[tuple[str, ...]] = ("alignment_train.objectives._next_token",)
     reads: ClassVar[Reads] = "segments"
     splits: ClassVar[bool] = True
 

@@ -101,7 +101,7 @@ class Lens(Objective):
         import torch
         from torch.nn.functional import mse_loss
 
-        from alignment_train.config import layer_index
+        from alignment_train.layers import layer_index
         from alignment_train.losses import pool
 
         ids, mask = batch["input_ids"], batch["attention_mask"]
@@ -150,7 +150,7 @@ class Lens(Objective):
         """[N, H]: the last token's state of each text."""
         import torch
 
-        from alignment_train.config import layer_index
+        from alignment_train.layers import layer_index
         from alignment_train.losses import pool
 
         layer, found = layer_index(self.layer, len(base.blocks)), []

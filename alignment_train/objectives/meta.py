@@ -62,7 +62,6 @@ class Meta(Objective):
 
     reads: ClassVar[Reads] = "segments"
     aligns: ClassVar[bool] = True
-    modules: ClassVar[tuple[str, ...]] = ("alignment_train.lm",)
     libraries: ClassVar[tuple[str, ...]] = ("numpy",)
 
     @model_validator(mode="after")
@@ -143,7 +142,7 @@ class Meta(Objective):
 
     def _states(self, model: "Model", table: pa.Table, codes: list[str]) -> np.ndarray:
         """[L, H]: the mean of each language over texts spread over the table, pooled by mean at the middle layer."""
-        from alignment_train.config import layer_index
+        from alignment_train.layers import layer_index
         from alignment_train.lm import LM
 
         layer, out = layer_index("middle", len(model.blocks)), []

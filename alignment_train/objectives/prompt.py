@@ -32,7 +32,6 @@ class Prompt(Contrastive):
 
     needs_prefix: ClassVar[bool] = True
     splits: ClassVar[bool] = False
-    modules: ClassVar[tuple[str, ...]] = ("alignment_train.objectives.contrastive",)
 
     def collate(self, rows: list[dict[str, Any]], model: "Model", max_length: int) -> dict[str, "Tensor"]:
         """As of the contrast, with labels; `pooled` is true where a text is without the EOS that it has to predict."""
@@ -44,7 +43,7 @@ class Prompt(Contrastive):
         return {**pairs, **batch, "pooled": pad(pairs["attention_mask"], (0, room))}
 
     def loss(self, model: "Model", batch: dict[str, "Tensor"], held: Any = None) -> tuple["Tensor", dict[str, float]]:
-        from alignment_train.config import layer_index
+        from alignment_train.layers import layer_index
         from alignment_train.losses import info_nce, pool, token_loss
 
         layer = layer_index(self.layer, len(model.blocks))

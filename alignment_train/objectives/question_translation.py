@@ -47,7 +47,6 @@ class QuestionTranslation(Objective):
     reads: ClassVar[Reads] = "bitext"
     splits: ClassVar[bool] = True
     aligns: ClassVar[bool] = True
-    modules: ClassVar[tuple[str, ...]] = ("pipelines.languages",)
     libraries: ClassVar[tuple[str, ...]] = ("langcodes", "language_data")
 
     def wanted(self, table: pa.Table) -> pa.Array:

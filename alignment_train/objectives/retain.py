@@ -66,7 +66,7 @@ class Retain(Objective):
     def loss(self, model: "Model", batch: dict[str, "Tensor"], held: Any = None) -> tuple["Tensor", dict[str, float]]:
         import torch
 
-        from alignment_train.config import layer_index
+        from alignment_train.layers import layer_index
         from alignment_train.losses import kl_divergence, pool
 
         ids, mask, positions = batch["input_ids"], batch["attention_mask"], batch["positions"]

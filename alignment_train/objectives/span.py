@@ -47,7 +47,6 @@ class Span(Objective):
 
     reads: ClassVar[Reads] = "bitext"
     aligns: ClassVar[bool] = True
-    modules: ClassVar[tuple[str, ...]] = ("pipelines.instructions._wordings", "pipelines.languages")
     libraries: ClassVar[tuple[str, ...]] = ("langcodes", "language_data")
 
     def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
@@ -97,7 +96,7 @@ class Span(Objective):
         return nn.ModuleDict({part: nn.Linear(*shape, bias=False) for part, shape in sides.items()}).to(model.device)
 
     def loss(self, model: "Model", batch: dict[str, "Tensor"], held: Any = None) -> tuple["Tensor", dict[str, float]]:
-        from alignment_train.config import layer_index
+        from alignment_train.layers import layer_index
         from alignment_train.losses import info_nce, pool, same_language, token_loss
 
         top = len(model.blocks)

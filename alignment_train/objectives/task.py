@@ -13,5 +13,4 @@ from alignment_train.objectives.instruction import Instruction
 class Task(Instruction):
     """Next-token loss on the answers and their EOS."""
 
-    modules: ClassVar[tuple[str, ...]] = ("alignment_train.objectives.instruction",)
     reads: ClassVar[Reads] = "tasks"

@@ -141,9 +141,6 @@ class Harness(Eval):
     Metrics of which less is better are left out.
     """
 
-    modules: ClassVar[tuple[str, ...]] = (
-        "pipelines.statistics", "pipelines.languages", "pipelines.matching", "pipelines.characters",
-    )  # fmt: skip
     libraries: ClassVar[tuple[str, ...]] = ("lm_eval", "datasets", "numpy")
 
     tasks: list[str] = Field(min_length=1)

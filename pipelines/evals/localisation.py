@@ -49,7 +49,6 @@ class Localisation(Eval):
     Choices are likely by nats a character; k equally likely ones earn 1/k each.
     """
 
-    modules: ClassVar[tuple[str, ...]] = ("pipelines.statistics",)
     libraries: ClassVar[tuple[str, ...]] = ("numpy",)
     measures: ClassVar[Mapping[str, Measure]] = {
         "localisation/accuracy": Measure(

@@ -20,7 +20,6 @@ from pipelines.evals._bitext import BitextEval
 class Loss(BitextEval):
     """Every token of a text counts alike, its EOS too; the interval is over texts."""
 
-    modules: ClassVar[tuple[str, ...]] = ("pipelines.evals._bitext", "pipelines.statistics", "pipelines.segments")
     libraries: ClassVar[tuple[str, ...]] = ("numpy",)
     measures: ClassVar[Mapping[str, Measure]] = {
         "loss/nats_per_token": Measure(

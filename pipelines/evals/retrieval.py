@@ -94,10 +94,6 @@ class Retrieval(BitextEval):
     Where the pairs share sentences of a common language, every language is asked about every other: see `parallel`.
     """
 
-    modules: ClassVar[tuple[str, ...]] = (
-        "pipelines.evals._bitext", "pipelines.evals._ngrams", "pipelines.evals._states", "pipelines.statistics",
-        "pipelines.segments",
-    )  # fmt: skip
     libraries: ClassVar[tuple[str, ...]] = ("numpy",)
     measures: ClassVar[Mapping[str, Measure]] = MEASURES
 

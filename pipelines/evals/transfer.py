@@ -51,7 +51,6 @@ class Transfer(Eval):
     answers in the form asked for; others count as no span, or as wrong.
     """
 
-    modules: ClassVar[tuple[str, ...]] = ("pipelines.tasks", "pipelines.statistics", "pipelines.segments")
     libraries: ClassVar[tuple[str, ...]] = ("numpy",)
     measures: ClassVar[Mapping[str, Measure]] = {
         "f1": Measure(note="Of the spans of held-out texts, type and text, micro-averaged. Higher is better."),

@@ -99,10 +99,6 @@ class Translation(BitextEval):
     references are compared in NFC. Beside it stands what copying the source gives.
     """
 
-    modules: ClassVar[tuple[str, ...]] = (
-        "pipelines.evals._bitext", "pipelines.evals._surface", "pipelines.evals._comet", "pipelines.statistics",
-        "pipelines.segments", "pipelines.languages", "pipelines.instructions._wordings", "pipelines.filters.markup",
-    )  # fmt: skip
     libraries: ClassVar[tuple[str, ...]] = ("sacrebleu", "sentencepiece", "numpy", "langcodes", "language_data")
     measures: ClassVar[Mapping[str, Measure]] = {
         "translation/chrF": Measure(

@@ -32,7 +32,6 @@ class Neural(Filter):
     half precision."""
 
     libraries = ("torch", "transformers")
-    modules = ("pipelines.filters._transformer",)
 
     def files(self) -> list[Path]:
         return sorted(path for path in Path(self.model).glob("*") if path.is_file())

@@ -17,7 +17,6 @@ class AlphaRatio(Filter):
     min: float | None = 0.4
     """Drops at most 0.2 % of any language of NTREX-128, TICO-19, WMT's news and Tatoeba, but 3 % of Python's
     documentation. 0.5 drops medical sentences full of percentages."""
-    modules = ("pipelines.characters",)
 
     def score(self, batch: pa.RecordBatch, loaded: None = None) -> pa.Array:
         return pc.min_element_wise(share(batch["src"]), share(batch["tgt"]))

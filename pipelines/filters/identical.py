@@ -17,7 +17,6 @@ class Identical(Filter):
     max: float | None = 0.9
     """The 99th percentile of genuine German-English news is 0.72; 0.8 would drop 2 % of Spanish-Portuguese news."""
     libraries = ("RapidFuzz",)
-    modules = ("pipelines.characters", "pipelines.matching")
 
     def score(self, batch: pa.RecordBatch, loaded: None = None) -> pa.Array:
         from rapidfuzz import fuzz, process

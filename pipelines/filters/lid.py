@@ -89,13 +89,6 @@ class Lid(Filter):
     short: Short = Short()
 
     libraries = ("heliport", "fasttext-predict")
-    modules = (
-        "pipelines.characters",
-        "pipelines.languages",
-        "pipelines.filters.script",
-        "pipelines.filters.markup",
-        "pipelines.filters.length_ratio",
-    )
 
     def files(self) -> list[Path]:
         return [self._model_file()] if "fasttext" in self.identifiers else []

@@ -18,7 +18,6 @@ class LongWord(Filter):
 
     max: float | None = 40
     """Drops nothing of NTREX-128 but 2 % of its Arabic, where spaces are lost; 1 % of GNOME's help, lists of keys."""
-    modules = ("pipelines.characters", "pipelines.filters.markup", "pipelines.languages")
 
     def score(self, batch: pa.RecordBatch, loaded: None = None) -> pa.Array:
         sides = zip(("src", "tgt"), languages(batch), strict=True)

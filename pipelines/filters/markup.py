@@ -36,8 +36,6 @@ class Markup(Filter):
     max: float | None = 0.4
     """Drops 6 % of Python's documentation and 7 % of GNOME's (0.3: 13 % and 11 %), none of the news and tales."""
 
-    modules = ("pipelines.characters",)
-
     def score(self, batch: pa.RecordBatch, loaded: None = None) -> pa.Array:
         return pc.max_element_wise(share(batch["src"]), share(batch["tgt"]))
 

@@ -24,7 +24,6 @@ class NumberMismatch(Filter):
     min: float | None = 0.25
     """Drops at most 1 % of any language of NTREX-128 (inches that became centimetres) and WMT's news, and the shifted
     parts of TICO-19's Somali (7 %); 14 % of misaligned TICO-19, 4 % of misaligned news, which has fewer numbers."""
-    modules = ("pipelines.characters",)
 
     def score(self, batch: pa.RecordBatch, loaded: None = None) -> pa.Array:
         src, tgt = numbers(read(batch["src"])), numbers(read(batch["tgt"]))

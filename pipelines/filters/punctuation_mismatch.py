@@ -36,7 +36,6 @@ class PunctuationMismatch(Filter):
     min: float | None = 0.3
     """Drops at most 0.9 % of any language of NTREX-128 and 0.5 % of TICO-19. 0.34, which also drops a question that
     became a statement, would drop 10 % of misaligned news, but 4 % to 5 % of Armenian, Burmese and Kinyarwanda."""
-    modules = ("pipelines.characters", "pipelines.languages")
 
     def score(self, batch: pa.RecordBatch, loaded: None = None) -> pa.Array:
         scripts = [script(lang) for lang in languages(batch)]

@@ -23,7 +23,6 @@ class Repetition(Filter):
 
     max: float | None = 0.3
     """Drops at most 0.3 % of any language of NTREX-128, TICO-19, WMT's news and Tatoeba."""
-    modules = ("pipelines.characters",)
 
     def score(self, batch: pa.RecordBatch, loaded: None = None) -> pa.Array:
         return pa.array(np.maximum(repeated(batch["src"]), repeated(batch["tgt"])))

@@ -42,7 +42,6 @@ class Script(Filter):
 
     min: float | None = 0.4
     """Low enough for a sentence with a long foreign name; 0.5 drops another 1 % of the documentation corpora."""
-    modules = ("pipelines.characters", "pipelines.filters.markup", "pipelines.filters.length_ratio")
 
     def check(self, pairs: list[codes.Pair]) -> None:
         for lang in sorted({lang for pair in pairs for lang in pair}):

@@ -23,7 +23,6 @@ class Similarity(Filter):
     Russian-Ukrainian 0.41, Czech-Slovak 0.68; of copies with a tenth of the words replaced 95 % score above 0.75.
     Standards of one language, such as Croatian and Bosnian (8 % dropped) or Bokmål and Nynorsk (3 %), need
     `per: {hr-bs: {max: 0.95}}`."""
-    modules = ("pipelines.characters",)
 
     def score(self, batch: pa.RecordBatch, loaded: None = None) -> pa.Array:
         return pa.array(np.concatenate([shared(part["src"], part["tgt"]) for part in portions(batch)]))

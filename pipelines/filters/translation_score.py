@@ -48,7 +48,6 @@ class TranslationScore(Filter):
     fits: ClassVar[bool] = True
     judges_quality: ClassVar[bool] = True
     libraries = ("numpy",)
-    modules = ("pipelines.filters._words",)
 
     def fit(self, batches: Iterator[pa.RecordBatch], folder: Path) -> list[str]:
         learned = learn(*sample(batches))

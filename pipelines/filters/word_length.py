@@ -25,7 +25,6 @@ class WordLength(Filter):
     min: float | None = 1
     max: float | None = 150
     """Drops at most 0.1 % of any language of NTREX-128, TICO-19, WMT's news and Tatoeba."""
-    modules = ("pipelines.characters", "pipelines.languages")
 
     def score(self, batch: pa.RecordBatch, loaded: None = None) -> pa.Array:
         sides = zip(("src", "tgt"), languages(batch), strict=True)

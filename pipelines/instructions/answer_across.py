@@ -26,7 +26,6 @@ BATCH_ROWS = 20_000
 class AnswerAcross(InstructionType):
     """Every id of the source's instruction data becomes one exercise a pair."""
 
-    modules: ClassVar[tuple[str, ...]] = ("pipelines.instructions._wordings", "pipelines.segments")
     libraries: ClassVar[tuple[str, ...]] = ("langcodes", "language_data", "numpy")
 
     source: plugin_field(Source, "pipelines.sources")  # type: ignore[valid-type]

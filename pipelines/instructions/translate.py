@@ -16,7 +16,6 @@ from pipelines.instructions._wordings import ENGLISH, name_in, translate_wording
 class Translate(InstructionType):
     """Every row of the bitext becomes one exercise; half of the rows of a batch ask for each direction."""
 
-    modules: ClassVar[tuple[str, ...]] = ("pipelines.instructions._wordings",)
     libraries: ClassVar[tuple[str, ...]] = ("langcodes", "language_data", "numpy")
 
     prompt: Literal["source", "english"] = "source"

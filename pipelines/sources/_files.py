@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, ClassVar, cast
+from typing import Annotated, Any, BinaryIO, cast
 
 import numpy as np
 import pyarrow as pa
@@ -93,14 +93,6 @@ class FileSource(Source):
     What identifies the data is the SHA-256 of every file, so a changed file remakes what was made of it. A path that
     is not absolute is relative to the working directory.
     """
-
-    modules: ClassVar[tuple[str, ...]] = (
-        "pipelines.languages",
-        "pipelines.paths",
-        "pipelines.schema",
-        "pipelines.sources._files",
-        "pipelines.sources._xml",
-    )
 
     corpus: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.+-]*$")]
     """The name under which the rows are counted, without its version."""

@@ -34,7 +34,6 @@ SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves in a f
 class HubData(Strict):
     """A data set and what of it: settings of the sources that read one."""
 
-    modules: ClassVar[tuple[str, ...]] = ("pipelines.sources._hub", "pipelines.languages", "pipelines.paths")
     libraries: ClassVar[tuple[str, ...]] = ("datasets", "pyarrow")
 
     path: str = Field(min_length=1)

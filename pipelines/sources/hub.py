@@ -29,7 +29,6 @@ class Hub(HubData, Source):
         "arXiv 2109.02846"
     )
     online: ClassVar[bool] = True
-    modules: ClassVar[tuple[str, ...]] = (*HubData.modules, "pipelines.schema", "pipelines.sources._files")
 
     columns: dict[str, str] = {}
     """{language: column}; a dot leads into a column of structs: `text.english`. Without it, `translation` is read."""

@@ -37,7 +37,6 @@ class Instructions(HubData, Source):
         "Adaptation. arXiv 2305.15011"
     )
     online: ClassVar[bool] = True
-    modules: ClassVar[tuple[str, ...]] = (*HubData.modules, "pipelines.schema", "pipelines.sources._files")
 
     path: str = Field("", validate_default=False)
     """A hub id, or a folder; without it, `data_files` names local files."""

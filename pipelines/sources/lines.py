@@ -24,9 +24,6 @@ class Lines(FileSource):
     """
 
     citation: ClassVar[str] = "Koehn et al. 2007. Moses: Open Source Toolkit for SMT. ACL. doi 10.3115/1557769.1557821"
-    modules: ClassVar[tuple[str, ...]] = (
-        *FileSource.modules, "pipelines.sources._moses", "pipelines.sources._hub",
-    )  # fmt: skip
 
     path: str
 

@@ -39,17 +39,6 @@ class Opus(Source):
     )
     online: ClassVar[bool] = True
     pin_is_whole: ClassVar[bool] = True
-    modules: ClassVar[tuple[str, ...]] = (
-        "pipelines.ledger",
-        "pipelines.schema",
-        "pipelines.segments",
-        "pipelines.sources._files",
-        "pipelines.sources._moses",
-        "pipelines.sources._packages",
-        "pipelines.sources._sampling",
-        "pipelines.sources._xml",
-        "pipelines.sources.tmx",
-    )
     libraries: ClassVar[tuple[str, ...]] = ("numpy",)
 
     corpora: Annotated[list[str], Field(min_length=1)]

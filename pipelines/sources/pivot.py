@@ -36,12 +36,6 @@ class Pivot(Source):
         "Translation. NAACL 2007. https://aclanthology.org/N07-1061"
     )
     online: ClassVar[bool] = True
-    modules: ClassVar[tuple[str, ...]] = (
-        "pipelines.characters",
-        "pipelines.matching",
-        "pipelines.schema",
-        "pipelines.languages",
-    )
     libraries: ClassVar[tuple[str, ...]] = ("duckdb", "pyarrow")
 
     sources: Annotated[list[plugin_field(Source, "pipelines.sources")], Field(min_length=1)]  # type: ignore[valid-type]

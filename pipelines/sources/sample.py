@@ -66,7 +66,7 @@ class Sample(Source):
     A pair with Hindi or Swahili has a quarter of `rows`; the held-out split has 1,000 rows in every pair.
     """
 
-    modules: ClassVar[tuple[str, ...]] = ("pipelines.grammar",)
+    loads: ClassVar[tuple[str, ...]] = ("pipelines.grammar",)
     licence: ClassVar[str] = "Apache-2.0"
     citation: ClassVar[str] = "Isogloss, embedded sample: word tables and grammar of our own making, pipelines/grammar."
 

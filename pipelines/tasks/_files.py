@@ -34,7 +34,6 @@ class DataTask(HubData, Task):
     Of rows that say in a field `partition` or `split` what they belong to, those of `split` are read.
     """
 
-    modules: ClassVar[tuple[str, ...]] = (*HubData.modules, "pipelines.tasks._files", "pipelines.sources._files")
     endings: ClassVar[tuple[str, ...]] = JSON
     mixed: ClassVar[bool] = False
     """Whether rows of several languages may lie in one file, each saying which it is in."""

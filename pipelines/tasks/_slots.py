@@ -17,7 +17,6 @@ NONE = "None"
 class Slots(Task):
     """Base of slot filling: `date: this week; time: five am` in the order of the text, or `None` if there is none."""
 
-    modules: ClassVar[tuple[str, ...]] = ("pipelines.tasks._slots",)
     stop: ClassVar[tuple[str, ...]] = ("\n",)
 
     system: str = MID_ALIGN

@@ -23,7 +23,6 @@ LABEL = re.compile(r"O|[BI]-(.+)")
 class SpanData(DataTask):
     """Base of tasks with texts and the spans in them, in the order of the text."""
 
-    modules: ClassVar[tuple[str, ...]] = (*DataTask.modules, "pipelines.tasks._spans")
     endings: ClassVar[tuple[str, ...]] = (*JSON, *CONLL)
 
     column: int = Field(4, ge=3)

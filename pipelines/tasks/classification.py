@@ -39,7 +39,6 @@ class Classification(DataTask):
     Of CoNLL the columns are a sentence's comments: `{data_files: '{lang}.valid.conll', label: intent}` for xSID.
     """
 
-    modules: ClassVar[tuple[str, ...]] = DataTask.modules
     endings: ClassVar[tuple[str, ...]] = (*JSON, *CONLL, *TABLES)
     stop: ClassVar[tuple[str, ...]] = ("\n",)
 

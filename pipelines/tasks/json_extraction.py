@@ -7,7 +7,6 @@ Their offsets `Start` and `End` are left out here: mid-align's evaluation does n
 """
 
 import json
-from typing import ClassVar
 
 from pydantic import Field
 
@@ -28,8 +27,6 @@ class JsonExtraction(SpanData):
     """Of CoNLL: which column has the labels, from 1; the second has the words. 4 in xSID, 3 in Universal NER."""
     types: dict[str, str] = TYPES
     """{type: what it is} that the prompt names; entities of other types are not asked for."""
-
-    modules: ClassVar[tuple[str, ...]] = SpanData.modules
 
     @property
     def wording(self) -> str:

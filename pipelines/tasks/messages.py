@@ -26,7 +26,6 @@ class Messages(DataTask):
     language of `train`. Rows of one `id` mean the same in every language.
     """
 
-    modules: ClassVar[tuple[str, ...]] = (*DataTask.modules, "pipelines.segments")
     mixed: ClassVar[bool] = True
 
     columns: dict[Column, str] = {}

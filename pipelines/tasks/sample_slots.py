@@ -21,7 +21,7 @@ TYPES: dict[grammar.Mode, str] = {"who": "person", "what": "thing", "where": "pl
 class SampleSlots(Slots):
     """The statements with a subject, a thing, a place and a time: 2,085 to train on, 96 held out."""
 
-    modules: ClassVar[tuple[str, ...]] = (*Slots.modules, "pipelines.grammar")
+    loads: ClassVar[tuple[str, ...]] = ("pipelines.grammar",)
 
     train: Languages = ["eng_Latn"]
     """The languages trained on, of those of the sample."""

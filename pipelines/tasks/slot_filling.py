@@ -4,8 +4,6 @@ Sources: mid-align (Liu and Niehues 2025, arXiv 2502.14830), its prompt and its 
 of MASSIVE (FitzGerald et al. 2023, arXiv 2204.08582) and xSID (van der Goot et al. 2021, arXiv 2105.07316).
 """
 
-from typing import ClassVar
-
 from pipelines.tasks._slots import Slots
 from pipelines.tasks._spans import SpanData
 
@@ -16,5 +14,3 @@ class SlotFilling(SpanData, Slots):
     Its own JSON lines are read as well (`{path: 1.1/data, data_files: '{lang}.jsonl'}`), and CoNLL files such as
     `{lang}.train.conll`. An example is the same as those of other languages with its `id`.
     """
-
-    modules: ClassVar[tuple[str, ...]] = (*SpanData.modules, *Slots.modules)

@@ -1,0 +1,1 @@
+"""What a store keeps beside the data: fingerprints."""
