@@ -4,6 +4,7 @@ import dagster as dg
 
 from assets.checks import checks
 from assets.corpus import corpus_assets
+from assets.recovery import clear_killed_runs
 from assets.refresh import ALIGN, REFRESH_CORPUS, REMAKE_CORPUS, REMAKE_PAIRS, refresh_schedule, refresh_sensor
 from assets.resources import Place, StoreResource, TrainerResource
 from assets.training import training_assets
@@ -18,7 +19,7 @@ def define(used: Place) -> dg.Definitions:
         asset_checks=checks(recipe),
         jobs=[ALIGN, REFRESH_CORPUS, REMAKE_CORPUS, REMAKE_PAIRS],
         schedules=[refresh_schedule(recipe)],
-        sensors=[refresh_sensor(recipe)],
+        sensors=[refresh_sensor(recipe), clear_killed_runs],
         resources={
             "store": StoreResource(root=used.store, recipe_name=recipe.name),
             "trainer": TrainerResource(recipe=str(used.recipe), store=used.store),

@@ -1,4 +1,8 @@
-"""What a killed run leaves in Dagster's instance: runs that look alive and hold their slots. This clears them."""
+"""What a killed run leaves in Dagster's instance: runs that look alive and pool slots. This clears them.
+
+Nothing else would: Dagster's own monitoring asks no process of this machine whether it lives, and the queue takes a
+run that looks alive for one that runs.
+"""
 
 import os
 import time
@@ -40,7 +44,29 @@ def clear_dead_runs(instance: dg.DagsterInstance) -> list[str]:
             instance.report_run_failed(run, "The process of this run was killed. The next run resumes.")
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
         cleared.append(run.run_id)
+    _free_slots_of_finished_runs(instance)
     return cleared
+
+
+def _free_slots_of_finished_runs(instance: dg.DagsterInstance) -> None:
+    """A step whose process was killed leaves its slot claimed, also where the run itself went on to fail."""
+    storage = instance.event_log_storage
+    if not storage.supports_global_concurrency_limits:
+        return
+    for run_id in storage.get_concurrency_run_ids():
+        run = instance.get_run_by_id(run_id)
+        if run is None or run.is_finished:
+            storage.free_concurrency_slots_for_run(run_id)
+
+
+@dg.sensor(
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Mark runs whose process was killed as failed, so that those that wait for them begin.",
+)
+def clear_killed_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    cleared = clear_dead_runs(context.instance)
+    return dg.SkipReason(f"cleared {', '.join(cleared)}" if cleared else "no run was killed")
 
 
 def _lives(instance: dg.DagsterInstance, run: dg.DagsterRun, created: float) -> bool:

@@ -1,11 +1,13 @@
 """Where a run's recipe and store lie, how its stages say what they do, and the command that starts the trainer."""
 
+import fcntl
 import json
 import os
 import signal
 import sys
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import PIPE, STDOUT, Popen, TimeoutExpired
@@ -22,6 +24,7 @@ from pipelines.store import Store, write_atomically
 DEFAULT_RECIPE = "sample.yaml"
 TAIL = 25  # last lines of a dead trainer's output that its asset fails with
 PARENT = "ISOGLOSS_PARENT"  # names to the trainer the process without which it must not go on
+WAIT_MESSAGE = 60.0  # seconds between two sentences of a trainer that waits for another
 GRACE = 20.0  # seconds a trainer has to stop when told to
 QUIET = {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 
@@ -98,6 +101,36 @@ def shown(title: str) -> Iterator[Progress]:
         yield progress
 
 
+@contextmanager
+def sole_trainer(task: str, on_wait: Callable[[str], None]) -> Iterator[None]:
+    """Be the one trainer of this DAGSTER_HOME: two would share the memory of one GPU.
+
+    A lock of the operating system, not a pool of Dagster's: whoever is killed gives it back. While another process
+    has it, `on_wait` is called every WAIT_MESSAGE seconds with a sentence that names it; an interrupt ends the wait.
+    Without $DAGSTER_HOME there is nothing to share, and no lock.
+    """
+    if not os.environ.get("DAGSTER_HOME"):
+        yield
+        return
+    with (home() / "trainer.lock").open("a+") as file:
+        shown = -WAIT_MESSAGE
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() - shown >= WAIT_MESSAGE:
+                    shown = time.monotonic()
+                    file.seek(0)
+                    on_wait(f"{task}: waiting for {file.read().strip() or 'another process'}, which trains")
+                time.sleep(0.2)
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} ({task})")
+        file.flush()
+        yield
+
+
 class TrainerResource(dg.ConfigurableResource):
     """Starts `alignment_train` as a process of its own, through Pipes."""
 
@@ -111,10 +144,16 @@ class TrainerResource(dg.ConfigurableResource):
         A trainer that dies fails the asset with the tail of its output. When the run is told to stop, so is the
         trainer; it keeps its last checkpoint.
         """
+
+        def on_wait(sentence: str) -> None:
+            context.log.info(sentence)
+            print(sentence, file=sys.stderr, flush=True)
+
         command = [*self.command, task, self.recipe, "--store", self.store]
         tail: deque[str] = deque(maxlen=TAIL)
         log.parent.mkdir(parents=True, exist_ok=True)
         with (
+            sole_trainer(f"{task} of {self.store}", on_wait),
             log.open("w", encoding="utf-8") as file,
             dg.open_pipes_session(context, dg.PipesEnvContextInjector(), dg.PipesTempFileMessageReader()) as session,
         ):

@@ -92,7 +92,6 @@ def _trained(recipe: Recipe, config: TrainConfig, task: Task) -> dg.AssetsDefini
         kinds={"pytorch", "huggingface"},
         description=task.description,
         code_version=_version(recipe, config, task),
-        pool="gpu",
     )
     def trained(
         context: dg.AssetExecutionContext, store: StoreResource, trainer: TrainerResource

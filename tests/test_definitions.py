@@ -122,13 +122,6 @@ def test_the_schedule_is_off_and_asks_for_every_pair() -> None:
     assert request.tags["dagster/asset_partition_range_end"] == "eng_Latn-swh_Latn"
 
 
-def test_the_gpu_holds_one_trainer_at_a_time() -> None:
-    pools = {key.to_user_string(): graph().get(key).pools for key in graph().get_all_asset_keys()}
-    assert {name for name, pool in pools.items() if pool == {"gpu"}} == {
-        "base_model", "layer_probe", "control_model", "align_model", "evaluation"
-    }  # fmt: skip
-
-
 def test_loading_the_graph_loads_no_torch(tmp_path: Path) -> None:
     heavy = "{'torch', 'transformers', 'ray', 'datasets'}"
     code = f"import sys, assets.definitions, assets.__main__; print(sorted({heavy} & set(sys.modules)))"
