@@ -3,16 +3,24 @@
 from pipelines.errors import UserError
 
 
-def layer_index(layer: int | str, blocks: int) -> int:
-    """Index of `layer` in `hidden_states`: 0 the embeddings, `middle` half the blocks, -1 the normed last.
+def layer_index(layer: int | float | str, blocks: int) -> int:
+    """Index of `layer` in `hidden_states` of a model with `blocks` blocks.
 
-    blocks: number of blocks of the model. ValueError where there is no such layer.
+    Args:
+        layer: An index (0 the embeddings, -1 the last state, which is normed), a fraction of the depth between 0 and
+            1, which suits models of any size, or `middle`, half the blocks.
+        blocks: Number of blocks of the model.
+
+    Raises:
+        UserError: There is no such layer.
     """
     if layer == "middle":
         return blocks // 2
+    if isinstance(layer, float) and 0 < layer < 1:
+        return round(layer * blocks)
     if isinstance(layer, int) and -blocks - 1 <= layer <= blocks:
         return layer % (blocks + 1)
     raise UserError(
-        f"layer: found {layer!r}. Allowed: 'middle', or {-blocks - 1} to {blocks} for a model of {blocks} blocks "
-        f"(0 is the embeddings, -1 the last). Choose one of them."
+        f"layer: found {layer!r}. Allowed: 'middle', a fraction between 0 and 1, or {-blocks - 1} to {blocks} for a "
+        f"model of {blocks} blocks (0 is the embeddings, -1 the last). Choose one of them."
     )

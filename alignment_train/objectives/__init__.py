@@ -1,7 +1,7 @@
 """Training objectives, one file each. An objective names the rows it reads and turns a batch into a loss."""
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
 from pydantic import Field
@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 
 Reads = Literal["bitext", "instructions", "segments", "tasks"]
-Layer = int | Literal["middle", "auto"]
-"""Index in `hidden_states`, 0 the embeddings and -1 the last; half the blocks; or the one that layer_probe chooses."""
+Layer = int | Annotated[float, Field(gt=0, lt=1)] | Literal["middle", "auto"]
+"""Index in `hidden_states`, 0 the embeddings and -1 the last; a fraction of the depth; `middle`, which is 0.5; or
+`auto`, the layer that layer_probe chooses."""
 
 
 class Objective(Plugin):
