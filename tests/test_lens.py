@@ -267,5 +267,5 @@ def test_it_is_the_one_plug_in_of_its_file_and_leaves_the_control():
 def test_settings_that_cannot_be_are_refused(settings, message: str):
     with pytest.raises(ValueError, match=message):
         lens(**settings)
-    with pytest.raises(ValueError, match="layer: found 9. Allowed: 'middle', or -4 to 3"):
+    with pytest.raises(ValueError, match="layer: found 9. Allowed: 'middle', a fraction between 0 and 1, or -4 to 3"):
         lens(layer=9).check(3)

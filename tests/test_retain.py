@@ -194,7 +194,7 @@ def test_settings_are_read_and_refused_in_sentences():
         build("alignment_train.objectives", {"retain": {"language": "english words"}})
     with pytest.raises(ValueError, match="Input should be 'kl' or 'hidden'"):
         build("alignment_train.objectives", {"retain": {"by": "mse"}})
-    with pytest.raises(ValueError, match="layer: found 4. Allowed: 'middle', or -4 to 3"):
+    with pytest.raises(ValueError, match="layer: found 4. Allowed: 'middle', a fraction between 0 and 1, or -4 to 3"):
         retain(by="hidden", layer=4).check(3)
 
 
