@@ -124,42 +124,9 @@ def texts(segments: list[str], model: "Model", max_length: int, packed: bool = F
 def conversations(
     messages: list[list[dict[str, str]]], model: "Model", max_length: int, packed: bool = False
 ) -> dict[str, "Tensor"]:
-    """A batch whose labels are the tokens of the last message and its EOS; packed: as of `pack`, else a row each."""
-    write = _by_template if model.tokenizer.chat_template else _plainly
-    ids, labels = zip(*(write(talk, model.tokenizer) for talk in messages), strict=True)
-    return _cut(list(ids), list(labels), model, max_length, packed)
-
-
-def render(talk: list[dict[str, str]]) -> tuple[str, str]:
-    """(prompt, response) in AFP's plain form: messages joined by spaces (arXiv 2311.08089, section 3.2)."""
-    return " ".join(message["content"] for message in talk[:-1]) + " ", talk[-1]["content"]
-
-
-def _plainly(talk: list[dict[str, str]], tokenizer: Any) -> tuple[list[int], list[int]]:
-    prompt, response = render(talk)
-    coded = tokenizer(prompt + response, return_offsets_mapping=True)
-    ids, offsets = coded["input_ids"], coded["offset_mapping"]
-    if ids[-1:] == [tokenizer.eos_token_id]:
-        ids, offsets = ids[:-1], offsets[:-1]
-    labels = [token if end > len(prompt) else -100 for token, (_, end) in zip(ids, offsets, strict=True)]
-    return [*ids, tokenizer.eos_token_id], [*labels, tokenizer.eos_token_id]
-
-
-def _by_template(talk: list[dict[str, str]], tokenizer: Any) -> tuple[list[int], list[int]]:
-    def write(part: list[dict[str, str]], prompt: bool) -> str:
-        return tokenizer.apply_chat_template(part, tokenize=False, add_generation_prompt=prompt)
-
-    prompt, whole = write(talk[:-1], True), write(talk, False)
-    if not whole.startswith(prompt):
-        raise UserError(
-            "the tokenizer's chat template writes a prompt differently once it is answered; it cannot be masked."
-        )
-    coded = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
-    labels = [
-        token if end > len(prompt) else -100
-        for token, (_, end) in zip(coded["input_ids"], coded["offset_mapping"], strict=True)
-    ]
-    return coded["input_ids"], labels
+    """A batch whose labels are the tokens of the last message and of its end; packed: as of `pack`, else a row each."""
+    encoded = model.chat.encode(messages)
+    return _cut([talk.ids for talk in encoded], [talk.labels for talk in encoded], model, max_length, packed)
 
 
 def _cut(

@@ -1,14 +1,14 @@
 """All that an eval may ask of a model: states, loss, continuations and their likelihood, in batches of like length."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from alignment_train import heap, scoring
-from alignment_train.data import render
 from alignment_train.data import texts as language_model_batch
 from alignment_train.losses import pool
 from alignment_train.model import Model
@@ -29,7 +29,7 @@ class LM:
         self.model, self.max_length, self.rows = model, max_length, rows
         self.num_layers = len(model.blocks)
         self.trained_layer = trained_layer
-        self._said: dict[tuple[tuple[int, ...], tuple[str, ...], int], str] = {}
+        self._answers: dict[tuple[tuple[int, ...], tuple[str, ...], int, bool], str] = {}
         if device.type == "cpu":
             heap.keep()
         model.lm.to(device).eval()
@@ -96,50 +96,80 @@ class LM:
 
     @torch.inference_mode()
     def reply(self, talks: Sequence[list[dict[str, str]]], stop: Sequence[str], max_new_tokens: int) -> list[str]:
-        """The greedy answer to each conversation, which is written as `data.conversations` writes it in training.
+        """The greedy answer to each conversation, whose prompt has the same tokens as in training (`models.chat`).
 
-        A space before the answer is left to the model: tokenizers join it to the answer's first word.
+        It goes up to the end of the turn, or the first of the texts in `stop` after what the model writes between
+        reasoning tags, which is left out.
         """
-        if not talks:
-            return []
-        tokenizer, templated = self.model.tokenizer, bool(self.model.tokenizer.chat_template)
-        if templated:
-            put = [tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True) for talk in talks]
-        else:
-            put = [render([*talk, {"role": "assistant", "content": ""}])[0] for talk in talks]
-        put = [text.removesuffix(" ") for text in put]
-        ids = tokenizer(put, add_special_tokens=not templated, verbose=False)["input_ids"]
-        if not templated:
-            ids = [row[:-1] if row[-1:] == [tokenizer.eos_token_id] else row for row in ids]
-        return self._generated(ids, stop, max_new_tokens)
+        return self._generated(self.model.chat.prompts(talks), stop, max_new_tokens, chat=True) if talks else []
 
-    def _generated(self, rows: Sequence[list[int]], stop: Sequence[str], max_new_tokens: int) -> list[str]:
+    def _generated(
+        self, rows: Sequence[list[int]], stop: Sequence[str], max_new_tokens: int, chat: bool = False
+    ) -> list[str]:
         room = self.window - max_new_tokens
         if room < 1:
             raise UserError(
                 f"max_new_tokens: found {max_new_tokens:,}. Allowed: fewer than the model's {self.window:,} tokens. "
                 f"Lower it."
             )
-        asked = [(tuple(row[-room:]) or (self._start,), tuple(stop), max_new_tokens) for row in rows]
-        new = [key for key in dict.fromkeys(asked) if key not in self._said]
+        keys = [(tuple(row[-room:]) or (self._start,), tuple(stop), max_new_tokens, chat) for row in rows]
+        new = [key for key in dict.fromkeys(keys) if key not in self._answers]
         ids = [list(key[0]) for key in new]
-        tokenizer, pad = self.model.tokenizer, self.model.tokenizer.pad_token_id
-        for chosen in self._buckets([len(row) + max_new_tokens for row in ids]):
-            longest = max(len(ids[i]) for i in chosen)
-            padded = torch.tensor([[pad] * (longest - len(ids[i])) + ids[i] for i in chosen])
-            mask = torch.tensor([[0] * (longest - len(ids[i])) + [1] * len(ids[i]) for i in chosen])
-            made = self.model.lm.generate(
-                input_ids=padded.to(self.model.device),
-                attention_mask=mask.to(self.model.device),
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                pad_token_id=pad,
-                stopping_criteria=StoppingCriteriaList([_Stop(tokenizer, stop, longest)]),
-            )
-            texts = tokenizer.batch_decode(made[:, longest:], skip_special_tokens=True)
-            for i, text in zip(chosen, texts, strict=True):
-                self._said[new[i]] = _before(text, stop)
-        return [self._said[key] for key in asked]
+        pad, stop_ids = self.model.tokenizer.pad_token_id, self._stop_ids(chat)
+        for batch in self._buckets([len(row) + max_new_tokens for row in ids]):
+            longest = max(len(ids[i]) for i in batch)
+            padded = torch.tensor([[pad] * (longest - len(ids[i])) + ids[i] for i in batch])
+            mask = torch.tensor([[0] * (longest - len(ids[i])) + [1] * len(ids[i]) for i in batch])
+            with self._greedy(stop_ids):
+                tokens = self.model.lm.generate(
+                    input_ids=padded.to(self.model.device),
+                    attention_mask=mask.to(self.model.device),
+                    max_new_tokens=max_new_tokens,
+                    stopping_criteria=StoppingCriteriaList([self._stopping(stop, longest, chat)]),
+                )
+            for i, row in zip(batch, tokens[:, longest:].tolist(), strict=True):
+                end = next((place for place, token in enumerate(row) if token in stop_ids), len(row))
+                self._answers[new[i]] = self._read(row[:end], stop, chat)
+        return [self._answers[key] for key in keys]
+
+    @contextmanager
+    def _greedy(self, stop_ids: Sequence[int]) -> Iterator[None]:
+        """Greedy decoding and nothing else: a model's generation_config.json may sample, penalise repetitions, ..."""
+        own = self.model.lm.generation_config
+        self.model.lm.generation_config = GenerationConfig(
+            do_sample=False, eos_token_id=list(stop_ids) or None, pad_token_id=self.model.tokenizer.pad_token_id
+        )
+        try:
+            yield
+        finally:
+            self.model.lm.generation_config = own
+
+    def _stop_ids(self, chat: bool) -> list[int]:
+        """The tokens that end an answer: those of generation_config.json, in a conversation also the template's."""
+        named = self.model.lm.generation_config.eos_token_id
+        ids = [named] if isinstance(named, int) else list(named or [])
+        ids += self.model.chat.stop_ids if chat else [self.model.tokenizer.eos_token_id]
+        return [number for number in dict.fromkeys(ids) if number is not None]
+
+    def _stopping(self, stop: Sequence[str], begin: int, chat: bool) -> "_Stop":
+        if not chat:
+            return _Stop(self.model.tokenizer, stop, begin)
+        read, end = self.model.chat.read, self.model.chat.end_text
+        return _Stop(self.model.tokenizer, [*stop, end] if end else stop, begin, lambda text: read(text, stop)[1])
+
+    def _read(self, ids: list[int], stop: Sequence[str], chat: bool) -> str:
+        """The answer in what was generated up to its end."""
+        tokenizer = self.model.tokenizer
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+        if not chat:
+            return _before(text, stop)
+        raw, written = tokenizer.decode(ids), self.model.chat
+        if not written.reasoning.has_tags(raw) and not (written.end_text and written.end_text in raw):
+            return written.read(text, stop)[0]
+        answer, _ = written.read(raw, stop)  # reasoning tags and what closes a turn may be special tokens
+        for special in tokenizer.all_special_tokens:
+            answer = answer.replace(special, "")
+        return answer
 
     @property
     def window(self) -> int:
@@ -206,13 +236,21 @@ def _before(text: str, stop: Sequence[str]) -> str:
 
 
 class _Stop(StoppingCriteria):
-    """True of a row once one of `stop` stands in what was added to it, after `begin` tokens."""
+    """True of a row once one of `stop` stands in what was added to it, after `begin` tokens.
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str], begin: int):
-        self.tokenizer, self.stop, self.begin = tokenizer, stop, begin
+    is_complete: whether all that was added, which has one of `stop` in it, is an answer; without it, it always is.
+    """
+
+    def __init__(
+        self, tokenizer: Any, stop: Sequence[str], begin: int, is_complete: Callable[[str], bool] | None = None
+    ):
+        self.tokenizer, self.stop, self.begin, self.is_complete = tokenizer, stop, begin, is_complete
         self.back = max((len(text.encode()) for text in stop), default=0) + 1  # a token is at least a byte long
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.BoolTensor:
         tails = self.tokenizer.batch_decode(input_ids[:, max(self.begin, input_ids.shape[1] - self.back) :])
         found = [any(text in tail for text in self.stop) for tail in tails]
+        if self.is_complete:
+            for i in (i for i, ends in enumerate(found) if ends):
+                found[i] = self.is_complete(self.tokenizer.decode(input_ids[i, self.begin :]))
         return torch.tensor(found, device=input_ids.device)  # type: ignore[return-value]

@@ -15,10 +15,14 @@ from transformers.utils.logging import disable_progress_bar
 
 from alignment_train import adapter, losses, prefix
 from alignment_train.config import Base
+from alignment_train.models.chat import DATE, ChatFormat, template_of
 from pipelines.errors import UserError
 
 LOGITS = 1 << 25
 """How many logits are held at once where each is needed for its own label alone: 128 MiB."""
+
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
+"""Settings of generation_config.json that mean nothing without do_sample."""
 
 disable_progress_bar()  # of loading and saving weights: our own line says what runs
 
@@ -47,6 +51,17 @@ class Model:
         self.blocks = _blocks(self.body, self.lm.config.num_hidden_layers)
         self.adapter: Any = None
         self.prefix: Any = None
+        self.chat_date = DATE
+        """The date that chat templates write which write one."""
+        self._chat: ChatFormat | None = None
+
+    @property
+    def chat(self) -> ChatFormat:
+        """How conversations are written; UserError where the tokenizer's chat template allows no way to."""
+        source = template_of(self.tokenizer)
+        if self._chat is None or (self._chat.source, self._chat.today) != (source, self.chat_date):
+            self._chat = ChatFormat(self.tokenizer, self.chat_date)
+        return self._chat
 
     @property
     def device(self) -> torch.device:
@@ -245,12 +260,36 @@ class Model:
         return losses.token_loss(logits, labels)
 
     def save(self, folder: Path) -> None:
-        """Weights as safetensors, tokenizer and configuration, for `from_pretrained`; of an adapter, its own alone."""
+        """Weights as safetensors, tokenizer and configuration, for `from_pretrained`; of an adapter, its own alone.
+
+        generation_config.json says that generation also stops where the chat template ends an assistant's turn.
+        """
+        stops_at_end_of_turn(self)
         if self.adapter is None:
             self.lm.save_pretrained(folder)
         else:
             adapter.save(self.adapter, folder)
+            if self.tokenizer.chat_template:
+                self.lm.generation_config.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+
+
+def stops_at_end_of_turn(model: Model) -> None:
+    """Add the token that ends an assistant's turn to those at which the model's `generate` stops."""
+    config = getattr(model.lm, "generation_config", None)
+    if config is None or not model.tokenizer.chat_template:
+        return
+    try:
+        end = model.chat.end_id
+    except UserError:  # no conversation can be written, so none was
+        return
+    named = config.eos_token_id
+    stops = [named] if isinstance(named, int) else list(named or [])
+    if end in stops:
+        return
+    config.eos_token_id = [*stops, end] if stops else end
+    if not config.do_sample and any(getattr(config, name) is not None for name in SAMPLING):
+        config.do_sample = True  # what the model's authors meant; transformers saves no such contradiction
 
 
 def load(where: str | Path, revision: str | None = None, trust_remote_code: bool = False) -> Model:

@@ -2,7 +2,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from alignment_train.data import Rows, conversations, pack, render, segments, texts, token_counts
+from alignment_train.data import Rows, conversations, pack, segments, texts, token_counts
+from alignment_train.models.chat import plain
 from tests.models import bitext, tiny
 
 
@@ -67,7 +68,7 @@ def test_only_the_response_and_its_eos_are_labelled():
     talk = [{"role": "user", "content": "one two three"}, {"role": "assistant", "content": "vier fünf"}]
     batch = conversations([talk], model, 64)
     assert labelled(model, batch, 0) == "vier fünf</s>"
-    assert render(talk) == ("one two three ", "vier fünf")
+    assert plain(talk) == ("one two three ", "vier fünf")
 
 
 def test_a_chat_template_is_used_where_the_tokenizer_has_one():

@@ -180,7 +180,7 @@ def test_a_conversation_is_put_as_in_training(template: str | None, monkeypatch)
         [{"role": "user", "content": "neun"}],
     ]
     put: list[list[int]] = []
-    monkeypatch.setattr(model, "_generated", lambda rows, stop, most: put.extend(rows) or [""] * len(rows))
+    monkeypatch.setattr(model, "_generated", lambda rows, stop, most, chat: put.extend(rows) or [""] * len(rows))
     model.reply(talks, ["\n"], 8)
     answered = [[*talk, {"role": "assistant", "content": "sieben acht"}] for talk in talks]
     batch = conversations(answered, model.model, 64)

@@ -73,8 +73,8 @@ def test_spans_decode_to_the_two_sentences_and_labels_to_the_target(template: st
 
 def test_a_rows_exercise_hangs_on_its_text_alone() -> None:
     model, some = tiny(), rows(8)
-    alone = [exercises([turned(item)], model.tokenizer)[0] for item in some]
-    assert alone == exercises([turned(item) for item in some], model.tokenizer)
+    alone = [exercises([turned(item)], model.chat)[0] for item in some]
+    assert alone == exercises([turned(item) for item in some], model.chat)
     assert {turned(item)[4] % 4 for item in rows(40)} == {0, 1, 2, 3}  # every wording
 
 
@@ -94,7 +94,7 @@ def test_chinese_and_arabic_spans_are_whole_although_pieces_are_bytes() -> None:
 def test_a_template_that_rewrites_its_texts_is_refused() -> None:
     model = tiny()
     model.tokenizer.chat_template = "{% for m in messages %}{{ m.content | upper }}{% endfor %}"
-    with pytest.raises(ValueError, match=r"span: found a chat template .* Allowed: .* Remove it"):
+    with pytest.raises(ValueError, match=r"chat template of .*: a turn is dropped, repeated or changed: .* Expected: .* Fix: "):
         objective().collate(rows(2), model, 300)
 
 
@@ -188,7 +188,7 @@ def test_a_cut_row_keeps_both_spans_or_is_left_out_of_contrast_and_match() -> No
     some[2] |= {"src": " ".join(["neun"] * 150), "tgt": " ".join(["nine"] * 150)}
     others = [found for i, found in enumerate(some) if i != 2]
     length = max(item.measure(others, model))
-    ids, _, span = exercises([turned(some[2])], model.tokenizer)[0]
+    ids, _, span = exercises([turned(some[2])], model.chat)[0]
     held = opened(model, item)
 
     target = span.index(TARGET)

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from alignment_train.data import conversations, render, token_counts
+from alignment_train.data import conversations, token_counts
+from alignment_train.models.chat import plain
 from alignment_train.objectives import Reads
 from alignment_train.objectives._next_token import NextToken
 
@@ -24,7 +25,7 @@ class Instruction(NextToken):
     def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
         if self.packs(model):
             return [0] * len(rows)  # in random order: lengths of all sizes fill rows best
-        return token_counts(["".join(render(row["messages"])) for row in rows], model)
+        return token_counts(["".join(plain(row["messages"])) for row in rows], model)
 
     def collate(self, rows: list[dict[str, Any]], model: "Model", max_length: int) -> dict[str, "Tensor"]:
         return conversations([row["messages"] for row in rows], model, max_length, self.packs(model))

@@ -6,7 +6,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import AfterValidator
 
-from alignment_train.data import conversations, render, rows_with, token_counts
+from alignment_train.data import conversations, rows_with, token_counts
+from alignment_train.models.chat import plain
 from alignment_train.objectives import Objective, Reads
 from pipelines.languages import name, parse
 
@@ -59,7 +60,7 @@ class QuestionTranslation(Objective):
 
     def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
         ahead = self.direction != "from_pivot"
-        return token_counts(["".join(render(self._talk(row, ahead))) for row in rows], model)
+        return token_counts(["".join(plain(self._talk(row, ahead))) for row in rows], model)
 
     def collate(self, rows: list[dict[str, Any]], model: "Model", max_length: int) -> dict[str, "Tensor"]:
         ways = {"to_pivot": [True], "from_pivot": [False], "both": [True, False]}[self.direction]

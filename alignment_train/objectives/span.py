@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from alignment_train.model import Model
+    from alignment_train.models.chat import ChatFormat
 
 NONE, SOURCE, TARGET = 0, 1, 2
 
@@ -50,7 +51,7 @@ class Span(Objective):
     libraries: ClassVar[tuple[str, ...]] = ("langcodes", "language_data")
 
     def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
-        return [len(ids) for ids, _, _ in exercises([turned(row) for row in rows], model.tokenizer)]
+        return [len(ids) for ids, _, _ in exercises([turned(row) for row in rows], model.chat)]
 
     def collate(self, rows: list[dict[str, Any]], model: "Model", max_length: int) -> dict[str, "Tensor"]:
         """span [B, T]: 1 in the source, 2 in the target; whole [B]: has both; language [2B]; same [B, B]."""
@@ -59,7 +60,7 @@ class Span(Objective):
         chosen = [turned(row) for row in rows]
         ids, labels, spans = [], [], []
         cut = 0
-        for row, wanted, span in exercises(chosen, model.tokenizer):
+        for row, wanted, span in exercises(chosen, model.chat):
             kept = slice(None)
             if len(row) > max_length:
                 cut += 1
@@ -129,52 +130,42 @@ def turned(row: dict[str, Any]) -> tuple[str, str, str, str, int]:
 
 
 def exercises(
-    rows: list[tuple[str, str, str, str, int]], tokenizer: Any
+    rows: list[tuple[str, str, str, str, int]], chat: "ChatFormat"
 ) -> list[tuple[list[int], list[int], list[int]]]:
     """Ids, labels (the target and what ends it) and spans of each row, tokenised in one go.
 
     A token that reaches into a span is of the span: where pieces hold the space before a word, so does the span.
     """
-    written = [_written(*row, tokenizer) for row in rows]
-    plain = not tokenizer.chat_template
-    coded = tokenizer([text for text, _, _ in written], add_special_tokens=plain, return_offsets_mapping=True)
-    eos = tokenizer.eos_token_id
+    questions = [_question(row) for row in rows]
+    talks = [
+        [{"role": "user", "content": before + row[0] + after}, {"role": "assistant", "content": row[1]}]
+        for (before, after), row in zip(questions, rows, strict=True)
+    ]
     out = []
-    for (text, source, target), ids, coarse in zip(written, coded["input_ids"], coded["offset_mapping"], strict=True):
-        offsets = _of_bytes(text, coarse)
-        if plain and ids[-1:] == [eos]:
-            ids, offsets = ids[:-1], offsets[:-1]
+    for (before, after), (source, target, *_), encoded in zip(questions, rows, chat.encode(talks), strict=True):
+        opening = encoded.text.find(before + source + after)
+        start = encoded.text.find(target, encoded.prompt_chars)
+        if not 0 <= opening < encoded.prompt_chars or start < 0:
+            raise UserError(
+                "span: found a chat template that changes the texts it is given. Allowed: one that holds them as they "
+                "are, for the spans are found in it. Remove it from the tokenizer."
+            )
+        opening += len(before)
+        asked, given = range(opening, opening + len(source)), range(start, start + len(target))
         span = [
-            SOURCE if end > source.start and start < source.stop else
-            TARGET if end > target.start and start < target.stop else NONE
-            for start, end in offsets
+            SOURCE if end > asked.start and begin < asked.stop else
+            TARGET if end > given.start and begin < given.stop else NONE
+            for begin, end in _of_bytes(encoded.text, encoded.offsets)
         ]  # fmt: skip
-        labels = [token if end > target.start else -100 for token, (_, end) in zip(ids, offsets, strict=True)]
-        ending = [eos] if plain else []
-        out.append(([*ids, *ending], [*labels, *ending], [*span, *([NONE] * len(ending))]))
+        out.append((encoded.ids, encoded.labels, span))
     return out
 
 
-def _written(source: str, target: str, _: str, language: str, draw: int, tokenizer: Any) -> tuple[str, range, range]:
-    """The whole text, and the characters of it that are source and target."""
+def _question(row: tuple[str, str, str, str, int]) -> tuple[str, str]:
+    """What is written before and after the source."""
     wordings = TRANSLATE[ENGLISH]
-    before, after = wordings[draw % len(wordings)].replace("{language}", name(language)).split("{input}")
-    asked = f"{before}{source}{after}".strip()
-    if not tokenizer.chat_template:
-        whole, start = f"{asked} {target}", len(asked) + 1
-        opening = 0
-    else:
-        talk = [{"role": "user", "content": asked}, {"role": "assistant", "content": target}]
-        prompt = tokenizer.apply_chat_template(talk[:1], tokenize=False, add_generation_prompt=True)
-        whole = tokenizer.apply_chat_template(talk, tokenize=False)
-        opening, start = prompt.find(asked), whole.find(target, len(prompt))
-        if opening < 0 or start < 0 or not whole.startswith(prompt):
-            raise UserError(
-                "span: found a chat template that changes what it is given, or a prompt once it is answered. Allowed: "
-                "one that holds both as they are, for the spans are found in it. Remove it from the tokenizer."
-            )
-    first = opening + len(before)
-    return whole, range(first, first + len(source)), range(start, start + len(target))
+    before, after = wordings[row[4] % len(wordings)].replace("{language}", name(row[3])).split("{input}")
+    return before.lstrip(), after.rstrip()
 
 
 def _of_bytes(text: str, offsets: list[tuple[int, int]]) -> list[tuple[int, int]]:
