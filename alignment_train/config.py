@@ -1,11 +1,13 @@
 """The `train` section of a recipe. Imports no torch, so that the graph can check it."""
 
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from alignment_train.models.chat import DATE
 from alignment_train.objectives import Objective
 from pipelines.config import Recipe, validate
 from pipelines.errors import UserError
@@ -184,6 +186,8 @@ class TrainConfig(Strict):
     of n objectives has 1/n of the weight that it has in a joint step."""
     max_length: int = Field(256, ge=8)
     """Tokens after which a text is cut; how many were is counted and shown."""
+    chat_date: date = DATE
+    """The date that conversations show where the model's chat template writes today's (Llama 3, Mistral Small)."""
     optimiser: Optimiser = Optimiser.model_validate({})
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of activations; weights are trained in float32. `auto`: bfloat16 where the hardware is built for it."""

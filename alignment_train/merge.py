@@ -53,6 +53,7 @@ def run(trainer: "Trainer") -> Manifest:
         "seed": recipe.seed,
         "merge": settings.model_dump(mode="json", exclude={"adapter"}),
         "max_length": trainer.config.max_length,
+        "chat_date": trainer.config.chat_date.isoformat(),
         "wordings": [item.settings() for item in recipe.corpus.instructions],
     }
     print_ = fingerprint(__name__, said, inputs, recipe.corpus.instructions, LIBRARIES)
@@ -61,6 +62,7 @@ def run(trainer: "Trainer") -> Manifest:
     pairs = _dev_pairs(recipe, store, settings.rows)
     talks = _conversations(recipe, pairs)
     model = load(store.fetched("base_model"), trust_remote_code=trainer.config.base.trust_remote_code)
+    model.chat_date = trainer.config.chat_date
     own = store.fetched("align_model")
     if not adapter.is_adapter(own):
         raise UserError("align_model: has all weights, no adapter. Needed: an adapter. Train it again.")

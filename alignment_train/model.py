@@ -288,6 +288,7 @@ def stops_at_end_of_turn(model: Model) -> None:
     if end in stops:
         return
     config.eos_token_id = [*stops, end] if stops else end
+    config._from_model_config = False  # or it may be made anew from config.json
     if not config.do_sample and any(getattr(config, name) is not None for name in SAMPLING):
         config.do_sample = True  # what the model's authors meant; transformers saves no such contradiction
 

@@ -98,7 +98,8 @@ class Trainer:
         if not ranks.first():
             ranks.wait()
             return self.store.require("base_model")
-        model = load_base(settings)
+        model = self._dated(load_base(settings))
+        conversations = self._conversations(model)  # a chat template that cannot be used is refused here
         with self.store.writing("base_model") as out:
             model.save(out.path)
             kind = " at ".join(filter(None, (settings.model, settings.revision)))
@@ -106,6 +107,7 @@ class Trainer:
                 "base": f"{'local' if files else 'hub'}: {kind}",
                 "parameters": _parameters(model),
                 "blocks": len(model.blocks),
+                **conversations,
             }
             manifest = out.commit(print_, self.recipe.resolved(), numbers=numbers)
         ranks.wait()
@@ -147,7 +149,7 @@ class Trainer:
         chosen = self.resolved.layer
 
         def opened(asset: str, loaded: Callable[[Path], Model] | None = None) -> LM:
-            model = loaded(self.store.fetched(asset)) if loaded else self.stored(asset)
+            model = self._dated(loaded(self.store.fetched(asset))) if loaded else self.stored(asset)
             layer = layer_index(chosen, len(model.blocks))
             return LM(model, layer, self.config.max_length, self.device)
 
@@ -158,16 +160,26 @@ class Trainer:
         """A model of the store, an adapter laid on the base_model that it was trained on."""
         folder, trusted = self.store.fetched(asset), self.config.base.trust_remote_code
         if not adapter.is_adapter(folder):
-            return load(folder, trust_remote_code=trusted)
+            return self._dated(load(folder, trust_remote_code=trusted))
         made_of = self.store.require(asset).inputs["base_model"]
         if self.store.require("base_model").fingerprint != made_of:
             raise UserError(
                 f"{asset}: an adapter of another base_model than that of store {self.store.address}. Needed: the one "
                 f"that it was trained on. Make it again with 'make align', or with 'python -m alignment_train all'."
             )
-        model = load(self.store.fetched("base_model"), trust_remote_code=trusted)
+        model = self._dated(load(self.store.fetched("base_model"), trust_remote_code=trusted))
         adapter.load(model, folder)
         return model
+
+    def _dated(self, model: Model) -> Model:
+        model.chat_date = self.config.chat_date
+        return model
+
+    def _conversations(self, model: Model) -> dict[str, str]:
+        """How conversations are written for the model, where the recipe has some."""
+        plugins = (*self.config.objectives, *self.recipe.eval)
+        has_some = self.config.merge is not None or any(plugin.uses_chat for plugin in plugins)
+        return {"conversations": model.chat.describe()} if has_some else {}
 
     @property
     def resolved(self) -> TrainConfig:
@@ -207,7 +219,8 @@ class Trainer:
         layer = layer_index(config.layer, len(model.blocks))
         if config.adapter:
             adapter.add(model, config.adapter.chosen, config.base, self.recipe.seed)
-        return self._train(asset, model, plan, parts, print_, inputs, lambda: {"trained_layer": layer}, key, write)
+        numbers = {"trained_layer": layer, **self._conversations(model)}
+        return self._train(asset, model, plan, parts, print_, inputs, lambda: numbers, key, write)
 
     def _train(
         self,

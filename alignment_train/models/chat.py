@@ -174,6 +174,8 @@ class ChatFormat:
         if self.source is None:
             return "plain text, for there is no chat template"
         parts = [f"{name}={value}" for name, value in self.arguments.items()]
+        if self._base.add.strip():
+            parts.append(f"prompts go on with {json.dumps(self._base.add, ensure_ascii=False)}")
         parts.append(f"turns end with {self.tokenizer.convert_ids_to_tokens(self.end_id)}")
         if not self._takes_system:
             parts.append("system text goes before the first user turn")

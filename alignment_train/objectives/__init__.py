@@ -34,6 +34,8 @@ class Objective(Plugin):
     splits: ClassVar[bool] = False
     """Whether processes may have a part of a batch each: the loss is a mean of what each row has by itself, by `count`,
     or it gathers what it compares (`losses.gathered`)."""
+    uses_chat: ClassVar[bool] = False
+    """Whether it trains on conversations (`models.chat`)."""
     needs_prefix: ClassVar[bool] = False
     """Whether a recipe must have `train.adapter.prefix`."""
 

@@ -21,6 +21,7 @@ class Instruction(NextToken):
 
     reads: ClassVar[Reads] = "instructions"
     splits: ClassVar[bool] = True
+    uses_chat: ClassVar[bool] = True
 
     def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
         if self.packs(model):

@@ -47,6 +47,7 @@ class QuestionTranslation(Objective):
 
     reads: ClassVar[Reads] = "bitext"
     splits: ClassVar[bool] = True
+    uses_chat: ClassVar[bool] = True
     aligns: ClassVar[bool] = True
     libraries: ClassVar[tuple[str, ...]] = ("langcodes", "language_data")
 

@@ -48,6 +48,7 @@ class Span(Objective):
 
     reads: ClassVar[Reads] = "bitext"
     aligns: ClassVar[bool] = True
+    uses_chat: ClassVar[bool] = True
     libraries: ClassVar[tuple[str, ...]] = ("langcodes", "language_data")
 
     def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:

@@ -117,6 +117,11 @@ class Eval(Plugin):
     """What the metrics are, by `task/metric`, or by `metric` for every task; one left out is a rate, more is better."""
 
     @property
+    def uses_chat(self) -> bool:
+        """Whether a model answers in conversations (`LanguageModel.reply`)."""
+        return False
+
+    @property
     def trained_in(self) -> dict[str, list[str]]:
         """{task of its figures: the languages that training taught it in}, so that the others show transfer."""
         return {}

@@ -72,6 +72,10 @@ class Transfer(Eval):
     """Tokens of an answer at most; with the prompt they must fit into the model's window."""
 
     @property
+    def uses_chat(self) -> bool:
+        return True
+
+    @property
     def trained_in(self) -> dict[str, list[str]]:
         return {self._taught.name: self._taught.cells}
 
@@ -146,7 +150,7 @@ class Transfer(Eval):
         found = self.answers(lm, texts)
         for lang in dict.fromkeys(item.lang for item in found):
             own = [item for item in found if item.lang == lang]
-            read = [(task.parse(item.reference), task.parse(item.output)) for item in own]
+            read = [(task.parse(item.reference), _parsed(task, item.output)) for item in own]
             of = [item.texts for item in own]
             if isinstance(read[0][0], tuple):
                 counts = np.array([overlap(gold, said or ()) for gold, said in read], np.float64)
@@ -240,6 +244,11 @@ class Transfer(Eval):
                 f"eval.{self.name}.test: found {len(examples):,} items of {held.name} in {lang}, all of which are "
                 f"trained on. Needed: held-out items. Name them, such as test: {{data_files: '{{lang}}.test.conll'}}."
             )
+
+
+def _parsed(task: Task, output: str) -> Any:
+    """What an answer says; nothing, such as after a model that only reasoned, is in no form."""
+    return task.parse(output) if output.strip() else None
 
 
 def overlap(gold: Sequence[Span], said: Sequence[Span]) -> tuple[int, int, int]:

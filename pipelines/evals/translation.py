@@ -207,6 +207,10 @@ class Translation(BitextEval):
             for src, tgt, said in zip(items.src, items.tgt, outputs[one], strict=False)
         ]
 
+    @property
+    def uses_chat(self) -> bool:
+        return self.chat
+
     def signatures(self, texts: pa.Table) -> dict[str, str]:
         out = {
             f"{self.name}/{one}/{metric}": used.signature
