@@ -23,11 +23,11 @@ from alignment_train.lm import LM
 from alignment_train.model import Model
 from alignment_train.models import template as templates
 from alignment_train.models.chat import DATE, ChatFormat, plain
-from alignment_train.models.reasoning import Reasoning
 from alignment_train.objectives.task import Task
 from alignment_train.stages import Trainer
 from pipelines.config import Recipe, validate
 from pipelines.errors import UserError
+from pipelines.reasoning import Reasoning
 from pipelines.store import Store
 from tests.models import ROOT, tiny
 from tests.trained import trained
@@ -830,3 +830,24 @@ def test_a_base_model_whose_template_cannot_be_used_is_refused_before_it_is_stor
     assert store.manifest("base_model") is None
     _, make = base("pairs", "contrastive")  # has no conversations
     assert "conversations" not in make().numbers
+
+
+def test_an_end_that_is_no_token_gives_way_to_eos() -> None:
+    """A ChatML template on a tokenizer that was not taught its marks, which are words to it then."""
+    tokens = tiny().tokenizer
+    tokens.chat_template = CHATML
+    chat = ChatFormat(tokens)
+    encoded = chat.encode([[*ONE, turn("assistant", "one")]])[0]
+    assert chat.end_id == encoded.ids[-1] == tokens.eos_token_id
+    assert chat.stop_ids == [tokens.eos_token_id]
+    assert encoded.text.endswith("<|im_start|>assistant\none")
+    assert chat.read("one<|im_end|>\n<|im_start|>user") == ("one", True)
+
+
+def test_a_tokenizer_without_any_end_is_refused() -> None:
+    tokens = tokenizer(None)
+    tokens.eos_token = None
+    with pytest.raises(UserError, match="found neither an end-of-sequence token nor .* Fix: set eos_token"):
+        ChatFormat(tokens)
+    tokens.chat_template = CHATML
+    assert ChatFormat(tokens).end_id == tokens.convert_tokens_to_ids("<|im_end|>")

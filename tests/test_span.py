@@ -94,7 +94,7 @@ def test_chinese_and_arabic_spans_are_whole_although_pieces_are_bytes() -> None:
 def test_a_template_that_rewrites_its_texts_is_refused() -> None:
     model = tiny()
     model.tokenizer.chat_template = "{% for m in messages %}{{ m.content | upper }}{% endfor %}"
-    with pytest.raises(ValueError, match=r"chat template of .*: a turn is dropped, repeated or changed: .* Expected: .* Fix: "):
+    with pytest.raises(ValueError, match=r"chat template of .*: a turn is dropped, repeated or changed: .* Fix: "):
         objective().collate(rows(2), model, 300)
 
 

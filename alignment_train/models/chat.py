@@ -24,9 +24,9 @@ from itertools import product
 from typing import Any
 
 from alignment_train.models import template as templates
-from alignment_train.models.reasoning import Reasoning, closing_tag
 from alignment_train.models.template import Template, TemplateFailure
 from pipelines.errors import UserError, printable
+from pipelines.reasoning import Reasoning, closing_tag
 
 Turn = dict[str, str]
 Talk = Sequence[Turn]

@@ -21,6 +21,7 @@ from pipelines import statistics
 from pipelines.errors import UserError
 from pipelines.evals import Eval, LanguageModel, Measure, Metric, Sample, asked
 from pipelines.languages import Pair, name
+from pipelines.reasoning import Reasoning
 from pipelines.registry import NestedError, build
 from pipelines.schema import EVAL_TEXT
 from pipelines.segments import digests, draws
@@ -134,7 +135,7 @@ class Transfer(Eval):
             for number in sorted(order[: self.rows].tolist()):
                 example = examples[number]
                 said = held.answer(example)
-                if held.parse(said) is None:
+                if _parsed(held, said) is None:
                     raise UserError(
                         f"eval.{self.name}, {held.name}, {lang}: found the right answer {said!r}, which cannot be read "
                         f"back. Needed: labels of one word, and an answer of one line. Correct the data."
@@ -150,7 +151,7 @@ class Transfer(Eval):
         found = self.answers(lm, texts)
         for lang in dict.fromkeys(item.lang for item in found):
             own = [item for item in found if item.lang == lang]
-            read = [(task.parse(item.reference), _parsed(task, item.output)) for item in own]
+            read = [(_parsed(task, item.reference), _parsed(task, item.output)) for item in own]
             of = [item.texts for item in own]
             if isinstance(read[0][0], tuple):
                 counts = np.array([overlap(gold, said or ()) for gold, said in read], np.float64)
@@ -247,8 +248,9 @@ class Transfer(Eval):
 
 
 def _parsed(task: Task, output: str) -> Any:
-    """What an answer says; nothing, such as after a model that only reasoned, is in no form."""
-    return task.parse(output) if output.strip() else None
+    """What an answer says without the reasoning before it; nothing, where there is only reasoning, is in no form."""
+    answer, _ = Reasoning().without(output)
+    return task.parse(answer) if answer.strip() else None
 
 
 def overlap(gold: Sequence[Span], said: Sequence[Span]) -> tuple[int, int, int]:

@@ -1,7 +1,6 @@
 """Reasoning blocks, `<think> ... </think>` and their kin: found, closed, and taken out of answers."""
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 Tags = tuple[str, str]
@@ -53,31 +52,18 @@ class Reasoning:
         A closing tag whose opening one was in the prompt takes all before it along; a block that is never closed goes
         on to the end.
         """
-        is_open = False
-        while opening := self._first(text):
-            match, closing = opening
-            end = re.compile(re.escape(closing), re.IGNORECASE).search(text, match.end())
-            if end is None:
-                text, is_open = text[: match.start()], True
-            else:
-                text = text[: match.start()] + text[end.end() :]
-        places = [match.end() for match in re.finditer(self.stray, text, re.IGNORECASE)]
-        return text[max(places, default=0) :], is_open
+        outside, is_open = self._outside(text)[:2]
+        places = [match.end() for match in re.finditer(self.stray, outside, re.IGNORECASE)]
+        return outside[max(places, default=0) :], is_open
 
     def has_tags(self, text: str) -> bool:
-        return self._first(text) is not None or re.search(self.stray, text, re.IGNORECASE) is not None
+        return bool(re.search(f"{self._any_opening}|{self.stray}", text, re.IGNORECASE))
 
     def close(self, text: str) -> str:
         """What to write after a text that ends inside a block: an empty block is `<think>\\n\\n</think>\\n\\n`."""
-        closing = None
-        while opening := self._first(text):
-            match, closing = opening
-            end = re.compile(re.escape(closing), re.IGNORECASE).search(text, match.end())
-            text, closing = (text[match.end() :], closing) if end is None else (text[end.end() :], None)
-        if closing is None:
-            return ""
+        _, is_open, closing = self._outside(text)
         breaks = len(text) - len(text.rstrip("\n"))
-        return "\n" * max(0, 2 - breaks) + closing + "\n\n"
+        return "\n" * max(0, 2 - breaks) + closing + "\n\n" if is_open else ""
 
     def split(self, text: str) -> tuple[str, str]:
         """A text cut before the empty or unfinished block, and the whitespace, that it ends in."""
@@ -98,11 +84,23 @@ class Reasoning:
         """Whether a text that `split` cut off has a closing tag."""
         return re.search(self.stray, block, re.IGNORECASE) is not None
 
-    def _first(self, text: str) -> tuple[re.Match[str], str] | None:
-        """The first opening tag, and what closes it."""
-        matches: Iterable[tuple[re.Match[str], str]] = (
-            (match, match.expand(closing))
-            for pattern, closing in self.tags
-            if (match := re.search(pattern, text, re.IGNORECASE))
-        )
-        return min(matches, key=lambda pair: pair[0].start(), default=None)
+    @property
+    def _any_opening(self) -> str:
+        return "|".join(f"(?:{pattern})" for pattern, _ in self.tags)
+
+    def _outside(self, text: str) -> tuple[str, bool, str]:
+        """The text outside of blocks, whether the last of them is open, and what closes that one."""
+        kept, place, closing = list[str](), 0, ""
+        opening = re.compile(self._any_opening, re.IGNORECASE)
+        while match := opening.search(text, place):
+            kept.append(text[place : match.start()])
+            closing = self._closing(match[0])
+            end = re.compile(re.escape(closing), re.IGNORECASE).search(text, match.end())
+            if end is None:
+                return "".join(kept), True, closing
+            place = end.end()
+        return "".join([*kept, text[place:]]), False, closing
+
+    def _closing(self, opening: str) -> str:
+        matches = ((re.fullmatch(pattern, opening, re.IGNORECASE), closing) for pattern, closing in self.tags)
+        return next(match.expand(closing) for match, closing in matches if match)
