@@ -1,6 +1,7 @@
 """Reasoning blocks, `<think> ... </think>` and their kin: found, closed, and taken out of answers."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 Tags = tuple[str, str]
@@ -23,14 +24,11 @@ STRAY = (
 ANY_TAG = re.compile(r"<(?P<angle>\w[\w:-]*)>|\[(?P<square>\w+)\]|<\|(?P<pipe>\w+)\|>")
 
 
-def closing_tag(opening: str) -> str | None:
-    """What would close a text that is one opening tag, of any name; None where it is no such text."""
-    match = ANY_TAG.fullmatch(opening)
-    if not match:
-        return None
-    if name := match["angle"]:
+def closing_tag(opening: re.Match[str]) -> str:
+    """What would close a match of ANY_TAG."""
+    if name := opening["angle"]:
         return f"</{name}>"
-    return f"[/{match['square']}]" if match["square"] else f"<|/{match['pipe']}|>"
+    return f"[/{opening['square']}]" if opening["square"] else f"<|/{opening['pipe']}|>"
 
 
 @dataclass
@@ -52,32 +50,28 @@ class Reasoning:
         A closing tag whose opening one was in the prompt takes all before it along; a block that is never closed goes
         on to the end.
         """
-        outside, is_open = self._outside(text)[:2]
-        places = [match.end() for match in re.finditer(self.stray, outside, re.IGNORECASE)]
-        return outside[max(places, default=0) :], is_open
+        kept, place, is_open = list[str](), 0, False
+        for start, end, closing in self._blocks(text):
+            kept.append(text[place:start])
+            place, is_open = end, bool(closing)
+        outside = "".join([*kept, text[place:]])
+        return outside[max((match.end() for match in self._stray(outside)), default=0) :], is_open
 
     def has_tags(self, text: str) -> bool:
         return bool(re.search(f"{self._any_opening}|{self.stray}", text, re.IGNORECASE))
 
     def close(self, text: str) -> str:
         """What to write after a text that ends inside a block: an empty block is `<think>\\n\\n</think>\\n\\n`."""
-        _, is_open, closing = self._outside(text)
+        closing = "".join(closing for _, _, closing in self._blocks(text))
         breaks = len(text) - len(text.rstrip("\n"))
-        return "\n" * max(0, 2 - breaks) + closing + "\n\n" if is_open else ""
+        return "\n" * max(0, 2 - breaks) + closing + "\n\n" if closing else ""
 
     def split(self, text: str) -> tuple[str, str]:
-        """A text cut before the empty or unfinished block, and the whitespace, that it ends in."""
+        """A text cut before the block, or closing tag, and the whitespace that it ends in."""
         body = text.rstrip()
-        stray = re.compile(f"(?:{self.stray})$", re.IGNORECASE).search(body)
-        inner = body[: stray.start()].rstrip() if stray else body
-        for pattern, _ in self.tags:
-            if opening := re.compile(f"(?:{pattern})$", re.IGNORECASE).search(inner):
-                return self._cut(text, opening.start())
-        return self._cut(text, stray.start() if stray else len(body))
-
-    @staticmethod
-    def _cut(text: str, place: int) -> tuple[str, str]:
-        head = text[:place].rstrip()
+        places = [start for start, end, _ in self._blocks(body) if end == len(body)]
+        places += [match.start() for match in self._stray(body) if match.end() == len(body)]
+        head = text[: min(places, default=len(body))].rstrip()
         return head, text[len(head) :]
 
     def is_closed(self, block: str) -> bool:
@@ -88,18 +82,17 @@ class Reasoning:
     def _any_opening(self) -> str:
         return "|".join(f"(?:{pattern})" for pattern, _ in self.tags)
 
-    def _outside(self, text: str) -> tuple[str, bool, str]:
-        """The text outside of blocks, whether the last of them is open, and what closes that one."""
-        kept, place, closing = list[str](), 0, ""
-        opening = re.compile(self._any_opening, re.IGNORECASE)
+    def _stray(self, text: str) -> Iterator[re.Match[str]]:
+        return re.finditer(self.stray, text, re.IGNORECASE)
+
+    def _blocks(self, text: str) -> Iterator[tuple[int, int, str]]:
+        """Where each block begins and ends, and what would close it where nothing does."""
+        opening, place = re.compile(self._any_opening, re.IGNORECASE), 0
         while match := opening.search(text, place):
-            kept.append(text[place : match.start()])
             closing = self._closing(match[0])
             end = re.compile(re.escape(closing), re.IGNORECASE).search(text, match.end())
-            if end is None:
-                return "".join(kept), True, closing
-            place = end.end()
-        return "".join([*kept, text[place:]]), False, closing
+            place = end.end() if end else len(text)
+            yield match.start(), place, "" if end else closing
 
     def _closing(self, opening: str) -> str:
         matches = ((re.fullmatch(pattern, opening, re.IGNORECASE), closing) for pattern, closing in self.tags)

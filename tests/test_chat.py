@@ -293,6 +293,36 @@ SHAPES = {
         "<|im_end|>\n<|im_start|>assistant\n<scratch>\n\n</scratch>\n\n",
         stock=False,
     ),
+    "unknown tags": Shape(  # the answered turn has an empty block
+        each(
+            "<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}<scratch></scratch>{% endif %}"
+            "{{ m.content }}<|im_end|>\n",
+            "<|im_start|>assistant\n",
+        ),
+        "<|im_end|>",
+        "<|im_end|>\n<|im_start|>assistant\n<scratch></scratch>",
+        stock=False,
+    ),
+    "wrapped": Shape(  # no reasoning: the answer stands between tags
+        LOOP + "<{{ m.role }}>{{ m.content }}</{{ m.role }}>\n" + END_LOOP + "{# </assistant> #}",
+        "</s>",
+        "</user>\n<assistant>",
+        stock=False,
+    ),
+    "seed-oss": Shape(  # the prompt's block is not empty
+        each(
+            "<S10>{{ m.role }}\n{{ m.content }}<S12>\n",
+            "<S10>assistant\n{% if thinking_budget == 0 %}<seed:think><seed:budget>none{% endif %}",
+        ),
+        "<S12>",
+        "<S12>\n<S10>assistant\n<seed:think><seed:budget>none\n\n</seed:think>\n\n",
+        stock=False,
+    ),
+    "only the prompt thinks not": Shape(
+        each(IM, "<|im_start|>assistant\n" + OFF + "<think>No need.</think>\n{% endif %}"),
+        "<|im_end|>",
+        "<|im_end|>\n<|im_start|>assistant\n<think>No need.</think>\n",
+    ),
     "magistral": Shape(
         each(IM, "<|im_start|>assistant\n[THINK]"),
         "<|im_end|>",
@@ -664,7 +694,8 @@ def test_a_tag_that_only_a_template_has_is_one_of_reasoning_too() -> None:
     chat = ChatFormat(tokenizer(SHAPES["unknown tag"].source))
     assert chat.read("<scratch>\na\n</scratch>\n\nred") == ("red", False)
     assert ChatFormat(tokenizer(CHATML)).read("<scratch>a</scratch>red")[0] == "<scratch>a</scratch>red"
-    assert len(Reasoning().tags) < len(chat.reasoning.tags)
+    assert ChatFormat(tokenizer(SHAPES["unknown tags"].source)).read("<scratch>a</scratch>red")[0] == "red"
+    assert len(ChatFormat(tokenizer(SHAPES["wrapped"].source)).reasoning.tags) == len(Reasoning().tags)
 
 
 def llama(tokens: Any, seed: int = 0) -> Model:

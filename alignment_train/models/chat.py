@@ -26,7 +26,7 @@ from typing import Any
 from alignment_train.models import template as templates
 from alignment_train.models.template import Template, TemplateFailure
 from pipelines.errors import UserError, printable
-from pipelines.reasoning import Reasoning, closing_tag
+from pipelines.reasoning import ANY_TAG, Reasoning, closing_tag
 
 Turn = dict[str, str]
 Talk = Sequence[Turn]
@@ -249,10 +249,9 @@ class ChatFormat:
         drop = add = ""
         if before.startswith(prompt):
             add = before[len(prompt) :]
-            self._notice(add)
-        elif prompt.startswith(before):
-            self._notice(prompt[len(before) :])
-        if not before.startswith(prompt):
+            self._notice(add, is_closed=True)
+        else:
+            self._notice(prompt[_shared(prompt, before) :], is_closed=False)
             (head, block), (other_head, other_block) = map(self.reasoning.split, (prompt, before))
             if head != other_head or len(head) < tail:
                 raise _Mismatch(prompt, answered)
@@ -261,18 +260,14 @@ class ChatFormat:
         written = prompt[: len(prompt) - len(drop)] + add
         return _Fit(drop, add + self.reasoning.close(written[tail:]), after)
 
-    def _notice(self, text: str) -> None:
-        """Take a lone tag, or an empty block, that the template writes before an answer for one of reasoning."""
-        opening = text.split()[0] if text.split() else ""
-        closing = closing_tag(opening)
-        for end in ("><", "]["):  # <x></x> without a space
-            if closing is None and end in opening:
-                opening = opening[: opening.index(end) + 1]
-                closing = closing_tag(opening)
-        rest = text.strip()[len(opening) :].strip()
-        known = closing and (closing in (self.source or "") or closing in self.tokenizer.get_vocab())
-        if closing and known and rest in ("", closing):
-            self.reasoning.add(opening, closing)
+    def _notice(self, text: str, is_closed: bool) -> None:
+        """Take for one of reasoning a tag of any name that stands alone, or is closed at once, before an answer."""
+        match = ANY_TAG.match(text.strip())
+        if match is None or self.source is None:
+            return
+        closing, rest = closing_tag(match), text.strip()[match.end() :].strip()
+        if rest == closing or (not rest and not is_closed and closing in self.source):
+            self.reasoning.add(match[0], closing)
 
     def _find_end(self) -> None:
         """Which token ends an answer: the last one of those that end every assistant turn, else EOS."""
