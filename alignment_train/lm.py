@@ -135,14 +135,14 @@ class LM:
     @contextmanager
     def _greedy(self, stop_ids: Sequence[int]) -> Iterator[None]:
         """Greedy decoding and nothing else: a model's generation_config.json may sample, penalise repetitions, ..."""
-        own = self.model.lm.generation_config
+        original = self.model.lm.generation_config
         self.model.lm.generation_config = GenerationConfig(
             do_sample=False, eos_token_id=list(stop_ids) or None, pad_token_id=self.model.tokenizer.pad_token_id
         )
         try:
             yield
         finally:
-            self.model.lm.generation_config = own
+            self.model.lm.generation_config = original
 
     def _stop_ids(self, chat: bool) -> list[int]:
         """The tokens that end an answer: those of generation_config.json, in a conversation also the template's."""

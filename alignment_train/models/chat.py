@@ -297,8 +297,8 @@ class ChatFormat:
             for number, (start, end) in zip(coded["input_ids"], coded["offset_mapping"], strict=True)
             if number in special
         ]
-        own = tokenizer.get_vocab().get(text.strip()) if not marks and text.strip() else None
-        return marks if own is None else [(text.index(text.strip()), len(text.rstrip()), own)]
+        whole = tokenizer.get_vocab().get(text.strip()) if not marks and text.strip() else None
+        return marks if whole is None else [(text.index(text.strip()), len(text.rstrip()), whole)]
 
     def _write(self, talk: Talk, answer: str) -> tuple[str, str]:
         """The prompt, and what follows it up to the end of the turn.
@@ -396,22 +396,22 @@ class ChatFormat:
             f"or remove it: conversations are then plain text."
         )
 
-    def _differs(self, found: _Mismatch) -> UserError:
-        start = max(0, _shared(found.prompt, found.answered) - SHOWN // 2)
+    def _differs(self, mismatch: _Mismatch) -> UserError:
+        start = max(0, _shared(mismatch.prompt, mismatch.answered) - SHOWN // 2)
         prompt, answered = (
             json.dumps(("…" if start else "") + printable(text[start : start + SHOWN]), ensure_ascii=False)
-            for text in (found.prompt, found.answered)
+            for text in (mismatch.prompt, mismatch.answered)
         )
         return UserError(
-            f"chat template of {self.tokenizer.name_or_path or 'the tokenizer'}: {found.reason}: generation would be "
-            f"given {prompt}, but training would see {answered}. Expected: an answered conversation that begins with "
-            f"its prompt and has every turn once as it is, at least with enable_thinking=False. Fix: correct "
+            f"chat template of {self.tokenizer.name_or_path or 'the tokenizer'}: {mismatch.reason}: generation would "
+            f"be given {prompt}, but training would see {answered}. Expected: an answered conversation that begins "
+            f"with its prompt and has every turn once as it is, at least with enable_thinking=False. Fix: correct "
             f"chat_template in the model's folder, or remove it: conversations are then plain text."
         )
 
 
 def _talk(roles: Sequence[str]) -> list[Turn]:
-    """A conversation of these roles whose turns can be told from each other and from a template's own words."""
+    """A conversation of these roles, each turn with a text that occurs nowhere else."""
     texts = {"system": iter((SYSTEM,)), "user": iter(USERS), "assistant": iter(REPLIES)}
     return [{"role": role, "content": next(texts[role])} for role in roles]
 
