@@ -1,40 +1,44 @@
 """Addresses in, whole files out: whatever the network does meanwhile, a file is there complete and checked, or not."""
 
+import errno
 import hashlib
 import re
+import shutil
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pipelines.errors import UserError
+from pipelines.fetching.transport import (
+    DownloadError,
+    Tries,
+    answer,
+    body,
+    first_byte,
+    length,
+    plain,
+    session,
+    stated_size,
+)
 from pipelines.progress import Tell, silent
 from pipelines.store import sha256
 
 if TYPE_CHECKING:  # a machine that only trains has no requests, and reads recipes all the same
     import requests
 
-CONNECT_TIMEOUT = 10.0  # seconds
-READ_TIMEOUT = 10.0  # seconds without a byte
-TRIES = 30  # per file, that brought no new byte
-UNREACHABLE = 5  # tries in a row in which nobody even answered: no network, or no such server
-BACKOFF, LONGEST_BACKOFF = 0.25, 8.0  # seconds before the second try in a row, doubled up to the longest
-LONGEST_RETRY_AFTER = 60.0  # seconds a server may have us wait
 SAME_BYTES = 5  # downloads that agree: then the file is broken where it comes from, not on the way
 WORKERS = 4  # files at a time
-CHUNK = 1 << 18  # bytes
-AGAIN = {408, 425, 429, 500, 502, 503, 504}
+LARGEST_FILE = 64 << 30  # bytes; the largest packages of OPUS have 12 GiB
+SPARE_DISK = 16 << 20  # bytes that stay free
+DISK_EVERY = 64 << 20  # bytes between two looks at the free disk
+REPORT = "Fix: report it to the server, or remove the corpus."
 
 Verify = Callable[[Path], None]
 """Raises ValueError where the file is broken or not to be trusted."""
-
-
-class DownloadError(UserError):
-    """A file cannot be had: the server does not answer, refuses, or has something else than expected."""
 
 
 class Remote(NamedTuple):
@@ -69,26 +73,10 @@ def kept(file: Path, etag: str, size: int | None) -> Path:
     return file.with_name(f"{hashlib.sha256(f'{etag} {size}'.encode()).hexdigest()[:12]}.{file.name}")
 
 
-def get_json(url: str, params: dict[str, str]) -> Any:
-    """The JSON at `url`."""
-    import requests
-
-    tries = Tries(url, threading.Event())
-    with requests.Session() as session:
-        while True:
-            response = answer(session, "GET", url, tries, params=params)
-            try:
-                return response.json()
-            except requests.JSONDecodeError:
-                tries.failed("the answer is no JSON")
-
-
 def probe(url: str) -> Remote:
     """What the server has at `url` now."""
-    import requests
-
-    with requests.Session() as session:
-        return _probe(session, url, Tries(url, threading.Event()))
+    with session() as client:
+        return _probe(client, url, Tries(url, threading.Event()))
 
 
 def probe_all(urls: Sequence[str]) -> list[Remote]:
@@ -127,14 +115,12 @@ def download_all(jobs: Sequence[Job], verify: Verify, tell: Tell = silent) -> li
 
 
 def _download(job: Job, verify: Verify, stop: threading.Event, tell: Callable[[int, int], None]) -> Got:
-    import requests
-
     pinned, tries, seen = job.pinned, Tries(job.url, stop), Counter[str]()
     if pinned and pinned.file.exists() and sha256(pinned.file) == pinned.sha256:
         return pinned
-    with requests.Session() as session:
+    with session() as client:
         while True:
-            remote = _probe(session, job.url, tries)
+            remote = _probe(client, job.url, tries)
             if pinned and remote.size not in (None, pinned.size):
                 raise DownloadError(_moved(Got(remote.etag, remote.size or 0, "", job.file), pinned, job.url))
             file = pinned.file if pinned else kept(job.file, remote.etag, remote.size)
@@ -143,7 +129,7 @@ def _download(job: Job, verify: Verify, stop: threading.Event, tell: Callable[[i
                 return Got(remote.etag, file.stat().st_size, sha256(file), file)
             file.parent.mkdir(parents=True, exist_ok=True)
             part = kept(job.file, remote.etag, remote.size).with_suffix(".part")
-            if not _complete(session, remote, part, tries, tell):
+            if not _complete(client, remote, part, tries, tell):
                 part.unlink(missing_ok=True)
                 continue
             digest = sha256(part)
@@ -178,43 +164,43 @@ def _moved(found: Got, pinned: Got, url: str) -> str:
 
 
 def _complete(
-    session: "requests.Session", remote: Remote, part: Path, tries: "Tries", tell: Callable[[int, int], None]
+    client: "requests.Session", remote: Remote, part: Path, tries: Tries, tell: Callable[[int, int], None]
 ) -> bool:
     """Fetch what `part` lacks, as often as it takes; False where it has to start afresh."""
     import requests
     import urllib3
 
+    from pipelines.fetching.connections import TooSlow
+
+    resumable = True
     while True:
         have = part.stat().st_size if part.exists() else 0
         tell(have, remote.size or have)
         if remote.size is not None and have >= remote.size:
             return have == remote.size
-        headers = {"Accept-Encoding": "identity"}
-        if have:
-            headers["Range"] = f"bytes={have}-"
-            strong = remote.etag if not remote.etag.startswith("W/") else ""
-            if validator := strong or remote.modified:
-                headers["If-Range"] = validator
+        check_disk(part, (remote.size or have) - have, remote.url)
         new, why = 0, "the transfer ended early"
         try:
-            response = answer(session, "GET", remote.url, tries, headers=headers, stream=True)
+            headers = _headers(remote, have) if resumable else _headers(remote, 0)
+            response = answer(client, "GET", remote.url, tries, headers=headers, stream=True)
             with response:
-                start = first_byte(response)
-                changed = response.headers.get("ETag", remote.etag) != remote.etag
-                if changed or start is None or start > have:
-                    tries.failed("the file changed on the server meanwhile")
+                start, size = first_byte(response), stated_size(response)
+                if why_not := _contradiction(response, remote, size):
+                    tries.failed(why_not, fault="wrong")
                     return False
-                skip = have - start  # a server that ignores Range sends again what is here
-                with part.open("ab") as stream:
-                    while chunk := response.raw.read1(CHUNK, decode_content=False):
-                        if tries.stop.is_set():
-                            raise DownloadError(f"{remote.url}: stopped.")
-                        stream.write(chunk[skip:])
-                        new += max(0, len(chunk) - skip)
-                        skip = max(0, skip - len(chunk))
-                        tell(have + new, remote.size or have + new)
+                if start is None or start > have:  # what is here is sound all the same
+                    resumable = False
+                    tries.failed("the server sends another part than the one requested", fault="wrong")
+                    continue
+                for count in _received(response, remote, part, have - start, tries):
+                    new += count
+                    tell(have + new, remote.size or have + new)
             if remote.size is None:
+                if not part.stat().st_size:
+                    raise DownloadError(f"{remote.url}: an empty file. Expected: at least 1 byte. {REPORT}")
                 return True
+        except TooSlow:  # counted already
+            continue
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             why = plain(error)
         if new:
@@ -223,99 +209,81 @@ def _complete(
             tries.failed(why)
 
 
-def first_byte(response: "requests.Response") -> int | None:
-    """The place in the file of the body's first byte; None where the server says so in no way we know."""
-    if response.status_code == 200:
-        return 0
-    found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-    return int(found[1]) if found and response.status_code == 206 else None
+def _contradiction(response: "requests.Response", remote: Remote, size: int | None) -> str | None:
+    """What an answer says against HEAD's, so that what is here may be of another file.
 
-
-def _probe(session: "requests.Session", url: str, tries: "Tries") -> Remote:
-    headers = answer(session, "HEAD", url, tries, headers={"Accept-Encoding": "identity"}, allow_redirects=True).headers
-    length = headers.get("Content-Length", "")
-    return Remote(
-        url, headers.get("ETag", ""), int(length) if length.isdigit() else None, headers.get("Last-Modified", "")
-    )
-
-
-def answer(session: "requests.Session", method: str, url: str, tries: "Tries", **options: Any) -> "requests.Response":
-    """The first answer that is one; 416 is one, for it says that what is here is wrong."""
-    import requests
-
-    while True:
-        try:
-            response = session.request(method, url, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT), **options)
-        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-            tries.failed(plain(error), unreachable=_nobody_there(error))
-            continue
-        except requests.RequestException as error:
-            raise DownloadError(f"{url}: {error}. Allowed: an http or https address. Check OPUS_URL.") from None
-        if response.status_code in AGAIN:
-            tries.failed(f"status {response.status_code}", pause=_retry_after(response))
-            response.close()
-            continue
-        if response.status_code >= 400 and response.status_code != 416:
-            raise DownloadError(
-                f"{response.url}: the server answers {response.status_code} {response.reason}. Needed: the file. "
-                f"Check the address, and whether the release is still there."
-            )
-        return response
-
-
-class Tries:
-    """Counts the tries that brought nothing, waits between them, and gives up."""
-
-    def __init__(self, url: str, stop: threading.Event):
-        self.url, self.stop = url, stop
-        self._idle = self._row = self._unreachable = 0
-
-    def progressed(self) -> None:
-        self._row = self._unreachable = 0
-
-    def failed(self, why: str, pause: float | None = None, unreachable: bool = False) -> None:
-        """Count a try that brought no new byte, then wait; DownloadError where that was the last one."""
-        self._idle += 1
-        self._row += 1
-        self._unreachable = self._unreachable + 1 if unreachable else 0
-        if self._idle >= TRIES or self._unreachable >= UNREACHABLE:
-            raise DownloadError(
-                f"{self.url}: no new byte in {self._idle} tries; the last one: {why}. Needed: a server that answers. "
-                f"Check the network and OPUS_URL, then run the same command again: what has arrived is kept."
-            )
-        delay = BACKOFF * 2 ** (self._row - 1) if pause is None else pause
-        if self.stop.wait(min(delay, LONGEST_BACKOFF if pause is None else LONGEST_RETRY_AFTER)):
-            raise DownloadError(f"{self.url}: stopped.")
-
-
-def _retry_after(response: "requests.Response") -> float | None:
-    """Seconds that the server asks us to wait; it says a number or a date."""
-    text = response.headers.get("Retry-After", "")
-    if text.isdigit():
-        return float(text)
-    try:
-        return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
-    except (TypeError, ValueError):
+    A whole file that is shorter than HEAD says may be one that was cut off on the way: the rest is fetched.
+    """
+    if response.headers.get("ETag", remote.etag) != remote.etag:
+        return "the file changed on the server meanwhile"
+    if response.status_code == 416:
+        return "the server has no more than what has arrived, which is not the whole file"
+    if size is None or remote.size is None or size == remote.size:
         return None
+    cut_off = response.status_code == 200 and size < remote.size
+    return None if cut_off else f"the server states {remote.size:,} bytes, then {size:,}"
 
 
-def _nobody_there(error: "requests.RequestException") -> bool:
-    """Whether no connection came about: refused, not in time, or the name is not known."""
-    import urllib3
+def _headers(remote: Remote, have: int) -> dict[str, str]:
+    headers = {"Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+        strong = remote.etag if not remote.etag.startswith("W/") else ""
+        if validator := strong or remote.modified:
+            headers["If-Range"] = validator
+    return headers
 
-    reason = getattr(error.args[0] if error.args else None, "reason", None)
-    return isinstance(reason, urllib3.exceptions.ConnectTimeoutError | urllib3.exceptions.NewConnectionError)
+
+def _received(response: "requests.Response", remote: Remote, part: Path, skip: int, tries: Tries) -> Iterator[int]:
+    """Append a body to `part` without its first `skip` bytes, which are there; the count of each piece written."""
+    most = LARGEST_FILE if remote.size is None else remote.size
+    have = before = part.stat().st_size if part.exists() else 0
+    unchecked = 0
+    with file_errors(part), part.open("ab", buffering=0) as stream:
+        for chunk in body(response, tries, most - have + skip + 1):
+            piece = memoryview(chunk)[skip:]
+            skip = max(0, skip - len(chunk))
+            if have + len(piece) > most:
+                stream.truncate(before)
+                whose = "a file may have" if remote.size is None else "the server stated before"
+                raise DownloadError(f"{remote.url}: more than the {most:,} bytes that {whose}. {REPORT}")
+            have += len(piece)
+            if (unchecked := unchecked + len(piece)) >= DISK_EVERY:
+                check_disk(part, 0, remote.url)
+                unchecked = 0
+            count = len(piece)
+            while piece:
+                piece = piece[stream.write(piece) :]
+            yield count
 
 
-def plain(error: Exception) -> str:
-    """The innermost sentence of an error that requests and urllib3 have wrapped."""
-    import requests
-    import urllib3
+def check_disk(file: Path, needed: int, url: str) -> None:
+    """DownloadError where the disk of `file` has no room for so many more bytes."""
+    free = shutil.disk_usage(file.parent).free
+    if free < needed + SPARE_DISK:
+        raise DownloadError(
+            f"{file.parent}: {free:,} bytes are free. Expected: {needed + SPARE_DISK:,} for {url}. Fix: free space on "
+            f"that disk or name a store on another one, then run the same command again: what has arrived is kept."
+        )
 
-    inner = getattr(error.args[0] if error.args else None, "reason", error)
-    if isinstance(inner, requests.ReadTimeout | urllib3.exceptions.ReadTimeoutError):
-        return f"no byte for {READ_TIMEOUT:g} seconds"
-    return str(inner).rpartition(": ")[2] or type(inner).__name__
+
+@contextmanager
+def file_errors(file: Path) -> Iterator[None]:
+    """Name the file in an OSError of writing to it, such as that the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS):
+            raise OSError(error.errno, error.strerror, str(file)) from error
+        raise
+
+
+def _probe(client: "requests.Session", url: str, tries: Tries) -> Remote:
+    response = answer(client, "HEAD", url, tries, headers={"Accept-Encoding": "identity"})
+    headers, size = response.headers, length(response)
+    if size is not None and size > LARGEST_FILE:
+        raise DownloadError(f"{url}: a file of {size:,} bytes. Expected: at most {LARGEST_FILE:,}. {REPORT}")
+    return Remote(url, headers.get("ETag", ""), size or None, headers.get("Last-Modified", ""))
 
 
 def _may_be_md5(etag: str) -> bool:

@@ -13,6 +13,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+from pipelines.redaction import redact
+
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
@@ -21,8 +23,11 @@ class UserError(ValueError):
 
     It is a ValueError so that pydantic validators may raise it. Libraries raise ValueError for their own reasons
     (`pa.ArrowInvalid`, `UnicodeDecodeError` and `JSONDecodeError` are ones): those are bugs unless the code that knows
-    what they mean turns them into a UserError.
+    what they mean turns them into a UserError. Secrets in addresses are removed from the message.
     """
+
+    def __init__(self, message: object):
+        super().__init__(redact(str(message)))
 
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -37,6 +42,12 @@ def printable(text: object) -> str:
         char if char in "\n\t" or (unicodedata.category(char) not in ("Cc", "Cs") and char not in _BIDI) else "\ufffd"
         for char in str(text)
     )
+
+
+def quoted(text: object, most: int = 100) -> str:
+    """A foreign name (a zip member, an HTTP header, a key) within a message: one line of at most `most` characters."""
+    line = printable(" ".join(str(text).split()))
+    return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def os_error_sentence(error: OSError) -> str:
@@ -119,7 +130,7 @@ def run_command(command: Callable[[], int], prefix: str = "") -> int:
     except OSError as error:
         if error.errno is None:
             raise
-        print(printable(f"{prefix}{os_error_sentence(error)}"), file=sys.stderr)
+        print(printable(redact(f"{prefix}{os_error_sentence(error)}")), file=sys.stderr)
     finally:
         for signum in replaced:
             signal.signal(signum, signal.SIG_DFL)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import UserError
+from pipelines.redaction import redact_all
 from pipelines.remote import Remote
 from pipelines.store import write_atomically
 
@@ -22,13 +23,16 @@ def read(home: Path, source: str) -> dict[str, Any]:
 
 @contextmanager
 def editing(home: Path, source: str) -> Iterator[dict[str, Any]]:
-    """`read`, to be changed in place: one thread and process at a time, saved on a clean exit and only if changed."""
+    """`read`, to be changed in place: one thread and process at a time, saved on a clean exit and only if changed.
+
+    Secrets in addresses are not saved: whoever downloads takes the address from the recipe or the server again.
+    """
     with _guarded(home):
         whole = _whole(home)
         before = copy.deepcopy(whole.setdefault(source, {}))
         yield whole[source]
         if whole[source] != before:
-            text = json.dumps(whole, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+            text = json.dumps(redact_all(whole), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
             if (home / SHARED).exists():
                 Remote((home / SHARED).read_text()).write("lock.json", text)
             write_atomically(home / "lock.json", text)

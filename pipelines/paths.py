@@ -43,6 +43,11 @@ def expand(pattern: str) -> list[str]:
     ValueError where there is none.
     """
     pattern = os.path.expanduser(pattern)
+    if pattern.lower().startswith(("http://", "https://")):
+        raise UserError(
+            f"'{pattern}': found a web address. Expected: files here, or at an address of a file system such as "
+            f"s3://bucket/data/*.tsv. Fix: download the file and name it by its path."
+        )
     try:
         found = _listed(pattern) if is_address(pattern) else _local(pattern)
     except (OSError, ImportError, ValueError) as error:

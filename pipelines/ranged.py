@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.download import CHUNK, DownloadError, Remote, Tries, answer, first_byte, plain
+from pipelines.download import Remote, check_disk, file_errors
+from pipelines.fetching.transport import DownloadError, Tries, answer, body, first_byte, plain, session
 
 if TYPE_CHECKING:
     import requests
@@ -98,19 +99,19 @@ class Ranged(io.RawIOBase):
     def _keep(self, number: int, data: bytes) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         fresh = self._folder / f".{number:06}.{os.getpid()}.{threading.get_ident()}"
-        fresh.write_bytes(data)
+        with file_errors(fresh):
+            check_disk(fresh, len(data), self._remote.url)
+            fresh.write_bytes(data)
         fresh.replace(self._folder / f"{number:06}-{hashlib.sha256(data).hexdigest()}")
 
     def _fetched(self, first: int, last: int) -> bytes:
         """Bytes from `first` to before `last`, as two answers have them."""
-        import requests
-
         url = self._address()
-        session = self._session = self._session or requests.Session()
+        client = self._session = self._session or session()
         tries, seen = Tries(url, self._stop), Counter[bytes]()
         while seen.total() < COPIES:
             cut = first + (last - first) * (seen.total() % PORTIONS) // PORTIONS
-            data = b"".join(self._copy(session, url, *ends, tries) for ends in ((first, cut), (cut, last)))
+            data = b"".join(self._copy(client, url, *ends, tries) for ends in ((first, cut), (cut, last)))
             seen[hashlib.sha256(data).digest()] += 1
             if seen[hashlib.sha256(data).digest()] == AGREE:
                 return data
@@ -119,16 +120,18 @@ class Ranged(io.RawIOBase):
             f"sends what it has. Check the network, then run the same command again: what has arrived is kept."
         )
 
-    def _copy(self, session: "requests.Session", url: str, first: int, last: int, tries: Tries) -> bytes:
+    def _copy(self, client: "requests.Session", url: str, first: int, last: int, tries: Tries) -> bytes:
         import requests
         import urllib3
+
+        from pipelines.fetching.connections import TooSlow
 
         data = bytearray()
         while len(data) < last - first:
             begin, before, why = first + len(data), len(data), "the transfer ended early"
             headers = {"Accept-Encoding": "identity", "Range": f"bytes={begin}-{last - 1}"}
             try:
-                with answer(session, "GET", url, tries, headers=headers, stream=True) as response:
+                with answer(client, "GET", url, tries, headers=headers, stream=True) as response:
                     self._same(response, url)
                     if response.status_code != 206:
                         self._unanswered += 1
@@ -139,12 +142,10 @@ class Ranged(io.RawIOBase):
                         why = "the server sent another part than asked for"
                     else:
                         self._unanswered = 0
-                        while len(data) < last - first and (
-                            chunk := response.raw.read1(min(CHUNK, last - first - len(data)), decode_content=False)
-                        ):
-                            if self._stop.is_set():
-                                raise DownloadError(f"{url}: stopped.")
+                        for chunk in body(response, tries, last - first - len(data)):
                             data += chunk
+            except TooSlow:  # counted already
+                continue
             except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
                 why = plain(error)
             if len(data) > before:
@@ -155,7 +156,7 @@ class Ranged(io.RawIOBase):
 
     def _same(self, response: "requests.Response", url: str) -> None:
         """DownloadError where the server's file is another than when its first block came."""
-        total = re.search(r"/(\d+)$", response.headers.get("Content-Range", ""))
+        total = re.search(r"/([0-9]{1,18})$", response.headers.get("Content-Range", ""))
         size = int(total[1]) if total else self._size
         etag = response.headers.get("ETag", self._remote.etag)
         if response.status_code < 400 and (etag, size) == (self._remote.etag, self._size):

@@ -10,13 +10,14 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, ValidationError
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, quoted
+from pipelines.redaction import redact_all
 
 
 class Strict(BaseModel):
     """A settings model that cannot be changed and refuses keys it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Plugin(Strict):
@@ -40,9 +41,9 @@ class Plugin(Strict):
         return []
 
     def settings(self) -> dict[str, Any]:
-        """{name: settings} as a recipe would say it, defaults written out."""
+        """{name: settings} as a recipe would say it, defaults written out; without secrets in addresses."""
         own = {**self.model_dump(mode="json"), **{name: p.settings() for name, p in self.nested().items()}}
-        return {self.name: own}
+        return {self.name: redact_all(own)}
 
     def nested(self) -> "dict[str, Plugin]":
         """Plug-ins that are settings of this one, by field: the source of an eval, say."""
@@ -89,7 +90,7 @@ def build(package: str, spec: Any) -> Plugin:
     if isinstance(spec, str):
         spec = {spec: {}}
     if not isinstance(spec, Mapping) or len(spec) != 1:
-        found = ", ".join(map(str, spec)) if isinstance(spec, Mapping) else repr(spec)
+        found = quoted(", ".join(map(str, spec)) if isinstance(spec, Mapping) else repr(spec))
         raise UserError(
             f"found {found or 'nothing'}; allowed is one name with its settings, such as 'lid: {{min: 0.5}}'."
         )
@@ -129,7 +130,7 @@ def messages(error: ValidationError, prefix: str, model: type[BaseModel]) -> lis
         elif cause is not None:
             out.append((place, str(cause)))
         else:
-            out.append((place, f"found {item['input']!r}. {item['msg']}. Change the value."))
+            out.append((place, f"found {quoted(repr(item['input']))}. {item['msg']}. Change the value."))
     return out
 
 

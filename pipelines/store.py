@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipelines.errors import UserError
 from pipelines.languages import Pair
 from pipelines.paths import is_address
+from pipelines.redaction import redact_all
 from pipelines.remote import Remote
 from pipelines.storage.fingerprint import FORMAT, commit
 
@@ -333,8 +334,8 @@ class Writer:
             seconds=round(fields.pop("seconds", self._meter.seconds()), 3),
             peak_memory_bytes=fields.pop("peak_memory_bytes", self._meter.peak_bytes()),
             commit=commit(),
-            recipe=recipe,
-            **fields,
+            recipe=redact_all(recipe),
+            **{name: redact_all(value) if name in ("corpora", "inputs") else value for name, value in fields.items()},
         )
         for row in manifest.ledger:
             assert row.into - row.dropped == row.kept, f"ledger residual in {row}"

@@ -8,7 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny, and a test
 
 import pytest
 
-from pipelines import download
+from pipelines.fetching import transport
 from tests.graph import align
 from tests.mirror import Mirror
 
@@ -24,9 +24,9 @@ def opus_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
     """An OPUS server on loopback, named by OPUS_URL; time-outs and pauses are short."""
     mirror = Mirror()
     monkeypatch.setenv("OPUS_URL", f"{mirror.url}/opusapi/")
-    monkeypatch.setattr(download, "READ_TIMEOUT", 0.2)
-    monkeypatch.setattr(download, "BACKOFF", 0.001)
-    monkeypatch.setattr(download, "LONGEST_BACKOFF", 0.01)
+    monkeypatch.setattr(transport, "READ_TIMEOUT", 0.2)
+    monkeypatch.setattr(transport, "BACKOFF", 0.001)
+    monkeypatch.setattr(transport, "LONGEST_BACKOFF", 0.01)
     yield mirror
     mirror.close()
 

@@ -1,13 +1,17 @@
+import errno
 import hashlib
 import socket
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-import requests
 
 from pipelines import download
-from pipelines.download import DownloadError, Got, Job, download_all, get_json, kept, probe
+from pipelines.download import Got, Job, download_all, kept, probe
+from pipelines.fetching import transport
+from pipelines.fetching.transport import DownloadError, get_json
 from pipelines.sources._moses import check_zip
 from tests.mirror import FAULTS, Mirror, lines, package
 
@@ -54,7 +58,7 @@ def test_a_killed_download_leaves_a_part_that_the_next_one_uses(
     jobs = _jobs(opus_server, [path], tmp_path)
     opus_server.faults = {"drop": 1.0}
     with monkeypatch.context() as patch:
-        patch.setattr(download.Tries, "progressed", _interrupt)
+        patch.setattr(transport.Tries, "progressed", _interrupt)
         with pytest.raises(OSError, match="killed"):
             download_all(jobs, check_zip)
     half = len(opus_server.files[path]) // 2
@@ -173,8 +177,8 @@ def test_pauses_double_up_to_the_longest(opus_server: Mirror, monkeypatch: pytes
 
 def _waits(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Seconds between the tries of a file that the server never gives; nobody waits for them."""
-    monkeypatch.setattr(download, "BACKOFF", 0.25)
-    monkeypatch.setattr(download, "LONGEST_BACKOFF", 8.0)
+    monkeypatch.setattr(transport, "BACKOFF", 0.25)
+    monkeypatch.setattr(transport, "LONGEST_BACKOFF", 8.0)
     waited: list[float] = []
 
     class Impatient(threading.Event):
@@ -185,8 +189,8 @@ def _waits(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     (path,) = _publish(mirror, 1)
     mirror.faults = {"503": 1.0}
     url = mirror.url + path
-    with requests.Session() as session, pytest.raises(DownloadError, match="no new byte in 30 tries"):
-        download.answer(session, "GET", url, download.Tries(url, Impatient()))
+    with transport.session() as session, pytest.raises(DownloadError, match="no new byte in 30 tries"):
+        transport.answer(session, "GET", url, transport.Tries(url, Impatient()))
     return waited
 
 
@@ -213,7 +217,7 @@ def test_nobody_there_is_soon_said(opus_server: Mirror) -> None:
 
 def test_an_answer_that_is_no_json_is_refused(opus_server: Mirror) -> None:
     opus_server.files["/page"] = b"<html>"
-    with pytest.raises(DownloadError, match="the last one: the answer is no JSON"):
+    with pytest.raises(DownloadError, match=r"/page: the answer is no JSON \(10 times\)\. Expected: a server"):
         get_json(opus_server.url + "/page", {})
 
 
@@ -230,3 +234,73 @@ def test_one_failure_stops_the_rest_and_progress_counts_bytes(opus_server: Mirro
         DownloadError, match=r"C1/v1.*'bomb' unpacks 20,3\d\d bytes to 20,971,520\. Allowed: at most 200"
     ):
         download_all(_jobs(opus_server, paths, tmp_path), check_zip)
+
+
+def test_a_file_that_the_disk_has_no_room_for_is_not_begun(
+    opus_server: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path,) = _publish(opus_server, 1)
+    size = len(opus_server.files[path])
+    room = size + download.SPARE_DISK
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: SimpleNamespace(free=room - 1))
+    expected = rf"{room - 1:,} bytes are free\. Expected: {room:,} for http.*/C0/v1/.*what has arrived is kept"
+    with pytest.raises(DownloadError, match=expected):
+        download_all(_jobs(opus_server, [path], tmp_path), check_zip)
+    assert not any(method == "GET" for method, _, _ in opus_server.requests)
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: SimpleNamespace(free=room))
+    assert download_all(_jobs(opus_server, [path], tmp_path), check_zip)[0].size == size
+
+
+def test_a_disk_that_others_fill_meanwhile_ends_the_download(
+    opus_server: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path,) = _publish(opus_server, 1)
+    free = iter([1 << 40, 1 << 40, 5, 5])
+    monkeypatch.setattr(download, "DISK_EVERY", 1)
+    monkeypatch.setattr(transport, "CHUNK", 1000)
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: SimpleNamespace(free=next(free)))
+    with pytest.raises(DownloadError, match=r": 5 bytes are free\. Expected: 16,777,216 for"):
+        download_all(_jobs(opus_server, [path], tmp_path), check_zip)
+    assert [file.stat().st_size for file in tmp_path.glob("*.part")] == [1000]
+
+
+def test_a_full_disk_names_the_file_and_keeps_what_arrived(
+    opus_server: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path,) = _publish(opus_server, 1)
+    jobs = _jobs(opus_server, [path], tmp_path)
+    monkeypatch.setattr(transport, "CHUNK", 1000)
+    plain_open = Path.open
+
+    def filling(file: Path, *args: Any, **options: Any) -> Any:
+        stream = plain_open(file, *args, **options)
+        if file.suffix != ".part" or args != ("ab",):
+            return stream
+
+        class Full:
+            """Takes 1,500 bytes of a piece, then has no room."""
+
+            def __enter__(self) -> "Full":
+                return self
+
+            def __exit__(self, *error: object) -> None:
+                stream.close()
+
+            def write(self, data: Any) -> int:
+                if file.stat().st_size >= 1500:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                return stream.write(data[: 1500 - file.stat().st_size])
+
+        return Full()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", filling)
+        with pytest.raises(OSError, match="No space left") as error:
+            download_all(jobs, check_zip)
+    (part,) = tmp_path.glob("*.part")
+    assert error.value.filename == str(part)
+    assert part.read_bytes() == opus_server.files[path][:1500]
+    opus_server.requests.clear()
+    (got,) = download_all(jobs, check_zip)
+    assert got.file.read_bytes() == opus_server.files[path]
+    assert ("GET", path, "bytes=1500-") in opus_server.requests

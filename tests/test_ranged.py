@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from pipelines import ranged
-from pipelines.download import DownloadError, probe
+from pipelines.download import probe
+from pipelines.fetching.transport import DownloadError
 from pipelines.ranged import Ranged, Unranged
 from tests.mirror import FAULTS, Mirror
 

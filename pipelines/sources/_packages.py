@@ -12,8 +12,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.download import WORKERS, DownloadError, Got, Job, Remote, download_all, kept, probe_all
+from pipelines.download import WORKERS, Got, Job, Remote, download_all, kept, probe_all
 from pipelines.errors import UserError
+from pipelines.fetching.transport import DownloadError
 from pipelines.languages import Pair
 from pipelines.progress import Tell
 from pipelines.ranged import Ranged, Unranged

@@ -7,13 +7,15 @@ import re
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pipelines.download import DownloadError, get_json
-from pipelines.errors import UserError
+from pydantic import ValidationError
+
+from pipelines.errors import UserError, quoted
+from pipelines.fetching.transport import DownloadError, get_json
 from pipelines.languages import Pair, opus_codes
 from pipelines.registry import Strict
 
 API = "https://opus.nlpl.eu/opusapi/"
-NAME = r"[A-Za-z0-9][\w.+-]*"
+NAME = r"[A-Za-z0-9][\w.+-]{0,99}"
 Format = Literal["moses", "tmx"]
 
 
@@ -78,20 +80,42 @@ def offered(pair: Pair, format: Format) -> list["Offer"]:
                     package=f"{record['source']}-{record['target']}",
                     src=src,
                     tgt=tgt,
-                    url=record["url"],
+                    url=with_credentials(record["url"], server()),
                     format=format,
-                    rows=int(stated) if (stated := str(record.get("alignment_pairs", ""))).isdigit() else None,
+                    rows=_count(record.get("alignment_pairs")),
                     latest=str(record.get("latest")) == "True",
                 )
                 for record in records
                 if re.fullmatch(NAME, record["corpus"]) and re.fullmatch(NAME, record["version"])
             ]
-        except (KeyError, TypeError) as error:
-            raise DownloadError(
-                f"{server()}: the answer is not that of an OPUS API: {error!r}. Needed: 'corpora', a list of records. "
-                f"Check OPUS_URL."
-            ) from None
+        except (KeyError, TypeError, AttributeError, ValidationError) as error:
+            raise _no_opus(type(error).__name__ if isinstance(error, ValidationError) else repr(error)) from None
     return out
+
+
+def with_credentials(url: str, server: str) -> str:
+    """`url` with the user and password of the server's address, where it lies on the same host and has none."""
+    try:
+        file, api = urlsplit(url), urlsplit(server)
+        same = (file.scheme, file.hostname, file.port) == (api.scheme, api.hostname, api.port)
+    except ValueError:  # refused when it is fetched
+        return url
+    if not same or "@" in file.netloc or "@" not in api.netloc:
+        return url
+    return file._replace(netloc=f"{api.netloc.rpartition('@')[0]}@{file.netloc}").geturl()
+
+
+def _count(stated: Any) -> int | None:
+    """A number of rows, where it is one: a server may state anything."""
+    text = str(stated)
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
+
+
+def _no_opus(found: str) -> DownloadError:
+    return DownloadError(
+        f"{server()}: the answer is not that of an OPUS API: {quoted(found, 200)}. Needed: 'corpora', a list of "
+        f"records. Check OPUS_URL."
+    )
 
 
 class Offer(Release):
@@ -112,14 +136,18 @@ def chosen(offers: list[Offer], spec: str) -> list[Release]:
 
 def _natural(version: str) -> list[tuple[int, str]]:
     """`v10` after `v9`."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", version)]
+    parts = re.split(r"([0-9]{1,18})", version)
+    return [(int(part), "") if re.fullmatch("[0-9]+", part) else (-1, part) for part in parts]
 
 
 def check_known(specs: list[str]) -> None:
     """ValueError where the server knows no corpus of a name: it may lack a pair, but a slip is not let pass."""
     if not specs:
         return
-    names = get_json(server(), {"corpora": "True"}).get("corpora", [])
+    answer = get_json(server(), {"corpora": "True"})
+    names = answer.get("corpora", []) if isinstance(answer, dict) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise _no_opus("no list of names")
     for spec in specs:
         name = spec.partition("/")[0]
         if names and name not in names:

@@ -19,8 +19,9 @@ import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
 
 from pipelines import lock
-from pipelines.download import WORKERS, DownloadError
+from pipelines.download import WORKERS
 from pipelines.errors import UserError
+from pipelines.fetching.transport import DownloadError
 from pipelines.languages import Pair
 from pipelines.ledger import rebatch
 from pipelines.progress import Tell, silent
