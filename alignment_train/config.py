@@ -312,6 +312,12 @@ class TrainConfig(Strict):
         return config
 
 
+def check(recipe: Recipe) -> None:
+    """Raise UserError where the `train` section of a recipe cannot be; `pipelines.config` calls this by name."""
+    if recipe.train:
+        TrainConfig.of(recipe)
+
+
 def _is_auto(objective: Objective) -> bool:
     return getattr(objective, "layer", None) == "auto"
 

@@ -1,12 +1,13 @@
 """Recipes: one YAML file is one experiment. This reads it whole and refuses what cannot be, before work starts."""
 
+import os
 import re
 from collections.abc import Collection
+from importlib.metadata import entry_points
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -19,21 +20,28 @@ from pydantic import (
 )
 
 from pipelines.engine import Engine
-from pipelines.errors import UserError
+from pipelines.errors import UserError, quoted
 from pipelines.evals import Eval
 from pipelines.filters import Filter
 from pipelines.instructions import InstructionType
 from pipelines.languages import Pair, pivot
 from pipelines.paths import expand
+from pipelines.redaction import redact_all
 from pipelines.registry import Strict, messages, plugin_field
 from pipelines.sources import Source
 from pipelines.tasks import Task
+from pipelines.yaml_file import read_yaml
 
 RECIPES = Path(str(files("assets"))) / "recipes"
 METHODS = RECIPES / "methods"
 MOST_ROWS = 1_000_000
 M = TypeVar("M", bound=Strict)
 SECTIONS = ("extends", "seed", "corpus", "train", "eval")
+LONGEST_CHAIN = 16  # recipes that extend one another
+MOST_MISTAKES = 30  # shown at once
+CHECKS = "isogloss.recipe_checks"
+"""Entry points by which packages above this one check a recipe as it is read: functions of a Recipe that raise
+UserError. `alignment_train` checks its `train` section so, before hours of corpus work and not after them."""
 
 
 def _distinct(pairs: list[Pair]) -> list[Pair]:
@@ -257,11 +265,11 @@ class Recipe(Strict):
         return [*self.corpus.notes(), *(note for item in self.eval for note in item.notes(self.corpus.pairs))]
 
     def resolved(self) -> dict[str, Any]:
-        """The recipe with every default written out, as JSON."""
+        """The recipe with every default written out, as JSON; without secrets in addresses."""
         out = self.model_dump(mode="json")
         for key in ("sources", "filters", "instructions", "tasks"):
             out["corpus"][key] = [plugin.settings() for plugin in getattr(self.corpus, key)]
-        return {**out, "eval": [item.settings() for item in self.eval]}
+        return redact_all({**out, "eval": [item.settings() for item in self.eval]})
 
 
 def read_recipe(path: str | Path, over: str | Path | None = None) -> Recipe:
@@ -274,15 +282,18 @@ def read_recipe(path: str | Path, over: str | Path | None = None) -> Recipe:
     raw = _read(file, ())
     if over is not None:
         raw = _over(_read(find(over), ()), raw)
-    return validate(Recipe, {**raw, "name": file.stem}, str(file))
+    recipe = validate(Recipe, {**raw, "name": file.stem}, str(file))
+    for check in sorted(entry_points(group=CHECKS), key=lambda point: point.name):
+        check.load()(recipe)
+    return recipe
 
 
 def lineage(path: str | Path) -> list[Path]:
     """The file of a recipe and those of the recipes that it extends, the nearest first."""
     found = [find(path)]
     _read(found[0], ())  # refuses a chain without an end
-    while base := yaml.load(found[-1].read_text(encoding="utf-8"), Loader=_Loader).get("extends"):
-        found.append(_extended(found[-1], base))
+    while "extends" in (raw := read_yaml(found[-1])):
+        found.append(_extended(found[-1], raw["extends"]))
     return found
 
 
@@ -292,45 +303,62 @@ def validate(model: type[M], raw: dict[str, Any], where: str, prefix: str = "") 
         return model.model_validate(raw)
     except ValidationError as error:
         lines = [f"  {_place(place) or 'recipe'}: {text}" for place, text in messages(error, prefix, model)]
-        raise UserError("\n".join([f"{where}:", *lines])) from None
+        more = [f"  and {len(lines) - MOST_MISTAKES:,} mistakes more"] if len(lines) > MOST_MISTAKES else []
+        raise UserError("\n".join([f"{where}:", *lines[:MOST_MISTAKES], *more])) from None
 
 
 def find(path: str | Path, folder: Path = RECIPES, what: str = "recipe") -> Path:
-    """The file that `path` names: a file, else a built-in recipe of `folder`."""
+    """The file that `path` names: a file, else a built-in recipe of `folder`, by its bare name."""
     file = Path(path)
-    for candidate in (file, folder / file.name, folder / f"{file.name}.yaml"):
+    built_in = () if os.sep in str(path) else (folder / file.name, folder / f"{file.name}.yaml")
+    for candidate in (file, *built_in):
         if candidate.is_file():
             return candidate
+    found = "no such file"
+    if file.is_dir():
+        found = "a folder"
+    elif file.exists():
+        found = "no regular file"
+    elif file.is_symlink():
+        found = "a symbolic link that points to nothing"
     available = ", ".join(sorted(p.name for p in folder.glob("*.yaml")))
-    raise UserError(f"{what} {path}: no such file. Allowed: a path, or one of {available}. Check the spelling.")
+    raise UserError(f"{what} {quoted(path, 300)}: {found}. Allowed: a path, or one of {available}. Check the spelling.")
 
 
 def _extended(file: Path, base: Any) -> Path:
-    near = file.parent / str(base)
+    if not isinstance(base, str) or not base.strip():
+        raise UserError(
+            f"{file}, extends: found {quoted(repr(base))}. Allowed: the path of one recipe, or the name of a built-in "
+            f"one. Correct or remove it."
+        )
+    near = file.parent / base
     return near if near.is_file() else find(base)
 
 
 def _place(parts: tuple[str | int, ...]) -> str:
-    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in parts).removeprefix(".")
+    return "".join(f"[{p}]" if isinstance(p, int) else f".{quoted(p)}" for p in parts).removeprefix(".")
 
 
-def _read(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+def _read(file: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
     """The mapping in `file`, laid over the recipe it extends."""
-    if file.resolve() in seen:
+    if file.resolve() in extended_by:
         raise UserError(f"{file}: extends itself. Allowed: a chain that ends. Remove one 'extends'.")
-    try:
-        raw = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not readable as YAML: {error}") from None
+    if len(extended_by) > LONGEST_CHAIN:
+        raise UserError(
+            f"{file}: extended through more than {LONGEST_CHAIN} recipes. Allowed: a shorter chain. Join some of them."
+        )
+    raw = read_yaml(file)
     if not isinstance(raw, dict):
-        raise UserError(f"{file}: found {type(raw).__name__}. Allowed: {', '.join(SECTIONS)}. Write a mapping.")
+        found = "nothing" if raw is None else type(raw).__name__
+        raise UserError(f"{file}: found {found}. Allowed: {', '.join(SECTIONS)}. Write a mapping.")
     if unknown := [key for key in raw if key not in SECTIONS]:
         raise UserError(
-            f"{file}: unknown section {', '.join(map(repr, unknown))}. Allowed: "
+            f"{file}: unknown section {quoted(', '.join(map(repr, unknown)), 300)}. Allowed: "
             f"{', '.join(SECTIONS)}. Rename or remove it."
         )
-    if base := raw.pop("extends", None):
-        return _over(_read(_extended(file, base), (*seen, file.resolve())), raw)
+    if "extends" in raw:
+        base = _extended(file, raw.pop("extends"))
+        return _over(_read(base, (*extended_by, file.resolve())), raw)
     return raw
 
 
@@ -339,36 +367,3 @@ def _over(base: Any, top: Any) -> Any:
     if isinstance(base, dict) and isinstance(top, dict):
         return {**base, **{key: _over(base[key], value) if key in base else value for key, value in top.items()}}
     return top
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 scalars (`no` is a text, `5e-4` a number); a key given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str | int | float | bool) or key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice or is no plain text. Keep one.", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [
-        (tag, regexp) for tag, regexp in resolvers if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")
-    ]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9]+|[0-9][0-9_]*(?=[eE]))(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
-    ),
-    list("-+0123456789."),
-)

@@ -1,9 +1,14 @@
+import json
+import os
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipelines.config import RECIPES, Recipe, find, read_recipe
+from pipelines.config import CHECKS, RECIPES, Recipe, find, lineage, read_recipe
+from pipelines.errors import UserError, printable
+from pipelines.store import fingerprint
 
 CORPUS = "corpus:\n  pairs: [en-de, en-fr]\n  sources: [{sample: {}}]\n"
 
@@ -53,10 +58,42 @@ def test_a_recipe_lists_only_its_choices_and_is_named_by_its_file(tmp_path: Path
         (CORPUS + "seed: -1\n", "seed: found -1. Input should be greater than or equal to 0."),
         ("extends: nowhere.yaml\n", "recipe nowhere.yaml: no such file. Allowed: a path, or one of"),
         ("extends: mine.yaml\n", "extends itself. Allowed: a chain that ends."),
+        ("extends: [sample.yaml]\n", "mine.yaml, extends: found ['sample.yaml']. Allowed: the path of one recipe"),
+        ("extends: {a: 1}\n", "extends: found {'a': 1}. Allowed: the path of one recipe"),
+        ("extends: 5\n", "extends: found 5. Allowed"),
+        ("extends: true\n", "extends: found True. Allowed"),
+        ("extends:\n" + CORPUS, "extends: found None. Allowed"),
+        ("extends: ''\n" + CORPUS, "extends: found ''. Allowed"),
+        ("extends: []\n" + CORPUS, "extends: found []. Allowed"),
+        ("extends: no/such/sample.yaml\n", "recipe no/such/sample.yaml: no such file. Allowed: a path, or one of"),
+        ('extends: "a\\0b"\n', "no such file"),
+        ("", "found nothing. Allowed: extends, seed"),
+        ("corpus: []\n", "corpus: found []. Input should be a valid dictionary"),
+        ("corpus: 2021-08-07\n", "corpus: found '2021-08-07'. Input should be a valid dictionary"),
+        (CORPUS + "train: [1]\n", "train: found [1]. Input should be a valid dictionary"),
+        (CORPUS + "seed: 1e999\n", "line 4, column 7: not readable as YAML: found 1e999"),
+        (
+            CORPUS + "  budget: {language_alpha: 'nan'}\n",
+            "corpus.budget.language_alpha: found 'nan'. Input should be a f",
+        ),
+        (CORPUS + "  budget: {language_alpha: 'inf'}\n", "corpus.budget.language_alpha: found 'inf'. Input should be"),
+        (CORPUS + f"  engine: {'x' * 5000}\n", "corpus.engine: found 'xxx"),
+        (CORPUS + f"{'x' * 900}: 1\n", "unknown section 'xxx"),
+        (CORPUS + "train: {steps: -1}\n", "train.steps: found -1. Input should be greater than 0. Change the value."),
+        (CORPUS + "train: {objectives: [contrastive], stepz: 5}\n", "train.stepz: unknown key. Did you mean 'steps'?"),
+        (CORPUS + "train: {objectives: [task]}\n", "train.objectives.task: found no tasks in the corpus."),
+        (
+            CORPUS + "train: {objectives: [contrastive], optimiser: {learning_rate: 'inf'}}\n",
+            "learning_rate: found 'inf'",
+        ),
+        (CORPUS + "eval: [{lss: {}}]\n", "eval[0]: no eval 'lss'. Did you mean 'loss'?"),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_place(tmp_path: Path, text: str, message: str) -> None:
-    assert message in refusal(tmp_path, text)
+    found = refusal(tmp_path, text)
+    assert message in found
+    assert found == printable(found)
+    assert max(map(len, found.splitlines())) < 700
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
@@ -102,3 +139,58 @@ def test_every_built_in_recipe_is_sound_and_its_resolved_form_reads_back(path: P
     again = Recipe.model_validate(resolved)
     assert again == recipe
     assert again.resolved() == resolved
+
+
+def test_a_built_in_recipe_is_found_by_its_bare_name_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find("opus") == find("opus.yaml") == find(Path("opus.yaml")) == RECIPES / "opus.yaml"
+    for path in ("no/such/dir/opus.yaml", "./opus.yaml", "../opus", "/opus.yaml", "opus/", str(tmp_path / "opus.yaml")):
+        with pytest.raises(UserError, match="no such file. Allowed: a path, or one of"):
+            read_recipe(path)
+    (tmp_path / "opus").mkdir()
+    assert find("opus") == RECIPES / "opus.yaml"
+    with pytest.raises(UserError, match=r"^recipe ./opus: a folder\. Allowed: a path"):
+        find("./opus")
+    (tmp_path / "gone.yaml").symlink_to("nowhere.yaml")
+    with pytest.raises(UserError, match=r"^recipe gone.yaml: a symbolic link that points to nothing\."):
+        find("gone.yaml")
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(UserError, match=r"^recipe pipe.yaml: no regular file\."):
+        find("pipe.yaml")
+
+
+def test_a_chain_of_recipes_has_an_end(tmp_path: Path) -> None:
+    written(tmp_path, CORPUS, "0.yaml")
+    for i in range(1, 40):
+        written(tmp_path, f"extends: {i - 1}.yaml\nseed: {i}\n", f"{i}.yaml")
+    assert read_recipe(tmp_path / "16.yaml").seed == 16
+    assert len(lineage(tmp_path / "16.yaml")) == 17
+    for path in ("17.yaml", "39.yaml"):
+        with pytest.raises(UserError, match="extended through more than 16 recipes. Allowed: a shorter chain."):
+            read_recipe(tmp_path / path)
+
+
+def test_a_thousand_mistakes_are_not_all_shown(tmp_path: Path) -> None:
+    lines = refusal(tmp_path, CORPUS + "".join(f"  key{i}: 1\n" for i in range(1000))).splitlines()
+    assert len(lines) == 32
+    assert lines[-1] == "  and 970 mistakes more"
+
+
+def test_secrets_in_addresses_are_in_nothing_that_is_written(tmp_path: Path) -> None:
+    recipes = []
+    for path in ("s3://key:one@bucket/x.tsv?token=a", "s3://key:two@bucket/x.tsv?token=b"):
+        source = f"{{table: {{corpus: C, paths: ['{path}'], columns: {{en: a, de: b}}}}}}"
+        recipes.append(read_recipe(written(tmp_path, f"corpus: {{pairs: [en-de], sources: [{source}]}}\n")))
+    resolved = [json.dumps(recipe.resolved()) for recipe in recipes]
+    assert resolved[0] == resolved[1]
+    assert "s3://***@bucket/x.tsv?token=***" in resolved[0]
+    prints = {fingerprint("pipelines.collect", {}, {}, plugins=recipe.corpus.sources) for recipe in recipes}
+    assert len(prints) == 1
+    assert [recipe.corpus.sources[0].paths for recipe in recipes] != [recipes[0].corpus.sources[0].paths] * 2
+
+
+def test_the_train_section_is_checked_by_the_package_that_reads_it() -> None:
+    """Where this fails, the package was installed before the entry point existed: install it again."""
+    assert [(point.name, point.value) for point in entry_points(group=CHECKS)] == [
+        ("train", "alignment_train.config:check")
+    ]

@@ -243,7 +243,7 @@ def test_a_file_that_the_disk_has_no_room_for_is_not_begun(
     size = len(opus_server.files[path])
     room = size + download.SPARE_DISK
     monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: SimpleNamespace(free=room - 1))
-    expected = rf"{room - 1:,} bytes are free\. Expected: {room:,} for http.*/C0/v1/.*what has arrived is kept"
+    expected = rf"{room - 1:,} bytes are free\. Expected: {room:,} for http.*/OPUS-C0/v1/.*what has arrived is kept"
     with pytest.raises(DownloadError, match=expected):
         download_all(_jobs(opus_server, [path], tmp_path), check_zip)
     assert not any(method == "GET" for method, _, _ in opus_server.requests)
