@@ -10,7 +10,7 @@ import os
 import sys
 from contextlib import ExitStack
 
-from pipelines.errors import run_command
+from pipelines.errors import printable, run_command
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -58,7 +58,7 @@ def _push(recipe_path: str, root: str, to: str, asset: str, private: bool) -> No
     from pipelines.store import Store
 
     recipe = read_recipe(recipe_path)
-    print(push(recipe, Store.open(root, recipe.name), to, asset, private))
+    print(printable(push(recipe, Store.open(root, recipe.name), to, asset, private)))
 
 
 def _compare(words: list[str]) -> int:
@@ -91,8 +91,8 @@ def _compare(words: list[str]) -> int:
     for asset in ("training_mix", "eval_text", "base_model"):
         store.require(asset)
     made = compare.run(common, recipes, store, given.seeds, given.keep, given.device, given.jobs)
-    print((store.fetched("compare") / "table.md").read_text(encoding="utf-8"))
-    print(f"In {store.where('compare')}: table.md, table.json, trade_off.png, compare.html")
+    print(printable((store.fetched("compare") / "table.md").read_text(encoding="utf-8")))
+    print(printable(f"In {store.where('compare')}: table.md, table.json, trade_off.png, compare.html"))
     return 1 if made.numbers["failed"] else 0
 
 
@@ -109,9 +109,9 @@ def _report(words: list[str]) -> int:
     from alignment_train import leaderboard
 
     found = leaderboard.lines(leaderboard.read(given.run))
-    print(leaderboard.markdown(found))
+    print(printable(leaderboard.markdown(found)))
     Path(given.html).write_text(leaderboard.page(found), encoding="utf-8")
-    print(f"Page: {Path(given.html).absolute()}")
+    print(printable(f"Page: {Path(given.html).absolute()}"))
     return 0
 
 

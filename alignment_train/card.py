@@ -3,15 +3,15 @@
 Source: the card's keys, https://huggingface.co/docs/hub/model-cards#model-card-metadata.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
-
-import yaml
 
 from alignment_train.config import TrainConfig
 from pipelines import languages
 from pipelines.config import Recipe
-from pipelines.data_card import public, sources, table
+from pipelines.data_card import cell, fenced, front_matter, public, sources, table
+from pipelines.errors import quoted
 from pipelines.measures import label, measure_of
 from pipelines.store import Store
 from pipelines.summary import Metrics, models, plain, summary
@@ -43,10 +43,8 @@ def card(
     config, numbers = TrainConfig.of(recipe), public(numbers)
     own, apart = data(store), numbers.get("data_of_adapter", [])
     parts = [
-        "---\n"
-        + yaml.safe_dump(_metadata(recipe, config, [*own, *apart]), sort_keys=False, allow_unicode=True)
-        + "---",
-        f"# {name or f'{asset} of {recipe.name}'}",
+        front_matter(_metadata(recipe, config, [*own, *apart])),
+        f"# {cell(name or f'{asset} of {recipe.name}')}",
         f"{WAYS[asset]} Made by Isogloss to treat its languages as one: "
         f"{', '.join(map(languages.name, recipe.corpus.languages))}.",
         "## How to load it",
@@ -63,7 +61,7 @@ def card(
         parts += [f"Candidates, of which {numbers['chosen_by']} chose one:", table(candidates)]
     parts += [
         "<details><summary>The recipe, with all defaults</summary>",
-        f"````yaml\n{yaml.safe_dump(public(recipe.resolved()), sort_keys=False, allow_unicode=True)}````",
+        fenced(public(recipe.resolved())),
         "</details>",
         "## Evaluation",
         _evaluation(recipe, metrics) if metrics else "Not part of this card.",
@@ -96,23 +94,28 @@ def _metadata(recipe: Recipe, config: TrainConfig, rows: list[dict[str, Any]]) -
 def _loading(config: TrainConfig, name: str | None, asset: str) -> str:
     """Python that loads the model."""
     where, trust = name or asset, ", trust_remote_code=True" if config.base.trust_remote_code else ""
-    lines = [f'tokenizer = AutoTokenizer.from_pretrained("{where}"{trust})']
+    lines = [f"tokenizer = AutoTokenizer.from_pretrained({_literal(where)}{trust})"]
     imports = ["from transformers import AutoModelForCausalLM, AutoTokenizer"]
     if not config.adapter:
-        lines += [f'model = AutoModelForCausalLM.from_pretrained("{where}"{trust})']
+        lines += [f"model = AutoModelForCausalLM.from_pretrained({_literal(where)}{trust})"]
     else:
         imports = ["from peft import PeftModel", *imports]
         if config.base.hub:
-            revision = f', revision="{config.base.revision}"' if config.base.revision else ""
-            base = f'"{config.base.hub}"{revision}'
+            revision = f", revision={_literal(config.base.revision)}" if config.base.revision else ""
+            base = f"{_literal(config.base.hub)}{revision}"
         else:
-            base = f'"{name}", subfolder="base_model"' if name else '"base_model"'
+            base = f'{_literal(name)}, subfolder="base_model"' if name else '"base_model"'
         lines += [
             f"base = AutoModelForCausalLM.from_pretrained({base}{trust})",
-            f'model = PeftModel.from_pretrained(base, "{where}")',
+            f"model = PeftModel.from_pretrained(base, {_literal(where)})",
         ]
     inside = "" if name else "In the folder of the store:\n\n"
     return inside + "```python\n" + "\n".join([*imports, "", *lines]) + "\n```"
+
+
+def _literal(text: str) -> str:
+    """A text as Python code, in double quotes."""
+    return json.dumps(quoted(text, 500).replace("`", "'"), ensure_ascii=False)
 
 
 def _evaluation(recipe: Recipe, metrics: Metrics) -> str:
@@ -123,4 +126,4 @@ def _evaluation(recipe: Recipe, metrics: Metrics) -> str:
         figures = {name: plain(row[name], measure_of(row["key"])) for name in (*models(metrics), "chance")}
         said = label(row["key"].partition("/")[0], row["metric"])
         rows.append({"held-out text": row["subject"], "metric": said, **figures})
-    return "\n\n".join([f"{found.headline}.", "\n".join(f"- {said}" for said in found.sentences), table(rows)])
+    return "\n\n".join([f"{found.headline}.", "\n".join(f"- {cell(said)}" for said in found.sentences), table(rows)])

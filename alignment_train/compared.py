@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from alignment_train import plots
 from pipelines import languages, measures
+from pipelines.data_card import cell
 from pipelines.evals import Metric
 from pipelines.measures import measure_of
 from pipelines.statistics import over_runs
@@ -166,8 +167,9 @@ def figures(
 def markdown(found: dict[str, Any]) -> str:
     """The table with its notes."""
     head, lines = table(found)
-    rows = [f"| {' | '.join(cells)} |" for cells in ([*head], ["---", *(["---:"] * (len(head) - 1))], *lines)]
-    title = f"# Comparison on {found['recipe']}"
+    head, *lines = ([cell(text) for text in line] for line in (head, *lines))
+    rows = [f"| {' | '.join(cells)} |" for cells in (head, ["---", *(["---:"] * (len(head) - 1))], *lines)]
+    title = f"# Comparison on {cell(found['recipe'])}"
     return "\n\n".join([title, "\n".join(rows), *notes(found)]) + "\n"
 
 
@@ -236,8 +238,10 @@ def page(found: dict[str, Any]) -> str:
     """One HTML file that loads nothing from anywhere and runs no script."""
     import jinja2
 
+    from alignment_train.page import shown
+
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=shown
     )
     head, lines = table(found)
     png = picture(found)

@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from pipelines import languages
+from pipelines.data_card import cell
 from pipelines.errors import UserError
 from pipelines.evals import Metric
 from pipelines.measures import measure, measure_of
@@ -194,8 +195,9 @@ def markdown(found: Sequence[Line]) -> str:
     """The leaderboard for a terminal or a README."""
     head, rows = table(found)
     marks = ["---" if column in ("recipe", "verdict") else "---:" for column in head]
-    whole = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (head, marks, *rows)]
-    told_ = [f"- {note}" for note in notes(found)]
+    whole = [*([cell(text) for text in row] for row in (head, *rows))]
+    whole.insert(1, marks)
+    told_ = [f"- {cell(note)}" for note in notes(found)]
     return "\n".join([f"| {' | '.join(row)} |" for row in whole] + ["", *told_]) + "\n"
 
 
@@ -207,10 +209,10 @@ def page(found: Sequence[Line]) -> str:
     import jinja2
     from markupsafe import Markup
 
-    from alignment_train.page import script
+    from alignment_train.page import script, shown
 
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=shown
     )
     head, rows = table(found)
     hashed = base64.b64encode(hashlib.sha256(script().encode()).digest()).decode()

@@ -16,6 +16,7 @@ import yaml
 
 from pipelines import languages
 from pipelines.config import Recipe
+from pipelines.errors import printable
 from pipelines.evals import Measure, Metric
 from pipelines.languages import Pair
 from pipelines.measures import measure, measure_of
@@ -100,7 +101,7 @@ def render(
     from alignment_train import plots
 
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_printable
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=shown
     )
     environment.filters.update(count=_count, clock=clock, size=_size)
     found = _manifests(recipe, store)
@@ -169,11 +170,11 @@ def script() -> str:
     return files("alignment_train").joinpath("page.js").read_text(encoding="utf-8")
 
 
-def _printable(item: Any) -> Any:
-    """Text without control characters and lone surrogates, which HTML cannot hold."""
+def shown(item: Any) -> Any:
+    """Text of a page, without what HTML cannot hold."""
     if type(item) is not str:
         return item
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]", "\ufffd", item)
+    return re.sub(r"[\ufdd0-\ufdef\ufffe\uffff]", "\ufffd", printable(item, keep_direction=True))
 
 
 def _safe_svg(svg: bytes) -> Any:
@@ -590,9 +591,9 @@ def _corpora(found: dict[tuple[str, str | None], Manifest]) -> list[dict[str, An
             facts.setdefault(corpus, {}).update({key: value for key, value in known.items() if value})
     out = []
     for corpus in sorted(facts):
-        known = {key: str(facts[corpus].get(key, "")) for key in ("version", "licence", "citation", "url")}
+        known = {key: printable(facts[corpus].get(key, "")) for key in ("version", "licence", "citation", "url")}
         known["link"] = known["url"] if re.match(r"https?://", known["url"]) else ""
-        out.append({"corpus": corpus, "use": ", ".join(sorted(uses[corpus], reverse=True)), **known})
+        out.append({"corpus": printable(corpus), "use": ", ".join(sorted(uses[corpus], reverse=True)), **known})
     return out
 
 

@@ -25,6 +25,11 @@ from pipelines.store import Store
 from pipelines.summary import table
 from pipelines.verdict import is_result, verdict
 
+EXPOSED = (
+    "Warning: --host {host} opens Dagster to the network, and Dagster has no login. Anyone who reaches port {port} can "
+    "start, stop and delete runs with your rights, and read recipes, samples of the corpus and paths of this machine. "
+    "Rather keep 127.0.0.1 and come through ssh -L {port}:127.0.0.1:{port} or a proxy with a login (SECURITY.md)."
+)
 OUTPUT_STAYS = {
     "compute_logs": {
         "module": "dagster._core.storage.noop_compute_log_manager",
@@ -49,8 +54,11 @@ def main(arguments: list[str]) -> int:
         if name == "align":
             command.add_argument("--dry-run", action="store_true", help="check the recipe and say what it would do")
         if name == "ui":
-            command.add_argument("--host", default="127.0.0.1")
-            command.add_argument("--port", default="3000")
+            command.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
+            command.add_argument("--port", default=3000, type=int, help="(default: %(default)s)")
+            command.add_argument("--allow-host", default=[], action="append", metavar="NAME", help=(
+                "a further name by which browsers reach the UI, such as that of a proxy; repeatable"
+            ))  # fmt: skip
     chosen = parser.parse_args(arguments)
     return run_command(lambda: _run(chosen))
 
@@ -64,16 +72,16 @@ def _run(chosen: argparse.Namespace) -> int:
     config = TrainConfig.of(recipe)
     notes = recipe.notes()
     if chosen.command == "align" and chosen.dry_run:
-        print(_plan(recipe, config, notes))
+        print(printable(_plan(recipe, config, notes)))
         return 0
     _prepare_home()
     Store.open(used.store, recipe.name)
     os.environ.update(RECIPE=str(used.recipe), STORE=used.store)
     remember(used)
     if chosen.command == "ui":
-        _open_ui(chosen.host, chosen.port)
+        _open_ui(chosen.host, chosen.port, chosen.allow_host)
     for note in notes:
-        print(f"Note: {note}", flush=True)
+        print(printable(f"Note: {note}"), flush=True)
     return _align(used, recipe)
 
 
@@ -105,20 +113,26 @@ def _prepare_home() -> None:
         shutil.copyfile(Path(__file__).with_name("dagster.yaml"), folder / "dagster.yaml")
 
 
-def _open_ui(host: str, port: str) -> None:
-    """Become `dagster dev`."""
-    print(f"Dagster: http://{host}:{port}  (Ctrl-C ends it)", flush=True)
+def _open_ui(host: str, port: int, names: list[str]) -> None:
+    """Become `dagster dev`, behind a check of who asks."""
+    from assets.webserver import HOSTS, is_loopback
+
+    if not is_loopback(host):
+        print(printable(EXPOSED.format(host=host, port=port)), file=sys.stderr, flush=True)
+        names = [*names, host]
+    os.environ[HOSTS] = ",".join([*names, os.environ.get(HOSTS, "")]).strip(",")
+    print(printable(f"Dagster: http://{host}:{port}  (Ctrl-C ends it)"), flush=True)
     command = [
         sys.executable,
         "-m",
-        "dagster",
+        "assets.webserver",
         "dev",
         "-m",
         "assets.definitions",
         "-h",
         host,
         "-p",
-        port,
+        str(port),
         "--log-level",
         "warning",
     ]
@@ -130,7 +144,7 @@ def _align(used: Place, recipe: Recipe) -> int:
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the trainer is told to stop, too
     began = time.monotonic()
-    print(f"Recipe {used.recipe}, store {used.store}", flush=True)
+    print(printable(f"Recipe {used.recipe}, store {used.store}"), flush=True)
     try:
         from assets.definitions import defs  # reads $RECIPE and $STORE, and clears what a killed run left
 
@@ -149,13 +163,12 @@ def _align(used: Place, recipe: Recipe) -> int:
         if any(_interrupted(failure) for failure in failures):
             return _stopped()
         for failure in failures:
-            print(f"\n{printable(_sentence(failure))}", file=sys.stderr)
+            print(printable(f"\n{_sentence(failure)}"), file=sys.stderr)
         return 1
     for check in result.get_asset_check_evaluations():
         if not check.passed:
-            print(
-                f"Check {check.check_name} of {check.asset_key.to_user_string()} did not pass ({check.severity.name})."
-            )
+            asset = check.asset_key.to_user_string()
+            print(printable(f"Check {check.check_name} of {asset} did not pass ({check.severity.name})."))
     folder = Store(used.store).fetched("evaluation")
     metrics = json.loads((folder / "metrics.json").read_text())
     _print_results(metrics, recipe, folder, time.monotonic() - began)
@@ -166,7 +179,8 @@ def _print_results(metrics: dict[str, Any], recipe: Recipe, folder: Path, second
     result = verdict(metrics, recipe.corpus.pivot)
     lines = ["", table(metrics, is_result), "", result.headline + ".", *result.sentences]
     print(printable("\n".join(lines)))
-    print(f"\nReport: {folder / 'report.html'}  ({clock(seconds)} in all; `make ui` shows lineage, tables and plots)")
+    report = f"{folder / 'report.html'}  ({clock(seconds)} in all; `make ui` shows lineage, tables and plots)"
+    print(printable(f"\nReport: {report}"))
 
 
 def _sentence(failure: Any) -> str:

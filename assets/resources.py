@@ -171,7 +171,7 @@ class TrainerResource(dg.ConfigurableResource):
                     tail.append(line.rstrip("\n"))
                     file.write(line)
                     file.flush()
-                    sys.stdout.write(line)
+                    sys.stdout.write(printable(line))
                     sys.stdout.flush()
                 code = process.wait()
             except BaseException:

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipelines import audit, collect
 from pipelines.budget import words
 from pipelines.config import Recipe, read_recipe
-from pipelines.errors import UserError, run_command
+from pipelines.errors import UserError, printable, quoted, run_command
 from pipelines.flow import total
 from pipelines.languages import Pair
 from pipelines.progress import Progress
@@ -70,7 +70,7 @@ def _make(path: str, folder: str, only: Sequence[str], until: str, refresh: bool
     recipe = read_recipe(path)
     pairs = _chosen(recipe, only)
     for note in recipe.notes():
-        print(f"note: {note}", file=sys.stderr)
+        print(printable(f"note: {note}"), file=sys.stderr)
     store = Store.open(folder, recipe.name)
     made: dict[str, dict[str, Manifest]] = {}
     with store.writer(), Progress() as progress:
@@ -95,7 +95,7 @@ def _make(path: str, folder: str, only: Sequence[str], until: str, refresh: bool
             changes = "unchanged" if same == len(found) else f"{same} pairs unchanged" if same else ""
             progress.finish(", ".join(filter(None, [rows, changes])))
             made[asset] = {str(pair) if pair else "all": manifest for pair, manifest in zip(before, found, strict=True)}
-    print(table(made))
+    print(printable(table(made)))
     if only and until == ASSETS[-1]:
         print(f"The training mix needs all {len(recipe.corpus.pairs)} pairs: run without --pair to make it.")
     return 0
@@ -106,10 +106,10 @@ def _ledger(place: str, html: Path | None) -> int:
     found = audit.ledgers(store)
     if not found:
         raise UserError(f"store {place}: no bitext in it. Allowed: what 'python -m pipelines' filled. Check the path.")
-    print(audit.table(total(list(found.values()))))
+    print(printable(audit.table(total(list(found.values())))))
     if html:
         write_atomically(html, audit.page(store))
-        print(f"Plots and samples: {html.absolute()}")
+        print(printable(f"Plots and samples: {html.absolute()}"))
     return 0
 
 
@@ -151,7 +151,7 @@ def _prune(path: str, folder: str) -> int:
     with store.writer():
         gone = collect.prune(recipe, store)
     for name in gone:
-        print(name)
+        print(quoted(name, 4096))
     print(f"{len(gone):,} downloads removed")
     return 0
 
@@ -159,8 +159,8 @@ def _prune(path: str, folder: str) -> int:
 def _verify(folder: str) -> int:
     files, damaged = verify(Store(folder))
     for fault in damaged:
-        print(fault)
-    print(f"{files:,} files compared, {len(damaged):,} damaged or missing")
+        print(quoted(fault, 4096))
+    print(printable(f"{files:,} files compared, {len(damaged):,} damaged or missing"))
     return 1 if damaged else 0
 
 

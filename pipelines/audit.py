@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
+from pipelines.errors import printable
 from pipelines.flow import svg, total
 from pipelines.ledger import KEPT
 from pipelines.store import PER_PAIR, LedgerRow, Store
@@ -45,11 +46,11 @@ def page(store: Store) -> str:
     """A self-contained page: the flow of all pairs; then the flow, ledger and ten rows a step and corpus of each."""
     found = ledgers(store)
     whole = total(list(found.values()))
-    parts = [f"<h1>What was dropped, and why</h1><p>{escape(store.address)}</p>", svg(whole, "all pairs"), _rows(whole)]
+    parts = [f"<h1>What was dropped, and why</h1><p>{_text(store.address)}</p>", svg(whole, "all pairs"), _rows(whole)]
     for pair, rows in found.items():
         dropped = sum(row.dropped for row in rows)
         parts.append(
-            f"<details><summary>{pair}: {dropped:,} rows dropped</summary>{svg(rows, pair)}{_rows(rows)}"
+            f"<details><summary>{_text(pair)}: {dropped:,} rows dropped</summary>{svg(rows, pair)}{_rows(rows)}"
             f"{_samples(store, pair)}</details>"
         )
     return (
@@ -60,12 +61,16 @@ def page(store: Store) -> str:
 
 def _rows(rows: Sequence[LedgerRow]) -> str:
     cells = [
-        f"<tr><td>{escape(row.step)}<td>{escape(row.corpus)}"
+        f"<tr><td>{_text(row.step)}<td>{_text(row.corpus)}"
         + "".join(f'<td class="n">{n:,}' for n in (row.into, row.changed, row.dropped, row.kept))
         for row in rows
         if row.dropped or row.changed
     ]
     return f"<table><tr><th>step<th>corpus<th>in<th>changed<th>dropped<th>out{''.join(cells)}</table>"
+
+
+def _text(text: str) -> str:
+    return escape(printable(text, keep_direction=True))
 
 
 def _samples(store: Store, pair: str) -> str:
@@ -77,6 +82,6 @@ def _samples(store: Store, pair: str) -> str:
         for row in store.table(asset, pair, "samples").to_pylist():
             if row["step"] != KEPT:
                 score = "" if row["score"] is None else f"{row['score']:.3g}"
-                texts = "".join(f'<td dir="auto">{escape(row[side])}' for side in ("src", "tgt"))
-                cells.append(f'<tr><td>{escape(row["step"])}<td>{escape(row["corpus"])}{texts}<td class="n">{score}')
+                texts = "".join(f'<td dir="auto">{_text(row[side])}' for side in ("src", "tgt"))
+                cells.append(f'<tr><td>{_text(row["step"])}<td>{_text(row["corpus"])}{texts}<td class="n">{score}')
     return f"<table><tr><th>step<th>corpus<th>source<th>target<th>score{''.join(cells)}</table>"

@@ -11,12 +11,18 @@ import yaml
 
 from pipelines import languages
 from pipelines.config import Recipe
+from pipelines.errors import printable, quoted
 from pipelines.store import LedgerRow
 
 FILE = "README.md"
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 LOCAL = re.compile(r"(?:^|(?<=\s))(?:file:/+|~[\w.-]*/|[A-Za-z]:[\\/]|/|(?:\.\./)+)(?=\S)([^\n]*)")
 """A path of this machine, from where it begins to the end of the line."""
+LONGEST_CELL = 1000  # characters
+ESCAPES = {
+    "&": "&amp;", "<": "&lt;", "|": "\\|", "[": "\\[", "\\": "&#92;", "`": "&#96;", "*": "&#42;", "~": "&#126;",
+}  # fmt: skip
+"""What Markdown and HTML would obey within a cell."""
 PARTS = {
     "bitext": "segment pairs: `src`, `tgt`, their languages and corpus",
     "instructions": "conversations: `messages`, the languages, corpus and template",
@@ -44,8 +50,8 @@ def card(
         for row in numbers.get("receipt", ())
     ]
     out = [
-        "---\n" + yaml.safe_dump(_metadata(recipe, rows, listed), sort_keys=False, allow_unicode=True) + "---",
-        f"# Training mix of {recipe.name}",
+        front_matter(_metadata(recipe, rows, listed)),
+        f"# Training mix of {cell(recipe.name)}",
         "Parallel text and cross-lingual instructions to align the languages of a multilingual language model, made by "
         f"Isogloss: {', '.join(map(languages.name, recipe.corpus.languages))}.",
         "## What it holds",
@@ -65,7 +71,7 @@ def card(
         "The text is as its sources have it: it may hold personal data, bias and errors, and wrong translations that "
         "no filter found. Languages have as many rows as the budget gives them, not as many as their speakers.",
         "<details><summary>The recipe, with all defaults</summary>",
-        f"````yaml\n{yaml.safe_dump(public(recipe.resolved()), sort_keys=False, allow_unicode=True)}````",
+        fenced(public(recipe.resolved())),
         "</details>",
     ]  # fmt: skip
     return "\n\n".join(out) + "\n"
@@ -126,7 +132,27 @@ def table(rows: Iterable[Mapping[str, Any]]) -> str:
 
 def cell(value: Any) -> str:
     """A value that cannot leave its cell: corpora say what they like of themselves."""
-    text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-    for char, safe in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("[", "\\[")):
-        text = text.replace(char, safe)
-    return " ".join(text.split())
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return "".join(ESCAPES.get(char, char) for char in quoted(value, LONGEST_CELL))
+
+
+def front_matter(metadata: Mapping[str, Any]) -> str:
+    """The YAML in front of a card."""
+    return "---\n" + yaml.safe_dump(_shown(metadata), sort_keys=False, allow_unicode=True) + "---"
+
+
+def fenced(item: Any) -> str:
+    """JSON as a block of YAML; the fence is longer than every row of backticks in it."""
+    text = yaml.safe_dump(_shown(item), sort_keys=False, allow_unicode=True)
+    fence = "`" * max(4, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence}yaml\n{text}{fence}"
+
+
+def _shown(item: Any) -> Any:
+    """JSON with all its texts printable."""
+    if isinstance(item, Mapping):
+        return {_shown(key): _shown(value) for key, value in item.items()}
+    if isinstance(item, list | tuple):
+        return [_shown(value) for value in item]
+    return printable(item) if isinstance(item, str) else item

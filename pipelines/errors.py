@@ -15,6 +15,7 @@ T = TypeVar("T")
 
 from pipelines.redaction import redact
 
+_OBEYED = frozenset(("Cc", "Cs", "Zl", "Zp"))  # control characters, lone surrogates, line and paragraph separators
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
@@ -33,14 +34,18 @@ class UserError(ValueError):
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
-def printable(text: object) -> str:
-    """Replace by U+FFFD what a terminal obeys: control characters, and characters that change the text direction.
+def printable(text: object, keep_direction: bool = False) -> str:
+    """Make foreign text safe to show: the one sanitiser of everything that reaches a terminal, a log or a card.
 
-    File names, HTTP headers, dictionary keys and corpus text may hold them. Newlines and tabs stay.
+    File names, HTTP headers, dictionary keys, citations and corpus text may hold characters that a terminal obeys or
+    that change the text direction: each becomes U+FFFD. Newlines and tabs stay. Secrets in addresses become `***`.
+
+    keep_direction: for HTML, where corpus text needs such marks and an element ends what they do.
     """
+    direction = frozenset() if keep_direction else _BIDI
     return "".join(
-        char if char in "\n\t" or (unicodedata.category(char) not in ("Cc", "Cs") and char not in _BIDI) else "\ufffd"
-        for char in str(text)
+        char if char in "\n\t" or (unicodedata.category(char) not in _OBEYED and char not in direction) else "\ufffd"
+        for char in redact(str(text))
     )
 
 
@@ -130,7 +135,7 @@ def run_command(command: Callable[[], int], prefix: str = "") -> int:
     except OSError as error:
         if error.errno is None:
             raise
-        print(printable(redact(f"{prefix}{os_error_sentence(error)}")), file=sys.stderr)
+        print(printable(f"{prefix}{os_error_sentence(error)}"), file=sys.stderr)
     finally:
         for signum in replaced:
             signal.signal(signum, signal.SIG_DFL)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
+from pipelines.errors import printable
 from pipelines.store import LedgerRow
 
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2", "#9c6b4e", "#97bbf5")
@@ -42,7 +43,7 @@ def svg(ledger: Sequence[LedgerRow], title: str) -> str:
         height = into[corpus] * scale
         line = max(line + 13, y + height / 2 + 4)
         if line < TOP + STREAM + 40:
-            shapes.append(_text(x - 8, line, f"{escape(corpus)} {into[corpus]:,}", "end"))
+            shapes.append(_text(x - 8, line, f"{_escaped(corpus)} {into[corpus]:,}", "end"))
         shapes.append(f'<rect x="{x - 4}" y="{y:.1f}" width="4" height="{height:.1f}" fill="{colours[corpus]}"/>')
         y += height
     for step in losing:
@@ -60,7 +61,7 @@ def svg(ledger: Sequence[LedgerRow], title: str) -> str:
             y1 += kept
             out += branch
             left[corpus] -= lost
-        label = [escape(step), f"{gone:,}", f"{gone / whole:.1%}"]
+        label = [_escaped(step), f"{gone:,}", f"{gone / whole:.1%}"]
         shapes += [_text(x + 0.6 * COLUMN + 3, floor + 12 + 14 * line, text) for line, text in enumerate(label)]
         x += COLUMN
     kept = sum(left.values())
@@ -69,8 +70,8 @@ def svg(ledger: Sequence[LedgerRow], title: str) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
         f'height="{height:.0f}" role="img" font-family="sans-serif" font-size="12" fill="#555">'
-        f"<title>{escape(title)}: {whole:,} rows in, {kept:,} kept</title>"
-        f'<rect width="100%" height="100%" fill="#fff"/>{_text(12, 22, escape(title), size=15)}{"".join(shapes)}</svg>'
+        f"<title>{_escaped(title)}: {whole:,} rows in, {kept:,} kept</title>"
+        f'<rect width="100%" height="100%" fill="#fff"/>{_text(12, 22, _escaped(title), size=15)}{"".join(shapes)}</svg>'
     )
 
 
@@ -99,3 +100,7 @@ def _path(x0: float, x1: float, band: _Band, colour: str, opacity: float = 0.55)
 
 def _text(x: float, y: float, text: str, anchor: str = "start", size: int = 12) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}">{text}</text>'
+
+
+def _escaped(text: str) -> str:
+    return escape(printable(text))

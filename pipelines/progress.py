@@ -6,6 +6,8 @@ import time
 from types import TracebackType
 from typing import Protocol, Self, TextIO
 
+from pipelines.errors import printable
+
 INTERVAL = 8.0  # seconds between plain lines: below the 10 that users are promised
 
 
@@ -79,6 +81,7 @@ class Progress:
             self._write(line, end="" if self.live else "\n")
 
     def _write(self, line: str, end: str) -> None:
+        line = printable(" ".join(line.splitlines()))
         self.stream.write(f"\r\x1b[2K{line}{end}" if self.live else f"{line}{end}")
         self.stream.flush()
 

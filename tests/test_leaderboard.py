@@ -95,7 +95,7 @@ def test_the_command_prints_markdown_and_writes_a_page(tmp_path: Path, capsys: p
     assert main(["report", place, "--html", str(page)]) == 0
     said = capsys.readouterr().out
     assert said.startswith("| recipe | runs | verdict | recall@1 | change | XCOPA acc | change |\n| --- | ---: | --- |")
-    assert "| a\\|b <script> | 1 | mixed |" in said
+    assert "| a\\|b &lt;script> | 1 | mixed |" in said
     text = page.read_text()
     assert "a|b &lt;script&gt;" in text
     assert text.count("<script") == 1
