@@ -71,7 +71,8 @@ def svg(ledger: Sequence[LedgerRow], title: str) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
         f'height="{height:.0f}" role="img" font-family="sans-serif" font-size="12" fill="#555">'
         f"<title>{_escaped(title)}: {whole:,} rows in, {kept:,} kept</title>"
-        f'<rect width="100%" height="100%" fill="#fff"/>{_text(12, 22, _escaped(title), size=15)}{"".join(shapes)}</svg>'
+        f'<rect width="100%" height="100%" fill="#fff"/>{_text(12, 22, _escaped(title), size=15)}'
+        f"{''.join(shapes)}</svg>"
     )
 
 
