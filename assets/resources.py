@@ -147,7 +147,7 @@ class TrainerResource(dg.ConfigurableResource):
 
         def on_wait(sentence: str) -> None:
             context.log.info(sentence)
-            print(sentence, file=sys.stderr, flush=True)
+            print(printable(sentence), file=sys.stderr, flush=True)
 
         command = [*self.command, task, self.recipe, "--store", self.store]
         tail: deque[str] = deque(maxlen=TAIL)

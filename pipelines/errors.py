@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from itertools import count
 from typing import TypeVar
 
-T = TypeVar("T")
-
 from pipelines.redaction import redact
 
+T = TypeVar("T")
 _OBEYED = frozenset(("Cc", "Cs", "Zl", "Zp"))  # control characters, lone surrogates, line and paragraph separators
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 

@@ -10,13 +10,15 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, quoted
 from pipelines.paths import filesystem, inside
 
 BLOCK = 4 << 20  # bytes read at a time
+LARGEST_TEXT = 64 << 20  # bytes of a manifest or lock file
 AT_ONCE = 8  # transfers: small files cost a round trip each, large ones fill the line
 
 
@@ -33,11 +35,22 @@ class Remote:
     def read(self, path: str) -> str | None:
         """The text at `path`; None where there is nothing."""
         try:
-            return self._files().cat_file(self._at(path)).decode()
+            with self._files().open(self._at(path), "rb") as source:
+                data = source.read(LARGEST_TEXT + 1)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise self._failed(path, error) from None
+        try:
+            if len(data) <= LARGEST_TEXT:
+                return data.decode()
+            found = f"more than {LARGEST_TEXT >> 20} MiB"
+        except UnicodeDecodeError as error:
+            found = f"byte {error.start:,} is not UTF-8"
+        raise RemoteError(
+            f"store {self.address}: {quoted(path)}: {found}. Expected: a text that this program wrote. Fix: delete it "
+            f"there, then run again: what it described is rebuilt."
+        )
 
     def write(self, path: str, text: str) -> None:
         """Put `text` at `path` in one request: a reader sees the old text or the new one."""
@@ -96,8 +109,8 @@ class Remote:
             target.parent.mkdir(parents=True, exist_ok=True)
             fresh = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
             try:
-                with fresh.open("wb") as out:
-                    found = self._digest(f"{place}/{name}", out.write)
+                with fresh.open("wb", buffering=0) as out:
+                    found = self._digest(f"{place}/{name}", lambda block: _append(out, block, fresh))
                 if found != digests[name]:
                     raise RemoteError(
                         f"store {self.address}: {key}/{name} has SHA-256 {found[:12]}… Needed: {digests[name][:12]}…, "
@@ -134,6 +147,8 @@ class Remote:
                 while block := source.read(BLOCK):
                     digest.update(block)
                     take(block)
+        except _DiskError as error:
+            raise error.cause from None
         except FileNotFoundError:
             raise RemoteError(
                 f"store {self.address}: {path} is gone. Needed: what the manifest names. Run again: another machine "
@@ -154,6 +169,23 @@ class Remote:
             f"store {self.address}: {path or 'it'} cannot be read or written: {error}. Needed: a bucket that exists "
             f"and may be read and written. Check the address, the AWS_* variables and AWS_ENDPOINT_URL."
         )
+
+
+class _DiskError(Exception):
+    """An OSError of this machine's disk, while a file is read from the address."""
+
+    def __init__(self, cause: OSError):
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+def _append(out: FileIO, block: bytes, file: Path) -> None:
+    view = memoryview(block)
+    try:
+        while view:
+            view = view[out.write(view) :]
+    except OSError as error:
+        raise _DiskError(OSError(error.errno, error.strerror, str(file))) from None
 
 
 def _content(digests: Mapping[str, str]) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.config import CHECKS, RECIPES, Recipe, find, lineage, read_recipe
 from pipelines.errors import UserError, printable
-from pipelines.store import fingerprint
+from pipelines.storage.fingerprint import fingerprint
 
 CORPUS = "corpus:\n  pairs: [en-de, en-fr]\n  sources: [{sample: {}}]\n"
 

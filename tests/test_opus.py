@@ -1,6 +1,8 @@
 import gzip
+import json
 import os
 import random
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from pipelines import collect, lock, ranged
 from pipelines.config import Recipe, read_recipe
 from pipelines.languages import Pair
 from pipelines.sources import _moses, _packages
+from pipelines.sources._releases import with_credentials
 from pipelines.sources.opus import Opus
 from pipelines.store import Manifest, Store
 from tests.mirror import FAULTS, Mirror, lines, package
@@ -545,3 +548,73 @@ def test_downloads_that_the_lock_no_longer_names_are_pruned(opus_server: Mirror,
     assert not (tmp_path / "downloads" / "opus" / "A" / "v1").exists()
     opus_server.close()
     assert _rows(source, EN_DE, tmp_path) == before == [("neu", "new", "A/v2"), ("fest", "fixed", "B/v1")]
+
+
+def test_secrets_in_addresses_are_used_but_stored_nowhere_and_may_change(
+    opus_server: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pipelines.__main__ import main
+
+    path = opus_server.add("GNOME/v1", "de-en", lines(300, "a"), lines(300, "b"))
+    (record,), plain = opus_server.records, opus_server.url.replace("http://", "")
+
+    def secret(word: str) -> None:
+        """Both the API's address and, in a query, that of the file carry it."""
+        monkeypatch.setenv("OPUS_URL", f"http://user:{word}@{plain}/opusapi/")
+        record["url"] = f"http://{plain}{path}?token={word}"
+        opus_server.files[f"{path}?token={word}"] = opus_server.files[path]
+
+    recipe, store = tmp_path / "mine.yaml", tmp_path / "store"
+    recipe.write_text("corpus: {pairs: [de-en], sources: [{opus: {corpora: [GNOME/v1]}}], dev_rows: 0}\n")
+    secret("hunter2")
+    assert main([str(recipe), "--store", str(store)]) == 0
+    assert ("GET", f"{path}?token=hunter2", "") in opus_server.requests
+    assert main(["ledger", str(store), "--html", str(tmp_path / "store" / "ledger.html")]) == 0
+    for file in store.rglob("*"):
+        assert not file.is_file() or b"hunter2" not in file.read_bytes(), file
+    assert f"http://***@{plain}{path}?token=***" in (store / "sources" / "lock.json").read_text()
+    before = (store / "raw_bitext" / "deu_Latn-eng_Latn" / "manifest.json").read_bytes()
+
+    del opus_server.files[f"{path}?token=hunter2"]
+    secret("hunter3")
+    for file in (store / "sources" / "downloads").rglob("*.zip"):
+        file.unlink()
+    shutil.rmtree(store / "raw_bitext" / "deu_Latn-eng_Latn")
+    capsys.readouterr()
+    assert main([str(recipe), "--store", str(store)]) == 0
+    assert ("GET", f"{path}?token=hunter3", "") in opus_server.requests
+    shown = capsys.readouterr()
+    assert shown.err.count(", unchanged (") >= 4
+    after = json.loads((store / "raw_bitext" / "deu_Latn-eng_Latn" / "manifest.json").read_bytes())
+    assert [after[key] for key in ("fingerprint", "files", "corpora")] == [
+        json.loads(before)[key] for key in ("fingerprint", "files", "corpora")
+    ]
+
+    opus_server.files = {}
+    for file in (store / "sources" / "downloads").rglob("*.zip"):
+        file.unlink()
+    shutil.rmtree(store / "raw_bitext" / "deu_Latn-eng_Latn")
+    assert main([str(recipe), "--store", str(store)]) == 1
+    opus_server.records = []
+    assert main([str(recipe), "--store", str(store)]) == 1
+    shown = capsys.readouterr()
+    assert "the server answers 404" in shown.err
+    assert "its password or token is not stored, and the server no longer lists the file" in shown.err
+    assert "hunter" not in shown.err + shown.out
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://host:80/a.zip", "http://u:p@host:80/a.zip"),
+        ("http://HOST:80/a.zip?x=1", "http://u:p@HOST:80/a.zip?x=1"),
+        ("http://other:80/a.zip", "http://other:80/a.zip"),
+        ("http://host:81/a.zip", "http://host:81/a.zip"),
+        ("https://host:80/a.zip", "https://host:80/a.zip"),
+        ("http://v:q@host:80/a.zip", "http://v:q@host:80/a.zip"),
+        ("http://[::1", "http://[::1"),
+    ],
+)
+def test_the_password_of_the_server_is_for_its_own_files_alone(url: str, expected: str) -> None:
+    assert with_credentials(url, "http://u:p@host:80/opusapi/") == expected
+    assert with_credentials(url, "http://host:80/opusapi/") == url

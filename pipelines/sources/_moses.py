@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, quoted
 from pipelines.languages import Pair
 from pipelines.schema import BITEXT
 
@@ -34,9 +34,13 @@ def check_zip(file: Path) -> None:
     except UserError:
         raise
     except Exception as error:  # a damaged zip makes zipfile raise almost anything
-        raise UserError(f"not a sound zip file: {error}. Needed: a Moses package. Report it to the server.") from None
+        raise UserError(
+            f"not a sound zip file: {quoted(error, 200)}. Needed: a Moses package. Report it to the server."
+        ) from None
     if bad:
-        raise UserError(f"not a sound zip file: wrong CRC of '{bad}'. Needed: a whole one. Report it to the server.")
+        raise UserError(
+            f"not a sound zip file: wrong CRC of '{quoted(bad)}'. Needed: a whole one. Report it to the server."
+        )
 
 
 def check_sizes(package: zipfile.ZipFile) -> None:
@@ -45,7 +49,7 @@ def check_sizes(package: zipfile.ZipFile) -> None:
         dense = member.file_size > max(SMALL, DENSEST * member.compress_size)
         if member.file_size > LARGEST or dense:
             raise UserError(
-                f"'{member.filename}' unpacks {member.compress_size:,} bytes to {member.file_size:,}. Allowed: "
+                f"'{quoted(member.filename)}' unpacks {member.compress_size:,} bytes to {member.file_size:,}. Allowed: "
                 f"at most {DENSEST} times as many, and {LARGEST:,}. Do not use this corpus."
             )
 

@@ -29,9 +29,13 @@ NEUTRAL = frozenset(
         # Read and check settings; what they read enters a fingerprint by value.
         "pipelines.config",
         "pipelines.registry",
+        "pipelines.yaml_file",
         "alignment_train.config",
         # Keep, fetch and name files whose content is compared with its SHA-256.
         "pipelines.download",
+        "pipelines.fetching",
+        "pipelines.fetching.connections",
+        "pipelines.fetching.transport",
         "pipelines.lock",
         "pipelines.ranged",
         "pipelines.remote",
@@ -46,6 +50,7 @@ NEUTRAL = frozenset(
         "alignment_train.report",
         "pipelines.errors",
         "pipelines.progress",
+        "pipelines.redaction",
         # Run functions of batches side by side, in order.
         "pipelines.engine",
     }
