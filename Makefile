@@ -2,6 +2,8 @@
 # make ui    [RECIPE=...] [STORE=...]              open Dagster on it (default: the last used)
 # make test                                        set up and run the tests
 # make check                                       lint, formatting, types, import contracts
+# make setup-locked                                the default set alone, each file checked by its SHA-256 (SECURITY.md)
+# make requirements-lock.txt                       list these files anew, after pyproject.toml or constraints.txt changed
 # make setup | clean                               the environment alone | remove it and what tools cached
 PYTHON ?= python3
 RECIPE ?=
@@ -16,7 +18,7 @@ export PIP_USE_PEP517 = 1
 PY := .venv/bin/python
 STAMP := .venv/.set-up
 
-.PHONY: align ui test check setup clean
+.PHONY: align ui test check setup setup-locked clean
 .DEFAULT_GOAL := align
 
 align: $(STAMP)
@@ -51,6 +53,20 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PY) -m assets home
 	@touch $@
 	@echo "Set up."
+
+# The default set with the SHA-256 of every file on PyPI that it may be installed from (SECURITY.md)
+requirements-lock.txt: pyproject.toml constraints.txt
+	@$(PYTHON) -m venv .venv/lock && .venv/lock/bin/python -m pip install --quiet uv
+	@echo 'setuptools>=77' | .venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --only-binary :all: \
+	  --no-annotate --default-index https://pypi.org/simple --custom-compile-command 'make requirements-lock.txt' \
+	  -c constraints.txt -o $@ pyproject.toml -
+
+setup-locked:
+	@test -x $(PY) || $(PYTHON) -m venv .venv
+	@$(PY) -m pip install --quiet --require-hashes --only-binary :all: -r requirements-lock.txt
+	@$(PY) -m pip install --quiet --no-deps --no-build-isolation -e .
+	@$(PY) -m assets home
+	@echo "Set up with checked files. Start it with $(PY) -m assets align."
 
 clean:
 	rm -rf .venv .dagster .pytest_cache .ruff_cache .import_linter_cache *.egg-info build

@@ -321,9 +321,10 @@ class Writer:
         rows = self.rows()
         if len(rows) > 1:
             (self.path / "dataset_dict.json").write_text(json.dumps({"splits": list(rows)}))
-        files = {
-            str(file.relative_to(self.path)): sha256(file) for file in sorted(self.path.rglob("*")) if file.is_file()
-        }
+        written = [file for file in sorted(self.path.rglob("*")) if file.is_file()]
+        for file in written:  # safetensors leaves files that nobody else may read, whatever the umask
+            file.chmod(file.stat().st_mode | (self.path.stat().st_mode & 0o666))
+        files = {str(file.relative_to(self.path)): sha256(file) for file in written}
         manifest = Manifest(
             asset=self._asset,
             pair=self._pair,

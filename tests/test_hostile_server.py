@@ -340,6 +340,16 @@ def inject(name: str, answer: Answer, folder: Path) -> str:
     return SURVIVED
 
 
+def figures(folder: Path) -> dict[str, int]:
+    """How many answers are injected, how many of them are survived, and how many refused in one sentence."""
+    outcomes = []
+    for number, (name, answer, _) in enumerate(CASES):
+        (folder / str(number)).mkdir(parents=True)
+        outcomes.append(inject(name, answer, folder / str(number)))
+    survived = outcomes.count(SURVIVED)
+    return {"injected": len(outcomes), "survived": survived, "refused": len(outcomes) - survived}
+
+
 @pytest.mark.parametrize(("name", "answer", "expected"), CASES, ids=[name for name, _, _ in CASES])
 def test_it_is_survived_or_refused_in_one_sentence(name: str, answer: Answer, expected: str, tmp_path: Path) -> None:
     before = tmp_path / "other.zip"
@@ -388,6 +398,22 @@ def test_what_an_earlier_run_has_received_is_not_lost(answer: Answer, tmp_path: 
     assert inject("file: resumed", answer, tmp_path) != SURVIVED
     assert part.read_bytes().startswith(PART)
     assert inject("file: resumed", sound, tmp_path) == SURVIVED
+
+
+def test_the_documented_bounds_are_those_of_the_code() -> None:
+    text = (Path(__file__).parent.parent / "SECURITY.md").read_text(encoding="utf-8")
+    t = transport
+    for row in (
+        f"{download.LARGEST_FILE >> 30} GiB; {download.SPARE_DISK >> 20} MiB, looked at before and every {download.DISK_EVERY >> 20} MiB",
+        f"| a JSON answer, packed or not | {t.LARGEST_ANSWER >> 20} MiB |",
+        f"| {t.SLOWEST:,} bytes per second on average over {t.RATE_WINDOW:g} seconds, three times in a row |",
+        f"| {t.CONNECT_TIMEOUT:g}, {t.READ_TIMEOUT:g} and {t.RATE_WINDOW:g} seconds |",
+        f"| {t.TRIES}; {t.UNREACHABLE}; {t.WRONG} |",
+        f"| {t.LONGEST_RETRY_AFTER:g} seconds |",
+        f"| {t.REDIRECTS}, to http and https only",
+    ):
+        assert row in text
+    assert t.SLOW_WINDOWS == 3
 
 
 def test_every_kind_of_answer_is_there() -> None:

@@ -161,3 +161,21 @@ def test_verify_names_the_damaged_and_the_missing(tmp_path: Path) -> None:
 def test_verify_refuses_a_folder_without_a_manifest(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no manifest in it.*Check the path"):
         verify(Store(tmp_path))
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_files_have_the_rights_that_the_umask_gives(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        store = Store.open(tmp_path / "store", "r")
+        with store.writing("base_model") as out:
+            private = out.path / "model.safetensors"
+            private.touch(0o600)
+            (out.path / "deep").mkdir()
+            (out.path / "deep" / "log.txt").write_text("x")
+            out.commit("f", {})
+    finally:
+        os.umask(before)
+    files = [file for file in store.folder("base_model").rglob("*") if file.is_file()]
+    assert len(files) == 3
+    assert {file.stat().st_mode & 0o777 for file in files} == {mode}
