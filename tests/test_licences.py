@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -101,5 +102,7 @@ def test_instruction_data_need_an_allowed_licence_too(
     opus_server: Mirror, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _made(opus_server, tmp_path, "MIT") == 1
-    text = "corpus.licences, instruction type 'answer_across', deu_Latn-eng_Latn: found sample/v1: Apache-2.0. Allowed"
-    assert text in capsys.readouterr().err
+    text = (
+        "corpus.licences, instruction type 'answer_across', (deu_Latn-eng_Latn|eng_Latn-fra_Latn): found sample/v1: Apa"
+    )
+    assert re.search(text, capsys.readouterr().err)  # pairs are made side by side: either may be the first to fail
