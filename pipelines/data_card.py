@@ -24,8 +24,8 @@ ESCAPES = {
 }  # fmt: skip
 """What Markdown and HTML would obey within a cell."""
 PARTS = {
-    "bitext": "segment pairs: `src`, `tgt`, their languages and corpus",
-    "instructions": "conversations: `messages`, the languages, corpus and template",
+    "bitext": "segment pairs: src, tgt, their languages and corpus",
+    "instructions": "conversations: messages, the languages, corpus and template",
     "tasks": "conversations of tasks",
     "dev": "segment pairs that train nothing: no segment of theirs is in any other part",
     "tasks_dev": "conversations of tasks that train nothing",
