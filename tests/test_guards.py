@@ -147,7 +147,7 @@ def test_other_errors_stay_as_they_are(tmp_path, monkeypatch):
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(LanguageModel, "loss", fails)
-    with pytest.raises(RuntimeError, match="^a bug$"):
+    with pytest.raises(RuntimeError, match="^a bug\nobjective 'language_model', step 0$"):
         run(tmp_path, plan(2, objectives=[LanguageModel.model_validate({"rows": 8})]))
 
 
