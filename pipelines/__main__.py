@@ -10,18 +10,21 @@ from pipelines import audit, collect
 from pipelines.budget import words
 from pipelines.config import Recipe, read_recipe
 from pipelines.errors import UserError, printable, quoted, run_command
+from pipelines.files import write_atomically
 from pipelines.flow import total
 from pipelines.languages import Pair
 from pipelines.progress import Progress
 from pipelines.stages import STAGES, needed, side_by_side
-from pipelines.store import Manifest, Store, verify, write_atomically
+from pipelines.storage import verification
+from pipelines.store import Manifest, Store
 
 USAGE = """python -m pipelines RECIPE --store DIR [--pair PAIR ...] [--until ASSET]
                                                                 make the recipe's corpus, up to the training mix
        python -m pipelines refresh RECIPE --store DIR           first look for newer releases of unpinned corpora
        python -m pipelines prune RECIPE --store DIR             remove downloads that the lock no longer names
        python -m pipelines ledger STORE [--html FILE]           what every step dropped, and rows to look at
-       python -m pipelines verify STORE                         compare every file of a store with its SHA-256"""
+       python -m pipelines verify STORE [--repair]              compare every file of a store with its SHA-256, and
+                                                                set aside what is damaged, to be made again"""
 
 ASSETS = [stage.asset for stage in STAGES]
 EPILOG = """RECIPE is a YAML file, or the name of a built-in recipe such as sample.yaml. What is there and unchanged is
@@ -37,6 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     if command in ("verify", "ledger"):
         parser.add_argument("store", metavar="STORE", help="a folder that this program filled, or its address")
+        if command == "verify":
+            parser.add_argument(
+                "--repair", action="store_true", help="move damaged datasets to .damaged/: the next run rebuilds them"
+            )
         if command == "ledger":
             parser.add_argument("--html", metavar="FILE", type=Path, help="write a page with plots and samples as well")
     else:
@@ -57,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(command: str, options: argparse.Namespace) -> int:
     if command == "verify":
-        return _verify(options.store)
+        return _verify(options.store, options.repair)
     if command == "ledger":
         return _ledger(options.store, options.html)
     if command == "prune":
@@ -147,7 +154,7 @@ def table(made: dict[str, dict[str, Manifest]]) -> str:
 
 def _prune(path: str, folder: str) -> int:
     recipe = read_recipe(path)
-    store = Store.open(folder, recipe.name)
+    store = Store.open(folder, recipe.name, create=False)
     with store.writer():
         gone = collect.prune(recipe, store)
     for name in gone:
@@ -156,12 +163,21 @@ def _prune(path: str, folder: str) -> int:
     return 0
 
 
-def _verify(folder: str) -> int:
-    files, damaged = verify(Store(folder))
-    for fault in damaged:
+def _verify(place: str, repair: bool) -> int:
+    store = Store(place)
+    compared, faults = verification.verify(store)
+    for fault in faults:
         print(quoted(fault, 4096))
-    print(printable(f"{files:,} files compared, {len(damaged):,} damaged or missing"))
-    return 1 if damaged else 0
+    print(f"{compared:,} files compared, {len(faults):,} damaged or missing")
+    if not faults:
+        return 0
+    if not repair:
+        print(printable(f"Fix: {store.repair_command}, then the command that made the store."))
+        return 1
+    for line in verification.repair(store):
+        print(quoted(line, 4096))
+    print("Repaired. Run the command that made the store again: it rebuilds what was damaged, and nothing else.")
+    return 0
 
 
 if __name__ == "__main__":

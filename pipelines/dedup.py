@@ -1,5 +1,7 @@
 """Stage: clean_bitext -> deduped_bitext. Of rows that say the same, or nearly the same, the best one stays."""
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -23,6 +25,7 @@ from pipelines.store import Manifest, Store
 
 STEP, NEAR = "duplicate", "near_duplicate"
 MEMORY = "1GB"  # a row takes 24 bytes, so ten million rows need no disk
+DISK_FULL = ("No space left on device", "max_temp_directory_size")  # in the messages of DuckDB
 SIDES = {"pair": ("src", "tgt"), "src": ("src",), "tgt": ("tgt",)}
 KEYS = pa.schema([("rank", pa.int64()), ("src", pa.string()), ("tgt", pa.string())])
 
@@ -89,13 +92,21 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
 
 @contextmanager
 def connection(spill: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB in memory that spills to the folder `spill` and reaches for no extension over the network."""
+    """A DuckDB in memory that spills to the folder `spill` and reaches for no extension over the network.
+
+    OSError where the disk is too full to spill.
+    """
     with duckdb.connect() as duck:
         duck.execute(f"SET memory_limit = '{MEMORY}'")
         duck.execute("SET temp_directory = $1", [str(spill)])
         duck.execute("SET autoinstall_known_extensions = false")
         duck.execute("SET autoload_known_extensions = false")
-        yield duck
+        try:
+            yield duck
+        except duckdb.Error as error:
+            if any(text in str(error) for text in DISK_FULL):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(spill)) from error
+            raise
 
 
 def _step(name: str, on: str) -> str:

@@ -7,18 +7,18 @@ that old and new never mix: what an upload that was killed left behind is no dat
 import hashlib
 import json
 import os
-import threading
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import UserError, quoted
+from pipelines import files
+from pipelines.errors import UserError
 from pipelines.paths import filesystem, inside
 
 BLOCK = 4 << 20  # bytes read at a time
-LARGEST_TEXT = 64 << 20  # bytes of a manifest or lock file
 AT_ONCE = 8  # transfers: small files cost a round trip each, large ones fill the line
 
 
@@ -32,25 +32,15 @@ class Remote:
     def __init__(self, address: str):
         self.address = address.rstrip("/")
 
-    def read(self, path: str) -> str | None:
-        """The text at `path`; None where there is nothing."""
+    def read(self, path: str) -> bytes | None:
+        """The small file at `path`; None where there is nothing, Unreadable where it is too large to be ours."""
         try:
             with self._files().open(self._at(path), "rb") as source:
-                data = source.read(LARGEST_TEXT + 1)
+                return files.read_bounded(source)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise self._failed(path, error) from None
-        try:
-            if len(data) <= LARGEST_TEXT:
-                return data.decode()
-            found = f"more than {LARGEST_TEXT >> 20} MiB"
-        except UnicodeDecodeError as error:
-            found = f"byte {error.start:,} is not UTF-8"
-        raise RemoteError(
-            f"store {self.address}: {quoted(path)}: {found}. Expected: a text that this program wrote. Fix: delete it "
-            f"there, then run again: what it described is rebuilt."
-        )
 
     def write(self, path: str, text: str) -> None:
         """Put `text` at `path` in one request: a reader sees the old text or the new one."""
@@ -75,7 +65,7 @@ class Remote:
 
         A file that a killed upload brought there whole is not sent again.
         """
-        files, content = self._files(), _content(digests)
+        shared, content = self._files(), _content(digests)
         place = f"{key}/{content}"
         try:
             there = self._sizes(place)
@@ -83,7 +73,7 @@ class Remote:
             def send(name: str) -> None:
                 if there.get(name) == (folder / name).stat().st_size:
                     return
-                with (folder / name).open("rb") as source, files.open(self._at(f"{place}/{name}"), "wb") as out:
+                with (folder / name).open("rb") as source, shared.open(self._at(f"{place}/{name}"), "wb") as out:
                     while block := source.read(BLOCK):
                         out.write(block)
 
@@ -91,7 +81,7 @@ class Remote:
             self.write(f"{key}/manifest.json", manifest)
             for name in self.names(key):
                 if name not in (content, "manifest.json"):
-                    files.rm(self._at(f"{key}/{name}"), recursive=True)
+                    shared.rm(self._at(f"{key}/{name}"), recursive=True)
         except OSError as error:
             raise self._failed(key, error) from None
 
@@ -104,23 +94,39 @@ class Remote:
 
         def bring(name: str) -> None:
             target = folder / name
-            if target.is_file() and _sha256(target) == digests[name]:
+            if target.is_file() and files.digest_once(target) == digests[name]:
                 return
+            if files.leaves(target, folder):
+                raise RemoteError(
+                    f"{target}: is, or lies behind, a symbolic link. Allowed: files of this program alone in its "
+                    f"working copy. Fix: delete the folder {folder}."
+                )
             target.parent.mkdir(parents=True, exist_ok=True)
-            fresh = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
+            fresh = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}")
             try:
                 with fresh.open("wb", buffering=0) as out:
                     found = self._digest(f"{place}/{name}", lambda block: _append(out, block, fresh))
                 if found != digests[name]:
                     raise RemoteError(
                         f"store {self.address}: {key}/{name} has SHA-256 {found[:12]}… Needed: {digests[name][:12]}…, "
-                        f"as its manifest says. Delete {key}/manifest.json there and make it again."
+                        f"as its manifest says. Run 'python -m pipelines verify {self.address} --repair', then the "
+                        f"command that made the store: it rebuilds this dataset."
                     )
                 fresh.replace(target)
+                files.remember_digest(target, found)
             finally:
                 fresh.unlink(missing_ok=True)
 
         _all(bring, names)
+
+    def discard(self, key: str) -> None:
+        """Remove a dataset, its manifest first, so that it is made and uploaded anew."""
+        shared = self._files()
+        try:
+            for name in sorted(self.names(key), key=lambda name: name != "manifest.json"):
+                shared.rm(self._at(f"{key}/{name}"), recursive=True)
+        except OSError as error:
+            raise self._failed(key, error) from None
 
     def faults(self, key: str, digests: Mapping[str, str]) -> dict[str, str]:
         """{file: "missing" or "damaged"} of the dataset `key`, each file read whole."""
@@ -128,9 +134,9 @@ class Remote:
         there = self._sizes(place)
         for name, expected in digests.items():
             if name not in there:
-                out[name] = "missing"
+                out[name] = "is missing"
             elif self._digest(f"{place}/{name}", lambda block: None) != expected:
-                out[name] = "damaged"
+                out[name] = "is damaged"
         return out
 
     def _sizes(self, place: str) -> dict[str, int]:
@@ -152,7 +158,7 @@ class Remote:
         except FileNotFoundError:
             raise RemoteError(
                 f"store {self.address}: {path} is gone. Needed: what the manifest names. Run again: another machine "
-                f"may have replaced it meanwhile; if not, delete the manifest.json above it there and make it again."
+                f"may have replaced it meanwhile; if not, run 'python -m pipelines verify {self.address} --repair'."
             ) from None
         except OSError as error:
             raise self._failed(path, error) from None
@@ -191,11 +197,6 @@ def _append(out: FileIO, block: bytes, file: Path) -> None:
 def _content(digests: Mapping[str, str]) -> str:
     """The name of the folder of just these files."""
     return hashlib.sha256(json.dumps(sorted(digests.items())).encode()).hexdigest()[:16]
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _all(do: Callable[[str], None], names: Iterable[str]) -> None:

@@ -14,7 +14,9 @@ def test_an_edit_is_saved_beside_what_other_sources_have(tmp_path: Path) -> None
     with lock.editing(tmp_path, "hub") as entries:
         entries["x"] = 1
     assert lock.read(tmp_path, "opus") == {"Tatoeba": ["v1"]}
-    assert json.loads((tmp_path / "lock.json").read_text()) == {"hub": {"x": 1}, "opus": {"Tatoeba": ["v1"]}}
+    text = json.loads((tmp_path / "lock.json").read_text())
+    assert {key: text[key] for key in ("hub", "opus")} == {"hub": {"x": 1}, "opus": {"Tatoeba": ["v1"]}}
+    assert {key: list(text["sha256"][key]) for key in text["sha256"]} == {"hub": ["x"], "opus": ["Tatoeba"]}
 
 
 def test_no_change_leaves_the_file_untouched(tmp_path: Path) -> None:
@@ -52,5 +54,5 @@ def test_threads_do_not_lose_each_others_edits(tmp_path: Path) -> None:
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "lock.json").write_text("{")
-    with pytest.raises(ValueError, match=r"lock\.json: not readable as JSON"):
+    with pytest.raises(ValueError, match=r"lock\.json is no whole JSON: .* Fix: restore the file, or delete it"):
         lock.read(tmp_path, "opus")

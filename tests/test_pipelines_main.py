@@ -1,3 +1,4 @@
+import hashlib
 import os
 import re
 import subprocess
@@ -126,8 +127,11 @@ def test_verify_fails_on_a_damaged_store(tmp_path: Path, capsys: pytest.CaptureF
         out.commit("f", {})
     (store.folder("base_model") / "model.safetensors").write_bytes(b"wrights")
     assert main(["verify", str(tmp_path)]) == 1
+    wrong, right = (hashlib.sha256(text).hexdigest()[:12] for text in (b"wrights", b"weights"))
     assert capsys.readouterr().out == (
-        "base_model/model.safetensors: damaged\n1 files compared, 1 damaged or missing\n"
+        f"base_model/model.safetensors is damaged: its SHA-256 is {wrong}…, not {right}…\n"
+        f"1 files compared, 1 damaged or missing\n"
+        f"Fix: 'python -m pipelines verify {tmp_path} --repair', then the command that made the store.\n"
     )
 
 

@@ -7,9 +7,11 @@ import pyarrow as pa
 import pytest
 
 from pipelines import store as module
+from pipelines.files import sha256
 from pipelines.languages import Pair
 from pipelines.storage.fingerprint import commit
-from pipelines.store import LedgerRow, Store, StoreError, verify
+from pipelines.storage.verification import verify
+from pipelines.store import LedgerRow, Store, StoreError
 from tests.planted import store_bitext
 
 PAIR = Pair("deu_Latn", "eng_Latn")
@@ -150,12 +152,18 @@ def test_verify_names_the_damaged_and_the_missing(tmp_path: Path) -> None:
     whole[len(whole) // 2] ^= 1
     shard.write_bytes(whole)
     (folder / "rejected" / "state.json").unlink()
-    assert verify(store)[1] == [
-        f"{ASSET}/{PAIR}/data/data-00000.arrow: damaged",
-        f"{ASSET}/{PAIR}/rejected/state.json: missing",
+    before, after = store.require(ASSET, PAIR).files["data/data-00000.arrow"], sha256(shard)
+    assert list(map(str, verify(store)[1])) == [
+        f"{ASSET}/{PAIR}/data/data-00000.arrow is damaged: its SHA-256 is {after[:12]}…, not {before[:12]}…",
+        f"{ASSET}/{PAIR}/rejected/state.json is missing",
     ]
     (folder / "manifest.json").write_text("{")
-    assert verify(store) == (0, [f"{ASSET}/{PAIR}/manifest.json: damaged"])
+    count, [fault] = verify(store)
+    assert (count, str(fault)) == (
+        0,
+        f"{ASSET}/{PAIR}/manifest.json is no whole JSON: Expecting property name enclosed in double quotes at line 1, "
+        f"column 2",
+    )
 
 
 def test_verify_refuses_a_folder_without_a_manifest(tmp_path: Path) -> None:

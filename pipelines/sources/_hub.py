@@ -11,13 +11,14 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import pyarrow as pa
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter, field_validator, model_validator
 
 from pipelines import lock
 from pipelines.errors import UserError
+from pipelines.files import is_relative
 from pipelines.languages import Pair, iso, opus_codes, parse
 from pipelines.paths import content_hash, expand
 from pipelines.registry import Strict
@@ -29,6 +30,24 @@ HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 READERS = {"parquet": "parquet", "json": "json", "jsonl": "json", "csv": "csv", "tsv": "csv", "arrow": "arrow"}
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves in a folder
+
+
+def _relative(name: str) -> str:
+    if name and not is_relative(name):
+        raise UserError(f"names {name!r}, which is no path within a data set")
+    return name
+
+
+class State(Strict):
+    """An entry of the lock file."""
+
+    revision: str = Field(pattern=r"^[\w.-]+$")
+    licence: str
+    chosen: dict[str, list[Annotated[str, AfterValidator(_relative)]] | None]
+    """The configuration or the files that were found for each pair of codes."""
+
+
+STATE = TypeAdapter(State)
 
 
 class HubData(Strict):
@@ -88,8 +107,8 @@ class HubData(Strict):
     def state(self, home: Path) -> dict[str, Any]:
         """{revision, licence, chosen} of a hub's data set as the lock file has it; asked of the hub the first time."""
         key = f"{self.path} {self.revision}".strip()
-        if not (held := lock.read(home, LOCK).get(key)):
-            with lock.editing(home, LOCK) as entries:
+        if not (held := lock.read(home, LOCK, STATE).get(key)):
+            with lock.editing(home, LOCK, STATE) as entries:
                 held = entries[key] = entries.get(key) or self._asked()
         return held
 
@@ -97,7 +116,7 @@ class HubData(Strict):
         """Move the lock to what the hub has now, unless the recipe names a revision; whether that changed anything."""
         if self.local or self.revision:
             return False
-        with lock.editing(home, LOCK) as entries:
+        with lock.editing(home, LOCK, STATE) as entries:
             new = self._asked()
             if entries.get(self.path, {}).get("revision") == new["revision"]:
                 return False
@@ -136,7 +155,7 @@ class HubData(Strict):
         state = self.state(home)
         if label not in state["chosen"]:
             found = self._offered(state["revision"], _filled(pattern, codes))
-            with lock.editing(home, LOCK) as entries:
+            with lock.editing(home, LOCK, STATE) as entries:
                 entries[f"{self.path} {self.revision}".strip()]["chosen"][label] = found
             return found
         return state["chosen"][label]

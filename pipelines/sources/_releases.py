@@ -4,10 +4,10 @@ import difflib
 import itertools
 import os
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from pipelines.errors import UserError, quoted
 from pipelines.fetching.transport import DownloadError, get_json
@@ -16,15 +16,17 @@ from pipelines.registry import Strict
 
 API = "https://opus.nlpl.eu/opusapi/"
 NAME = r"[A-Za-z0-9][\w.+-]{0,99}"
+Name = Annotated[str, Field(pattern=f"^{NAME}$")]
+"""Part of a path below the store: what a server or a lock file says must not lead out of it."""
 Format = Literal["moses", "tmx"]
 
 
 class Release(Strict):
     """One package of one pair, as the lock file holds it."""
 
-    corpus: str
-    version: str
-    package: str
+    corpus: Name
+    version: Name
+    package: Name
     """`en-zh_CN`: the server's codes in the server's order."""
     src: str
     """The server's code of `pair.src`."""
@@ -33,7 +35,7 @@ class Release(Strict):
     format: Format = "moses"
     licence: str = ""
     etag: str = ""
-    size: int = 0
+    size: Annotated[int, Field(ge=0)] = 0
     sha256: str = ""
     """Empty where only a part was fetched: then ETag, size and `window` identify it."""
     rows: int | None = None
@@ -54,6 +56,10 @@ class Release(Strict):
     def content(self) -> tuple[Any, ...]:
         """What identifies the rows."""
         return (*self.identity, *((self.sha256,) if self.window is None else (self.etag, self.size)))
+
+
+RELEASES = TypeAdapter(list[Release])
+"""An entry of the lock file."""
 
 
 def server() -> str:

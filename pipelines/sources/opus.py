@@ -28,7 +28,7 @@ from pipelines.progress import Tell, silent
 from pipelines.sources import Source
 from pipelines.sources._moses import ROWS
 from pipelines.sources._packages import fetched, fetched_again, place, probed, read, states, whole
-from pipelines.sources._releases import NAME, Format, Release, check_known, chosen, offered, server
+from pipelines.sources._releases import NAME, RELEASES, Format, Release, check_known, chosen, offered, server
 from pipelines.sources._sampling import drawn
 
 
@@ -83,9 +83,9 @@ class Opus(Source):
 
     def prepare(self, pair: Pair, home: Path, tell: Tell = silent) -> None:
         """Resolve what the lock file does not know of `pair` yet, and download it."""
-        if not self._lacking(pair, lock.read(home, self.name)):
+        if not self._lacking(pair, lock.read(home, self.name, RELEASES)):
             return
-        with lock.editing(home, self.name) as entries:
+        with lock.editing(home, self.name, RELEASES) as entries:
             offers = offered(pair, self.format)
             urls = {offer.identity: offer.url for offer in offers}
             found: dict[str, list[Release]] = {}
@@ -129,13 +129,13 @@ class Opus(Source):
         moved = []
         for (pair, spec), new in latest.items():
             new = [next(probes) for _ in new]
-            held = lock.read(home, self.name).get(self._key(spec, pair))
+            held = lock.read(home, self.name, RELEASES).get(self._key(spec, pair))
             if held is None:  # never asked for: what is not there does not move
                 continue
             old = [Release.model_validate(item) for item in held]
             if not new or states(old) == states(new):
                 continue
-            with lock.editing(home, self.name) as entries:
+            with lock.editing(home, self.name, RELEASES) as entries:
                 fresh = fetched([(release, self._rows(spec)) for release in new], pair, home, silent)
                 entries[self._key(spec, pair)] = [release.model_dump() for release in fresh]
             if [release.content for release in old] != [release.content for release in fresh]:
@@ -143,7 +143,7 @@ class Opus(Source):
         return sorted(set(moved))
 
     def releases(self, pair: Pair, home: Path) -> dict[str, Any]:
-        entries = {spec: lock.read(home, self.name).get(self._key(spec, pair)) for spec in self.corpora}
+        entries = {spec: lock.read(home, self.name, RELEASES).get(self._key(spec, pair)) for spec in self.corpora}
         return {
             f"{spec} {self.format}": [Release.model_validate(item).content for item in items]
             for spec, items in entries.items()
@@ -154,7 +154,7 @@ class Opus(Source):
         locked = self._locked(pair, home)
         files = [release for releases in locked.values() for release in releases if release.window is None]
         if not all(whole(place(release, home), release) for release in files):
-            with lock.editing(home, self.name):
+            with lock.editing(home, self.name, RELEASES):
                 fetched_again(files, pair, home)
         for spec, releases in locked.items():
             most, cap = self._rows(spec), self._cap(spec)
@@ -181,7 +181,7 @@ class Opus(Source):
     def prune(self, home: Path) -> list[Path]:
         """Remove downloads that no entry of the lock file names; what was removed."""
         folder = home / "downloads" / "opus"
-        with lock.editing(home, self.name) as entries:
+        with lock.editing(home, self.name, RELEASES) as entries:
             named = {place(Release.model_validate(item), home) for items in entries.values() for item in items}
             gone = [path for path in sorted(folder.glob("*/*/*")) if path not in named]
             for path in gone:
@@ -217,7 +217,7 @@ class Opus(Source):
     def _locked(self, pair: Pair, home: Path) -> dict[str, list[Release]]:
         """What the lock has of `pair`, in the order of the recipe; resolved now where it was not."""
         self.prepare(pair, home)
-        entries = lock.read(home, self.name)
+        entries = lock.read(home, self.name, RELEASES)
         out = {spec: [Release.model_validate(item) for item in entries[self._key(spec, pair)]] for spec in self.corpora}
         if not any(out.values()):
             raise UserError(self._none(pair, offered(pair, self.format)))

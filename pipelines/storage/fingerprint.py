@@ -36,6 +36,7 @@ NEUTRAL = frozenset(
         "pipelines.fetching",
         "pipelines.fetching.connections",
         "pipelines.fetching.transport",
+        "pipelines.files",
         "pipelines.lock",
         "pipelines.ranged",
         "pipelines.remote",
@@ -48,6 +49,7 @@ NEUTRAL = frozenset(
         # Say what happens. A model card is written anew when a model is pushed: its wording must not retrain.
         "alignment_train.card",
         "alignment_train.report",
+        "alignment_train.writing",
         "pipelines.errors",
         "pipelines.progress",
         "pipelines.redaction",
