@@ -58,7 +58,7 @@ def _push(recipe_path: str, root: str, to: str, asset: str, private: bool) -> No
     from pipelines.store import Store
 
     recipe = read_recipe(recipe_path)
-    print(printable(push(recipe, Store.open(root, recipe.name), to, asset, private)))
+    print(printable(push(recipe, Store.open(root, recipe.name, create=False), to, asset, private)))
 
 
 def _compare(words: list[str]) -> int:
@@ -87,7 +87,7 @@ def _compare(words: list[str]) -> int:
     compare.check_seeds(given.seeds)
     compare.check_jobs(given.jobs)
     common, recipes, owners = compare.read(given.recipe, given.methods, given.steps)
-    store = Store.open(given.store, *owners)
+    store = Store.open(given.store, *owners, create=False)
     for asset in ("training_mix", "eval_text", "base_model"):
         store.require(asset)
     made = compare.run(common, recipes, store, given.seeds, given.keep, given.device, given.jobs)
@@ -124,8 +124,9 @@ def _run(command: str, recipe_path: str, root: str, device: str | None) -> None:
 
     recipe = read_recipe(recipe_path)
     config = TrainConfig.of(recipe)
-    store = Store.open(root, recipe.name)
-    if command != "base" or config.base.seed:  # a named model needs no corpus
+    needs_corpus = command != "base" or config.base.seed is not None  # a named model needs none
+    store = Store.open(root, recipe.name, create=not needs_corpus)
+    if needs_corpus:
         needed = "align_model" if command in ("merge", "eval") else "training_mix"
         store.require(needed)  # before torch loads, which takes seconds
 

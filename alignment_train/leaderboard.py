@@ -9,17 +9,22 @@ from importlib.resources import files
 from math import hypot
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired
+
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from pipelines import languages
 from pipelines.data_card import cell
 from pipelines.errors import UserError
 from pipelines.evals import Metric
+from pipelines.files import Unreadable, first_cause, parse_json, read_small
+from pipelines.files import fault as file_fault
 from pipelines.measures import measure, measure_of
 from pipelines.measures import name as name_of
 from pipelines.paths import is_address
 from pipelines.statistics import MOST_RUNS, over_runs
-from pipelines.store import Manifest, Store
+from pipelines.store import Manifest, Store, parse_manifest
 from pipelines.summary import (
     ALL,
     BETTER,
@@ -38,6 +43,26 @@ from pipelines.summary import (
     told,
 )
 from pipelines.verdict import is_result, reference, verdict
+
+
+class _Figure(TypedDict):
+    value: float | None
+    low: NotRequired[float | None]
+    high: NotRequired[float | None]
+
+
+class _Figures(TypedDict):
+    """What a leaderboard reads of metrics.json; it holds more."""
+
+    base: dict[str, _Figure]
+    aligned: dict[str, _Figure]
+    control: NotRequired[dict[str, _Figure]]
+    merged: NotRequired[dict[str, _Figure]]
+    pivot: NotRequired[str]
+
+
+METRICS, MANIFEST = "metrics.json", "manifest.json"
+FIGURES = TypeAdapter(_Figures)
 
 
 class Run(NamedTuple):
@@ -66,15 +91,11 @@ def read(places: Sequence[str]) -> list[Run]:
     for place in places:
         folder = Path(place)
         if is_address(place) or (folder / "store.json").exists():
-            folder = Store(place).fetched("evaluation")
-        texts = [folder / name for name in ("metrics.json", "manifest.json")]
-        if missing := [text.name for text in texts if not text.exists()]:
-            raise UserError(
-                f"run {place}: found no {' and no '.join(missing)}. Allowed: a store that has an evaluation, or its "
-                f"folder evaluation/. Make it with 'make align' or 'python -m alignment_train eval'."
-            )
-        metrics, manifest = (text.read_text(encoding="utf-8") for text in texts)
-        run = Run(place, Manifest.model_validate_json(manifest), json.loads(metrics))
+            store = Store(place)
+            manifest = store.require("evaluation")
+            run = Run(place, manifest, _metrics(place, store.fetched("evaluation", under=METRICS), manifest))
+        else:
+            run = _in_folder(place, folder)
         if twice := [other.where for other in out if other.manifest.fingerprint == run.manifest.fingerprint]:
             raise UserError(
                 f"run {place}: found the same evaluation as {twice[0]}. Allowed: each once, or a run would count as "
@@ -82,6 +103,44 @@ def read(places: Sequence[str]) -> list[Run]:
             )
         out.append(run)
     return out
+
+
+def _in_folder(place: str, folder: Path) -> Run:
+    """The run in an evaluation folder, which may come from anybody."""
+    if missing := [name for name in (METRICS, MANIFEST) if not (folder / name).exists()]:
+        raise UserError(
+            f"run {place}: found no {' and no '.join(missing)}. Allowed: a store that has an evaluation, or its "
+            f"folder evaluation/. Make it with 'make align' or 'python -m alignment_train eval'."
+        )
+    try:
+        manifest = parse_manifest(read_small(folder / MANIFEST))
+    except Unreadable as error:
+        raise _damaged(place, MANIFEST, str(error)) from None
+    return Run(place, manifest, _metrics(place, folder, manifest))
+
+
+def _metrics(place: str, folder: Path, manifest: Manifest) -> Metrics:
+    """What metrics.json holds; UserError where it is not what the manifest says, or no figures by model."""
+    try:
+        if METRICS not in manifest.files:
+            raise Unreadable("is not named in manifest.json")
+        if cause := file_fault(folder, METRICS, manifest.files[METRICS]):
+            raise Unreadable(cause)
+        found = parse_json(read_small(folder / METRICS), dict)
+        try:
+            FIGURES.validate_python(found)
+        except ValidationError as error:
+            raise Unreadable(first_cause(error)) from None
+    except Unreadable as error:
+        raise _damaged(place, METRICS, str(error)) from None
+    return found
+
+
+def _damaged(place: str, name: str, cause: str) -> UserError:
+    return UserError(
+        f"run {place}: {name} {cause}. Expected: the files as an evaluation wrote them. Fix: run the evaluation again, "
+        f"or copy its folder again."
+    )
 
 
 def lines(runs: Sequence[Run]) -> list[Line]:

@@ -17,6 +17,7 @@ from alignment_train.config import Merge
 from alignment_train.data import conversations
 from alignment_train.lm import LM
 from alignment_train.model import Model, load
+from alignment_train.writing import os_errors
 from pipelines.config import Recipe
 from pipelines.errors import UserError
 from pipelines.evals.retrieval import credits
@@ -81,7 +82,8 @@ def run(trainer: "Trainer") -> Manifest:
             model.adapter.delete_adapter(adapter.NAME)
         best = chosen(found, settings.choose)
         _weigh(model, settings, found[best]["coefficient"], recipe.seed)
-        model.save(out.path)
+        with os_errors(out.path):
+            model.save(out.path)
         numbers = {
             "method": settings.method,
             "adapter": settings.adapter,

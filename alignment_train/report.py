@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
@@ -25,23 +25,29 @@ class Reporter:
         self.title, self.log, self.tell, self.dagster = title, log, tell, dagster
         self.board = log.parent / "tensorboard"
         self._writer: Any = None
+        self._hook = threading.excepthook
         self._began, self._spoke, self._tokens, self._ideal = time.monotonic(), 0.0, 0, 0.0
         self._stepping = self._began
         self._first = 0
         self._before = 0.0
         self._losses: dict[str, float] = {}  # the latest of each objective
 
-    def rewind(self, step: int) -> None:
-        """Forget what was logged at or after `step`: a resumed run logs it again. TensorBoard hides it."""
+    def rewind(self, step: int, log: Path | None = None) -> None:
+        """Forget what was logged at or after `step`: a resumed run logs it again. TensorBoard hides it.
+
+        log: where the lines up to `step` are kept; by default in the log itself.
+        """
         if not ranks.first():
             return
         from torch.utils.tensorboard import SummaryWriter
 
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        lines = self.log.read_text().splitlines(keepends=True) if self.log.exists() else []
+        kept_in = log or self.log
+        lines = kept_in.read_text().splitlines(keepends=True) if step and kept_in.exists() else []
         whole = [line for line in lines if line.endswith("}\n")]  # a kill may leave half a line
         kept = [line for line in whole if json.loads(line)["step"] < step]
         self.log.write_text("".join(kept))
+        self._hook, threading.excepthook = threading.excepthook, _without_tensorboard(threading.excepthook)
         self._first, self._stepping = step, time.monotonic()
         self._before = json.loads(kept[-1])["seconds"] if kept else 0.0
         self._writer = SummaryWriter(str(self.board), purge_step=step)
@@ -103,6 +109,7 @@ class Reporter:
         if self._writer:
             self._writer.close()
             self._writer = None
+        threading.excepthook = self._hook
 
     def last(self) -> dict[str, float]:
         """The last value of speed, MFU and of every figure of the gradients, as the log has them."""
@@ -128,6 +135,16 @@ class Reporter:
         first = {name: round(fmean(values[: sizes[name]]), 6) for name, values in found.items()}
         last = {name: round(fmean(values[-sizes[name] :]), 6) for name, values in found.items()}
         return first, last
+
+
+def _without_tensorboard(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`hook`, but for what TensorBoard's thread raises where the disk is full: the next figure raises it again."""
+
+    def report(args: Any) -> None:
+        if not (isinstance(args.exc_value, OSError) and type(args.thread).__module__.startswith("tensorboard.")):
+            hook(args)
+
+    return report
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from alignment_train.objectives import Objective
 from alignment_train.objectives.language_model import LanguageModel
 from alignment_train.report import Reporter
 from alignment_train.train import Outcome, Plan, train
+from alignment_train.writing import os_errors
 from pipelines.config import Recipe
 from pipelines.errors import UserError
 from pipelines.progress import Tell, silent
@@ -101,7 +102,8 @@ class Trainer:
         model = self._dated(load_base(settings))
         conversations = self._conversations(model)  # a chat template that cannot be used is refused here
         with self.store.writing("base_model") as out:
-            model.save(out.path)
+            with os_errors(out.path):
+                model.save(out.path)
             kind = " at ".join(filter(None, (settings.model, settings.revision)))
             numbers = {
                 "base": f"{'local' if files else 'hub'}: {kind}",
@@ -242,7 +244,8 @@ class Trainer:
             return self.store.require(asset)
         numbers, spent = {**more(), **self._numbers(model, outcome, reporter)}, reporter.seconds()
         with self.store.writing(asset, key) as out:
-            write(model, out.path)
+            with os_errors(out.path):
+                write(model, out.path)
             if asset in card.WAYS:
                 (out.path / card.FILE).write_text(card.card(self.recipe, self.store, asset, numbers), encoding="utf-8")
             if reporter.log.exists():

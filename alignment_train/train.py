@@ -3,7 +3,9 @@
 import hashlib
 import logging
 import math
+import re
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,12 +29,15 @@ from alignment_train.guards import PROBED, Stop, Watch, heavy, memory
 from alignment_train.model import Model
 from alignment_train.objectives import Objective
 from alignment_train.report import Reporter
+from alignment_train.writing import os_errors
+from pipelines import files
 from pipelines.errors import UserError, error_context
 
 if TYPE_CHECKING:
     from alignment_train.fsdp import Divided
 
 T = TypeVar("T")
+LOG = "log.jsonl"  # in a checkpoint: the log up to its step
 logging.getLogger("accelerate").setLevel(logging.ERROR)  # at every checkpoint it tells of the tied head
 
 
@@ -150,11 +155,11 @@ def train(
     accelerator.register_save_state_pre_hook(without_frozen)
     if divided:
         divided.kept_by(accelerator, optimiser.optimizer)
-    if last := _last(checkpoints):
+    if last := _last_whole(checkpoints):
         whole = all(p.requires_grad for p in model.lm.parameters())
         accelerator.load_state(str(last), strict=whole, map_location="cpu")
     looked = {} if outcome.steps else look(watch.states)
-    reporter.rewind(outcome.steps)
+    reporter.rewind(outcome.steps, last / LOG if last else None)
 
     for step in range(outcome.steps, plan.steps):
         losses: dict[str, float] = {}
@@ -212,7 +217,7 @@ def train(
         ideal = flops.needed(tokens) / speed
         reporter.step(step, plan.steps, losses, round(sum(tokens.values())), figures, outcome.rows, ideal)
         if saves:
-            _save(accelerator, checkpoints, outcome.steps)
+            _save(accelerator, checkpoints, outcome.steps, reporter.log)
     reporter.close()
     if divided:
         divided.whole()
@@ -360,19 +365,43 @@ def _seed(*parts: int | str) -> int:
 
 def _last(checkpoints: Path) -> Path | None:
     """The newest whole checkpoint: a folder gets its final name last."""
-    return max(checkpoints.glob("step-*"), key=lambda path: int(path.name[5:]), default=None)
+    found = [path for path in checkpoints.glob("step-*") if re.fullmatch("[0-9]+", path.name[5:])]
+    return max(found, key=lambda path: int(path.name[5:]), default=None)
 
 
-def _save(accelerator: Accelerator, checkpoints: Path, step: int) -> None:
-    """The first process writes, each adds its random state; the folder is one that all of them see."""
+def _last_whole(checkpoints: Path) -> Path | None:
+    """The newest checkpoint whose files are as they were written; the first process removes damaged ones."""
+    if ranks.first():
+        while (last := _last(checkpoints)) and (cause := files.digests_fault(last)):
+            shutil.rmtree(last)
+            start = _last(checkpoints) or "the beginning"
+            sentence = f"Checkpoint {last}: {cause}. It was removed; training starts from {start}."
+            print("\n" * sys.stderr.isatty() + sentence, file=sys.stderr)  # after the progress line
+    ranks.wait()
+    return _last(checkpoints)
+
+
+def _save(accelerator: Accelerator, checkpoints: Path, step: int, log: Path) -> None:
+    """The first process writes, each adds its random state; the folder is one that all of them see.
+
+    log: the lines of all steps up to now, which a resumed training continues.
+    """
     fresh, old = checkpoints / "unfinished", _last(checkpoints)
     if ranks.first():
         shutil.rmtree(fresh, ignore_errors=True)
     ranks.wait()
-    accelerator.save_state(str(fresh))
+    try:
+        with os_errors(checkpoints):
+            accelerator.save_state(str(fresh))
+    except OSError:
+        shutil.rmtree(fresh, ignore_errors=True)  # what fills a disk must not stay there
+        raise
     ranks.wait()
     if ranks.first():
+        shutil.copyfile(log, fresh / LOG)
+        files.write_digests(fresh)
         fresh.rename(checkpoints / f"step-{step:08}")
+        files.sync_folder(checkpoints)
         if old:
             shutil.rmtree(old)
     ranks.wait()

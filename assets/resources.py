@@ -11,15 +11,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import PIPE, STDOUT, Popen, TimeoutExpired
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import dagster as dg
 
 from pipelines.config import find
 from pipelines.errors import UserError, os_error_sentence, printable
+from pipelines.files import READ_ONLY, write_atomically
 from pipelines.paths import is_address
 from pipelines.progress import Progress
-from pipelines.store import Store, write_atomically
+from pipelines.store import Store
 
 DEFAULT_RECIPE = "sample.yaml"
 TAIL = 25  # last lines of a dead trainer's output that its asset fails with
@@ -151,10 +152,9 @@ class TrainerResource(dg.ConfigurableResource):
 
         command = [*self.command, task, self.recipe, "--store", self.store]
         tail: deque[str] = deque(maxlen=TAIL)
-        log.parent.mkdir(parents=True, exist_ok=True)
         with (
             sole_trainer(f"{task} of {self.store}", on_wait),
-            log.open("w", encoding="utf-8") as file,
+            _open_log(log) as file,
             dg.open_pipes_session(context, dg.PipesEnvContextInjector(), dg.PipesTempFileMessageReader()) as session,
         ):
             env = {
@@ -180,6 +180,19 @@ class TrainerResource(dg.ConfigurableResource):
                 raise
         if code:
             raise dg.Failure(description=_obituary(task, code, list(tail), log), allow_retries=False)
+
+
+def _open_log(log: Path) -> IO[str]:
+    """`log`, emptied; on a disk that cannot be written, where a finished store is only looked at, nothing."""
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        if log.is_symlink():
+            log.unlink()
+        return log.open("w", encoding="utf-8")
+    except OSError as error:
+        if error.errno not in READ_ONLY:
+            raise
+        return open(os.devnull, "w", encoding="utf-8")
 
 
 def _stop(process: Popen[str]) -> None:

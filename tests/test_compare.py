@@ -15,7 +15,8 @@ from alignment_train.config import TrainConfig
 from alignment_train.stages import Trainer
 from pipelines.config import METHODS, read_recipe
 from pipelines.statistics import STUDENT, over_runs
-from pipelines.store import Manifest, Store, verify
+from pipelines.storage.verification import verify
+from pipelines.store import Manifest, Store
 from tests.models import ROOT
 
 TINY = ROOT / "tests" / "data" / "tiny.yaml"
@@ -237,7 +238,8 @@ def test_the_number_of_seeds_has_bounds(seeds: int, tmp_path: Path, capsys: pyte
 def test_a_store_without_a_base_model_is_refused_with_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["compare", str(TINY), "--store", str(tmp_path / "empty")]) == 1
     error = capsys.readouterr().err
-    assert "no training_mix in it" in error
+    assert "nothing is in it. Needed before this can run: a corpus" in error
+    assert not (tmp_path / "empty").exists()
     assert "make align" in error
 
 

@@ -7,6 +7,7 @@ import pytest
 from alignment_train import leaderboard
 from alignment_train.__main__ import main
 from pipelines.comparison import compared
+from pipelines.files import sha256
 from tests.evaluated import DE, SW, scored
 
 
@@ -27,6 +28,7 @@ def run(
     recipe = {"name": name, "seed": seed, "train": {"steps": steps}}
     manifest = {
         "asset": "evaluation", "fingerprint": str(folder), "recipe": recipe,
+        "files": {"metrics.json": sha256(folder / "metrics.json")},
         "inputs": {"eval_text": texts, "base_model": "b"},
     }  # fmt: skip
     (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -54,6 +56,9 @@ def test_a_gain_that_is_not_above_guessing_is_not_called_better(tmp_path: Path):
     for rate, said in ((0.1, ", better"), (0.4, ", better, but not above guessing")):
         constant = {f"retrieval/{pair}/recall@1": {"value": rate, "n": 200} for pair in (DE, SW)}
         (place / "metrics.json").write_text(json.dumps({**metrics, "constant": constant}))
+        manifest = json.loads((place / "manifest.json").read_text())
+        manifest["files"]["metrics.json"] = sha256(place / "metrics.json")
+        (place / "manifest.json").write_text(json.dumps(manifest))
         assert leaderboard.table(found([str(place)]))[1][0][4].endswith(said)
 
 

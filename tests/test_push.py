@@ -148,7 +148,7 @@ def test_the_command_asks_nothing(hub: Hub, capsys: pytest.CaptureFixture[str], 
     file = tmp_path / "mine.yaml"
     file.write_text("extends: sample.yaml\n")
     assert main(["push", str(file), "--store", str(tmp_path / "empty"), "--to", "me/it"]) == 1
-    assert "no align_model in it" in capsys.readouterr().err
+    assert "nothing is in it" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["push", str(file), "--store", str(tmp_path / "empty")])
     assert "push needs --to" in capsys.readouterr().err

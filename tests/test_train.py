@@ -87,8 +87,8 @@ def test_a_run_killed_at_any_step_resumes_to_the_very_weights_of_an_unbroken_one
     saved: dict[str, list[Any]] = {"whole": [], "broken": []}
     step, save = Reporter.step, training._save
 
-    def keep(accelerator, checkpoints, number):
-        save(accelerator, checkpoints, number)
+    def keep(accelerator, checkpoints, number, log):
+        save(accelerator, checkpoints, number, log)
         state = {"rate": accelerator._schedulers[0].get_last_lr()[0], "random": torch.get_rng_state()}
         for place, own in accelerator._optimizers[0].state_dict()["state"].items():
             state |= {f"{place}/{name}": value.clone() for name, value in own.items()}
