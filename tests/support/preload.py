@@ -1,0 +1,34 @@
+"""What the process that tests fork from imports once: after that a run of the tiny recipe takes a second."""
+
+import importlib
+
+for name in (
+    "duckdb",
+    "matplotlib.pyplot",
+    "peft",
+    "sentencepiece",
+    "torch.utils.tensorboard",
+    "transformers.models.llama.modeling_llama",
+    "alignment_train.evaluate",
+    "alignment_train.leaderboard",
+    "alignment_train.objectives.language_model",
+    "alignment_train.stages",
+    "pipelines.__main__",
+    "pipelines.evals.loss",
+    "pipelines.filters.char_length",
+    "pipelines.filters.identical",
+    "pipelines.filters.length_ratio",
+    "pipelines.filters.markup",
+    "pipelines.instructions.translate",
+    "pipelines.sources.sample",
+):
+    importlib.import_module(name)
+
+# What a run computes once per process: inherited by those that are forked.
+for module, function in (
+    ("pipelines.grammar", "sentences"),
+    ("pipelines.matching", "folds"),
+    ("pipelines.characters", "kinds"),
+    ("pipelines.store", "commit"),
+):
+    getattr(importlib.import_module(module), function)()
