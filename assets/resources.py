@@ -16,7 +16,7 @@ from typing import IO, NamedTuple
 import dagster as dg
 
 from pipelines.config import find
-from pipelines.errors import UserError, os_error_sentence, printable
+from pipelines.errors import UserError, is_file_error, os_error_sentence, printable
 from pipelines.files import READ_ONLY, write_atomically
 from pipelines.paths import is_address
 from pipelines.progress import Progress
@@ -89,7 +89,7 @@ def said_plainly() -> Iterator[None]:
     except UserError as error:
         raise dg.Failure(description=printable(error), allow_retries=False) from None
     except OSError as error:
-        if error.errno is None:
+        if not is_file_error(error):
             raise
         raise dg.Failure(description=printable(os_error_sentence(error)), allow_retries=False) from error
 

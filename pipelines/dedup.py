@@ -130,6 +130,7 @@ def _exact(
 ) -> Iterator[np.ndarray]:
     """The rows left after each part of `on`, int64 in no order: of every distinct key the one of lowest rank."""
     order = None if rank is None else np.argsort(rank)
+    store.shards("clean_bitext", pair)  # checked here: what is raised while DuckDB reads becomes an error of DuckDB's
     keys = pa.RecordBatchReader.from_batches(KEYS, _keys(store, pair, rank))
     # Of ten million texts the chance that any two that differ share 64 bits is 3e-6; pairs have 128.
     duck.register("keys", keys).execute(

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -54,8 +55,16 @@ def quoted(text: object, most: int = 100) -> str:
     return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
+def is_file_error(error: OSError) -> bool:
+    """Whether an OSError says what went wrong with which file, rather than being a library's own exception."""
+    return error.errno is not None or isinstance(error, shutil.Error)
+
+
 def os_error_sentence(error: OSError) -> str:
     """An OSError as path, cause and cure."""
+    if isinstance(error, shutil.Error):  # of a copied folder: what went wrong with each file
+        source, target, cause = error.args[0][0]
+        return f"{source} -> {target}: {cause}. Check the paths and the disk."
     path = str(error.filename) if error.filename is not None else "a file"
     if error.filename2 is not None:
         path += f" -> {error.filename2}"
@@ -132,7 +141,7 @@ def run_command(command: Callable[[], int], prefix: str = "") -> int:
         # The reader of standard output is gone (`... | head`): nothing to report, nowhere to report it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        if error.errno is None:
+        if not is_file_error(error):
             raise
         print(printable(f"{prefix}{os_error_sentence(error)}"), file=sys.stderr)
     finally:
