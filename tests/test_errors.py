@@ -39,7 +39,7 @@ def raises(error: BaseException):
         (PermissionError(errno.EACCES, "Permission denied", "/data"), 1, "/data: Permission denied. Grant this user"),
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "a", None, "b"), 1, "a -> b: No such file"),
         (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 300), 1, ": File name too long. Use a shorter path."),
-        (shutil.Error([("a/x", "b/x", "[Errno 28] No space left on device: 'b/x'")]), 1, "a/x -> b/x: [Errno 28] No space"),
+        (shutil.Error([("a/x", "b/x", "[Errno 28] No space left: 'b/x'")]), 1, "a/x -> b/x: [Errno 28] No space"),
         (KeyboardInterrupt(), 130, "\nInterrupted. Finished work is kept; run the same command to continue.\n"),
     ],
 )  # fmt: skip
