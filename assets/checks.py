@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from assets import metadata
 from assets.resources import StoreResource
 from pipelines.config import Recipe
+from pipelines.identifying import held_out
 from pipelines.matching import match_key
 from pipelines.schema import BITEXT, INSTRUCTION, check
 from pipelines.store import PER_PAIR, Manifest, Store
@@ -120,9 +121,9 @@ def _overlap(recipe: Recipe) -> dg.AssetChecksDefinition:
     )
     def no_evaluation_overlap(store: StoreResource) -> dg.AssetCheckResult:
         lake = store.open()
-        held_out = _held_out(lake)
+        forbidden = _held_out(lake)
         found = {
-            pair: sum(_holding(held_out, batch) for batch in lake.batches("decontaminated_bitext", pair))
+            pair: sum(_holding(forbidden, batch) for batch in lake.batches("decontaminated_bitext", pair))
             for pair, _ in _made(recipe, lake, "decontaminated_bitext")
         }
         return _counted(found, "overlapping")
@@ -139,10 +140,10 @@ def _mix_overlap() -> dg.AssetChecksDefinition:
     )
     def no_evaluation_overlap(store: StoreResource) -> dg.AssetCheckResult:
         lake = store.open()
-        held_out = _held_out(lake)
+        forbidden = _held_out(lake)
         parts = [part for part in lake.require("training_mix").rows if part in ("bitext", "dev")]
         found = {
-            part: sum(_holding(held_out, batch) for batch in lake.batches("training_mix", part=part)) for part in parts
+            part: sum(_holding(forbidden, batch) for batch in lake.batches("training_mix", part=part)) for part in parts
         }
         return _counted(found, "overlapping", "part")
 
@@ -150,23 +151,23 @@ def _mix_overlap() -> dg.AssetChecksDefinition:
 
 
 def _held_out(store: Store) -> dict[str, pa.Array]:
-    """Match keys of the evaluation texts by language."""
-    texts = store.table("eval_text")
+    """Match keys, by language, of what identifies the items of the evals."""
+    texts = held_out(store)
     keys = {
-        lang: pc.unique(match_key(texts.filter(pc.equal(texts["lang"], lang))["text"]))
+        lang: pc.unique(match_key(texts.filter(pc.equal(texts["lang"], lang))["own"]))
         for lang in pc.unique(texts["lang"]).to_pylist()
     }
     return {lang: found.filter(pc.not_equal(found, "")) for lang, found in keys.items()}
 
 
-def _holding(held_out: dict[str, pa.Array], batch: pa.RecordBatch) -> int:
+def _holding(forbidden: dict[str, pa.Array], batch: pa.RecordBatch) -> int:
     """Sides of the batch that are held-out texts of their language."""
     count = 0
     for side in ("src", "tgt"):
         for lang in pc.unique(batch[f"{side}_lang"]).to_pylist():
-            if lang in held_out:
+            if lang in forbidden:
                 own = batch[side].filter(pc.equal(batch[f"{side}_lang"], lang))
-                count += pc.sum(pc.is_in(match_key(own), value_set=held_out[lang])).as_py() or 0
+                count += pc.sum(pc.is_in(match_key(own), value_set=forbidden[lang])).as_py() or 0
     return count
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.identifying import compared_texts, held_out
 from pipelines.matching import match_key
 from pipelines.near import HeldOut, shingles
 from pipelines.progress import Tell, silent
@@ -55,20 +56,20 @@ class Overlap(NamedTuple):
 
 
 def overlap(store: Store, near: float | None, tell: Tell = silent) -> Overlap:
-    """Every text of the evals against every row of the mix that trains.
+    """Every text that identifies an item of the evals against every row of the mix that trains.
 
-    Exactly held is a text with the match key of a segment or message of its language; nearly, as `decontaminate` has
-    it, so that a short text within a longer one is not found, and together (`Together`). In which of its two languages
-    a message is, is unknown: it is compared with both.
+    Exactly held is a text with the match key of a segment or prompt of its language, or of a message or sentence that
+    is long enough (`identifying`); nearly, as `decontaminate` has it, so that a short text within a longer one is not
+    found, and together (`Together`). In which of its two languages a message is, is unknown: it is compared with both.
     """
     near = near or NEAR
-    held_out, langs = store.table("eval_text"), Counter[str]()
+    texts_held_out, langs = held_out(store), Counter[str]()
     texts: dict[str, dict[tuple[str, str], str]] = {}
-    for row in held_out.select(["eval", "lang", "text"]).to_pylist():
+    for row in texts_held_out.select(["eval", "lang", "text"]).to_pylist():
         texts.setdefault(row["eval"], {})[row["lang"], row["text"]] = ""
     searches = {
-        lang: _Search(pc.unique(held_out.filter(pc.equal(held_out["lang"], lang))["text"]), lang, near)
-        for lang in pc.unique(held_out["lang"]).to_pylist()
+        lang: _Search(texts_held_out.filter(pc.equal(texts_held_out["lang"], lang)), lang, near)
+        for lang in pc.unique(texts_held_out["lang"]).to_pylist()
     }
     mix = store.require("training_mix")
     parts = [part for part in mix.rows if not part.endswith("dev")]
@@ -76,9 +77,9 @@ def overlap(store: Store, near: float | None, tell: Tell = silent) -> Overlap:
     for part in parts:
         for batch in store.batches("training_mix", part=part):
             tell(done, total, "looking for eval texts in the mix")
-            for lang, said in _said(batch):
+            for lang, said, sentences in _said(batch):
                 if lang in searches:
-                    searches[lang].see(said)
+                    searches[lang].see(said, sentences)
             sides = pa.table({side: batch[side] for side in ("src_lang", "tgt_lang")})
             for row in sides.group_by(["src_lang", "tgt_lang"]).aggregate([([], "count_all")]).to_pylist():
                 for lang in {row["src_lang"], row["tgt_lang"]}:
@@ -132,20 +133,22 @@ def together(row: np.ndarray, wanted: np.ndarray, width: int) -> int:
 class _Search:
     """For the texts of one language."""
 
-    def __init__(self, texts: pa.Array, lang: str, near: float):
+    def __init__(self, texts: pa.Table, lang: str, near: float):
+        """texts: HELD_OUT rows of the language."""
         self.kinds: dict[str, str] = {}
+        own = texts["own"].combine_chunks()
         self._keys: dict[str, list[str]] = {}
-        for text, key in zip(texts.to_pylist(), match_key(texts).to_pylist(), strict=True):
+        for text, key in zip(texts["text"].to_pylist(), match_key(own).to_pylist(), strict=True):
             if key:
                 self._keys.setdefault(key, []).append(text)
-        self._near = Together(texts, lang, near)
+        self._near = Together(pc.unique(own), lang, near)
         self._written: dict[str, list[str]] = {}
-        for text, nfc in zip(texts.to_pylist(), pc.utf8_normalize(texts, form="NFC").to_pylist(), strict=True):
+        for text, nfc in zip(texts["text"].to_pylist(), pc.utf8_normalize(own, form="NFC").to_pylist(), strict=True):
             self._written.setdefault(nfc, []).append(text)
 
-    def see(self, said: pa.Array) -> None:
-        """Note in `kinds` which texts are held."""
-        keys = match_key(said)
+    def see(self, said: pa.Array, sentences: pa.Array) -> None:
+        """Note in `kinds` which texts are held; `sentences` are compared for equality alone."""
+        keys = pa.concat_arrays([match_key(said), match_key(sentences)])
         same = keys.filter(pc.is_in(keys, value_set=pa.array(list(self._keys), pa.string())))
         for key in pc.unique(same).to_pylist():
             self.kinds.update(dict.fromkeys(self._keys[key], "exact"))
@@ -154,9 +157,16 @@ class _Search:
                 self.kinds.setdefault(text, "near")
 
 
-def _said(batch: pa.RecordBatch) -> Iterator[tuple[str, pa.Array]]:
-    """(language, texts) of a batch; the messages of a conversation once for each of its languages."""
+def _said(batch: pa.RecordBatch) -> Iterator[tuple[str, pa.Array, pa.Array]]:
+    """(language, texts, sentences within them) of a batch; those of a conversation once for each of its languages.
+
+    Of a conversation that is the prompt, and the messages and sentences that are long enough to identify an item.
+    """
     for side in ("src", "tgt"):
         for lang in pc.unique(batch[f"{side}_lang"]).to_pylist():
             rows = batch.filter(pc.equal(batch[f"{side}_lang"], lang))
-            yield lang, rows[side] if side in batch.schema.names else rows["messages"].flatten().field("content")
+            if side in batch.schema.names:
+                yield lang, rows[side], pa.array([], pa.string())
+            else:
+                said, sentences = compared_texts(rows["messages"].to_pylist(), lang)
+                yield lang, pa.array(said, pa.string()), pa.array(sentences, pa.string())

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from pipelines.config import Decontaminate, Recipe
 from pipelines.errors import UserError
+from pipelines.identifying import held_out
 from pipelines.languages import Pair
 from pipelines.ledger import KEPT, Sieve, rebatch
 from pipelines.matching import match_key
@@ -23,8 +24,8 @@ EVALUATION, LIST = "evaluation", "list"
 
 def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manifest:
     """Drop a row where either side is, or nearly is, an eval text in that side's language or a text of the lists."""
-    upstream, held_out = store.require("deduped_bitext", pair), store.require("eval_text")
-    inputs = {"deduped_bitext": upstream.fingerprint, "eval_text": held_out.content()}
+    upstream, eval_text = store.require("deduped_bitext", pair), store.require("eval_text")
+    inputs = {"deduped_bitext": upstream.fingerprint, "eval_text": eval_text.content()}
     settings = recipe.corpus.decontaminate
     print_ = fingerprint(__name__, pins(settings), inputs, libraries=("pyarrow", "numpy"))
     if done := store.unchanged("decontaminated_bitext", pair, print_):
@@ -61,11 +62,11 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
 
 
 class Forbidden:
-    """What training must not hold in one language: the evals' texts in it, and the lists' in any."""
+    """What training must not hold in one language: what identifies the evals' items in it, and the lists' texts."""
 
     def __init__(self, settings: Decontaminate, store: Store, lang: str):
-        held_out = store.table("eval_text")
-        texts = {EVALUATION: held_out.filter(pc.equal(held_out["lang"], lang))["text"]}
+        texts_held_out = held_out(store)
+        texts = {EVALUATION: texts_held_out.filter(pc.equal(texts_held_out["lang"], lang))["own"]}
         if settings.lists:
             texts[LIST] = pa.chunked_array([_lines(file) for file in settings.files()], pa.string())
         self.keys = {name: _keys(found) for name, found in texts.items()}
@@ -82,11 +83,15 @@ class Forbidden:
         kinds = ["overlap", "near"] if self._near else ["overlap"]
         return [f"{name}_{kind}" for name in self.keys for kind in kinds]
 
-    def held(self, texts: pa.Array) -> np.ndarray:
-        """float64 [steps, N]: how much of a forbidden text each text holds, 1 where it is one; NaN where none."""
+    def held(self, texts: pa.Array, names: Sequence[str] | None = None) -> np.ndarray:
+        """float64 [steps, N]: how much of a forbidden text each text holds, 1 where it is one; NaN where none.
+
+        names: EVALUATION or LIST, to look for the texts of one of them alone.
+        """
         keys = match_key(texts)
         out = []
-        for name, forbidden in self.keys.items():
+        for name in names or self.keys:
+            forbidden = self.keys[name]
             same = pc.is_in(keys, value_set=forbidden).to_numpy(zero_copy_only=False)
             out.append(np.where(same, 1.0, np.nan))
             if self._near:

@@ -1,18 +1,21 @@
 """Stage: decontaminated_bitext -> instructions. Each instruction type renders the bitext, and adds data of its own."""
 
+import copy
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.config import Recipe
-from pipelines.decontaminate import Forbidden, pins
+from pipelines.decontaminate import EVALUATION, Forbidden, pins
 from pipelines.errors import UserError, with_batch_context
+from pipelines.identifying import Conversation, Frequency, identifying, sentence_keys
 from pipelines.instructions import RENDERED, InstructionType
 from pipelines.languages import Pair
-from pipelines.ledger import empty, rebatch
+from pipelines.ledger import KEPT, Samples, empty, rebatch
 from pipelines.licences import require
 from pipelines.progress import Tell, silent
 from pipelines.schema import INSTRUCTION, check
@@ -20,19 +23,20 @@ from pipelines.segments import generator, keys
 from pipelines.storage.fingerprint import fingerprint
 from pipelines.store import LedgerRow, Manifest, Store
 
-SAMPLES = 10
+OWN = pa.field("own", pa.list_(pa.string()), nullable=False)
+"""The texts that identify a row: of bitext, all that it is made of."""
 STORED = INSTRUCTION.append(pa.field("keys", pa.list_(pa.uint64()), nullable=False))
-"""INSTRUCTION and the keys of the segments a row was made of: by them the mix keeps dev text out of training."""
+"""INSTRUCTION and the keys of the texts that identify a row: by them the mix keeps dev text out of training."""
 
 
 def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manifest:
     """Render every row once per instruction type, and drop what was made of a text training must not hold.
 
-    The bitext no longer holds such texts, data of the types' own may. In which of the pair's languages a segment is
-    does not matter here.
+    The bitext no longer holds such texts, data of the types' own may: of these rows the texts that identify them are
+    compared (`identifying`). In which of the pair's languages a segment is does not matter here.
     """
-    upstream, held_out = store.require("decontaminated_bitext", pair), store.require("eval_text")
-    inputs = {"decontaminated_bitext": upstream.fingerprint, "eval_text": held_out.content()}
+    upstream, eval_text = store.require("decontaminated_bitext", pair), store.require("eval_text")
+    inputs = {"decontaminated_bitext": upstream.fingerprint, "eval_text": eval_text.content()}
     types: list[InstructionType] = recipe.corpus.instructions
     for item in types:
         require(item.provenance(pair, store.sources), recipe.corpus.licences, f"instruction type '{item.name}', {pair}")
@@ -52,24 +56,24 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
     rows_in = upstream.rows["data"]
     into, dropped, templates = Counter[tuple[str, str]](), Counter[tuple[str, str]](), Counter[str]()
     kept = 0
-    samples: list[dict[str, str]] = []
+    samples = Samples()
     corpora = dict(upstream.corpora)
     with store.writing("instructions", pair) as out:
         out.write(empty(STORED))
         for item in types:
             rendered = _rendered(item, recipe, store, pair, tell, rows_in)
             for batch in rebatch(with_batch_context(rendered, f"instruction type '{item.name}', {pair}")):
-                check(batch, RENDERED, f"instruction type '{item.name}'")
-                segments = pc.list_flatten(batch["segments"])
+                own = batch[OWN.name]
                 gone = np.zeros(batch.num_rows, dtype=bool)
-                for step, rows in zip(steps, overlapping(batch, segments, forbidden), strict=True):
+                for step, rows in zip(steps, overlapping(batch["segments"], own, forbidden), strict=True):
                     into[step, item.name] += int((~gone).sum())
                     dropped[step, item.name] += int((rows & ~gone).sum())
+                    samples.see(step, as_samples(batch.filter(pa.array(rows & ~gone)), item.name))
                     gone |= rows
-                stored = as_stored(batch, keys(segments)).filter(pa.array(~gone))
+                stored = as_stored(batch, own).filter(pa.array(~gone))
                 kept += stored.num_rows
                 templates.update(stored["template"].to_pylist())
-                samples += shown(stored, SAMPLES - sum(row["type"] == item.name for row in samples), item.name)
+                samples.see(KEPT, as_samples(stored, item.name))
                 out.write(stored)
             corpora |= item.provenance(pair, store.sources)
         if types and not kept and not recipe.corpus.allow_empty:
@@ -77,6 +81,7 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
                 f"instructions of {pair}: found none in {rows_in:,} rows of bitext. Allowed: at least one row. Change "
                 f"corpus.instructions, or set corpus.allow_empty: true."
             )
+        out.write(samples.batch(), "samples")
         ledger = [
             LedgerRow(step=step, corpus=item.name, into=n, dropped=lost, kept=n - lost)
             for step in steps
@@ -93,7 +98,7 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
                 "rows_out": kept,
                 **{f"rows {name}": n for name, n in sorted(templates.items())},
             },
-            samples={"kept": [{"src": row["src"], "tgt": row["tgt"]} for row in samples], "dropped": []},
+            samples={"kept": samples.of(KEPT), "dropped": samples.of(*steps)},
             corpora=corpora,
         )
 
@@ -101,40 +106,68 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
 def _rendered(
     item: InstructionType, recipe: Recipe, store: Store, pair: Pair, tell: Tell, total: int
 ) -> Iterator[pa.RecordBatch]:
-    """RENDERED batches of one instruction type: of the bitext, then of its own data."""
-    yield empty(RENDERED)
+    """RENDERED batches of one instruction type, of the bitext and then of its own data, with the column OWN."""
     rng, seen = generator(recipe.seed, __name__, str(pair), item.name), 0
+    yield empty(RENDERED.append(OWN))
     for batch in rebatch(store.batches("decontaminated_bitext", pair)):
-        yield item.render(batch, rng)
+        rows = check(item.render(batch, rng), RENDERED, f"instruction type '{item.name}'")
+        yield rows.append_column(OWN, rows["segments"])
         seen += batch.num_rows
         tell(seen, total, item.name)
-    yield from item.extra(pair, rng, store.sources)
+    found, owners, count = list[np.ndarray](), list[np.ndarray](), 0
+    for rows in _own_data(item, pair, copy.deepcopy(rng), store):  # which sentences are common, a first pass shows
+        own, where = sentence_keys(rows["segments"].to_pylist())
+        found.append(own)
+        owners.append(where + count)
+        count += rows.num_rows
+    frequency = Frequency(np.concatenate(owners).astype(np.uint64), np.concatenate(found))
+    for rows in _own_data(item, pair, rng, store):
+        own = identifying([_conversation(row) for row in rows.to_pylist()], frequency, pair)
+        yield rows.append_column(OWN, pa.array(own, OWN.type))
 
 
-def overlapping(batch: pa.RecordBatch, segments: pa.Array, forbidden: list[Forbidden]) -> np.ndarray:
-    """bool [steps, N]: whether a row was made of a segment that is forbidden in any of the languages."""
-    each = segments.dictionary_encode()  # most segments were made into several rows
-    scores = np.fmax.reduce([lang.held(each.dictionary) for lang in forbidden])
-    held = ~np.isnan(scores)[:, each.indices.to_numpy()]
-    parents = pc.list_parent_indices(batch["segments"]).to_numpy()
-    return np.stack([np.bincount(parents[hit], minlength=batch.num_rows) > 0 for hit in held])
+def _own_data(item: InstructionType, pair: Pair, rng: np.random.Generator, store: Store) -> Iterator[pa.RecordBatch]:
+    yield empty(RENDERED)
+    for batch in item.extra(pair, rng, store.sources):
+        yield check(batch, RENDERED, f"instruction type '{item.name}'")
 
 
-def as_stored(batch: pa.RecordBatch, found: np.ndarray) -> pa.RecordBatch:
-    """A RENDERED batch as STORED; `found` are the keys of all its segments, one after another."""
-    lengths = pc.list_value_length(batch["segments"]).to_numpy()
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    listed = pa.ListArray.from_arrays(pa.array(offsets), pa.array(found))
+def _conversation(row: dict[str, Any]) -> Conversation:
+    prompt = "\n".join(turn["content"] for turn in row["messages"][:-1] if turn["role"] != "system")
+    return Conversation(row["segments"], prompt, row["messages"][-1]["content"])
+
+
+def overlapping(segments: pa.ListArray, own: pa.ListArray, forbidden: list[Forbidden]) -> np.ndarray:
+    """bool [steps, N]: whether a row is forbidden in any of the languages.
+
+    By the evals it is if one of `own`, the texts that identify it, is; by the lists if any of its segments is.
+    """
+    found = []
+    for name in forbidden[0].keys:
+        lists = own if name == EVALUATION else segments
+        each = pc.list_flatten(lists).dictionary_encode()  # most segments were made into several rows
+        scores = np.fmax.reduce([lang.held(each.dictionary, [name]) for lang in forbidden])
+        held = ~np.isnan(scores)[:, each.indices.to_numpy()]
+        parents = pc.list_parent_indices(lists).to_numpy()
+        found += [np.bincount(parents[hit], minlength=len(lists)) > 0 for hit in held]
+    return np.stack(found)
+
+
+def as_stored(batch: pa.RecordBatch, own: pa.ListArray) -> pa.RecordBatch:
+    """A RENDERED batch as STORED; `own` are the texts that identify each row."""
+    offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(own).to_numpy())]).astype(np.int32)
+    listed = pa.ListArray.from_arrays(pa.array(offsets), pa.array(keys(pc.list_flatten(own))))
     return pa.record_batch(
         [*(batch[name] for name in INSTRUCTION.names), listed.cast(STORED.field("keys").type)], STORED
     )
 
 
-def shown(batch: pa.RecordBatch, wanted: int, kind: str) -> list[dict[str, str]]:
-    """Up to `wanted` conversations spread evenly over the batch, prompt as src and response as tgt."""
-    places = np.linspace(0, batch.num_rows - 1, num=max(0, min(wanted, batch.num_rows))).astype(int)
-    turns = [batch["messages"][int(place)].as_py() for place in places]
-    return [
-        {"type": kind, "src": "\n".join(t["content"] for t in turn[:-1])[:300], "tgt": turn[-1]["content"][:300]}
-        for turn in turns
-    ]
+def as_samples(batch: pa.RecordBatch, name: str) -> pa.RecordBatch:
+    """Conversations for `Samples`: prompt as src, answer as tgt, and the type or task in place of the corpus."""
+    turns = batch["messages"].to_pylist()
+    columns = (
+        ["\n".join(turn["content"] for turn in talk[:-1]) for talk in turns],
+        [talk[-1]["content"] for talk in turns],
+        [name] * len(turns),
+    )
+    return pa.record_batch([pa.array(column, pa.string()) for column in columns], names=["src", "tgt", "corpus"])

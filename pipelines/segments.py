@@ -12,7 +12,8 @@ from pipelines.matching import match_key
 NONE = 0
 """The key of a text without letters, digits or symbols: it is the same as no other."""
 
-_SENTENCE_END = re.compile(r"(?<=[.!?؟])\s+|(?<=[。！？।۔])\s*|\n+")
+_SENTENCE_END = re.compile(r"(?<=[.!?؟:])[\"'”’»)\]]*\s+|(?<=[。！？।۔：])[”’」』）]*\s*|\n+")
+"""A colon ends a sentence too: what stands before it is most often an instruction, as in `Translate to German: ...`."""
 
 
 def keys(texts: pa.Array | pa.ChunkedArray | Sequence[str]) -> np.ndarray:
@@ -43,11 +44,11 @@ def generator(*salt: int | str) -> np.random.Generator:
     return np.random.default_rng(int(digests([repr(salt)])[0]))
 
 
+def sentences(text: str) -> list[str]:
+    """The sentences of a text, each once, in order; no blank ones."""
+    return [part for part in dict.fromkeys(_SENTENCE_END.split(text)) if part.strip()]
+
+
 def pieces(texts: Iterable[str]) -> list[str]:
     """The texts and the sentences within them, each once, in order; no blank ones."""
-    found: dict[str, None] = {}
-    for text in texts:
-        for piece in (text, *_SENTENCE_END.split(text)):
-            if piece.strip():
-                found[piece] = None
-    return list(found)
+    return list(dict.fromkeys(piece for text in texts if text.strip() for piece in (text, *sentences(text))))

@@ -62,9 +62,9 @@ class Messages(DataTask):
         return answer.strip() or None
 
     def segments(self, example: Example) -> list[str]:
-        """Every message but those of the system, and the sentences in them."""
-        said = [turn["content"] for turn in example.given if turn["role"] != "system"]
-        return pieces([*said, example.gold])
+        """The whole prompt, every message but those of the system, and the sentences in them."""
+        asked = [turn["content"] for turn in example.given if turn["role"] != "system"]
+        return pieces(["\n".join(asked), *asked, example.gold])
 
     def _called(self, column: Column) -> str:
         return self.columns.get(column, column)
