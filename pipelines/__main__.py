@@ -110,10 +110,14 @@ def _make(path: str, folder: str, only: Sequence[str], until: str, refresh: bool
 
 def _ledger(place: str, html: Path | None) -> int:
     store = Store(place)
-    found = audit.ledgers(store)
+    found, talks = audit.ledgers(store), audit.conversations(store)
     if not found:
         raise UserError(f"store {place}: no bitext in it. Allowed: what 'python -m pipelines' filled. Check the path.")
     print(printable(audit.table(total(list(found.values())))))
+    for title, ledger in talks.items():
+        print(printable(f"\n{title}\n{audit.table(ledger)}"))
+    if dropped := audit.dropped_examples(store):
+        print(printable(f"\n{dropped}"))
     if html:
         write_atomically(html, audit.page(store))
         print(printable(f"Plots and samples: {html.absolute()}"))

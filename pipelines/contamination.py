@@ -5,14 +5,14 @@ search for near copies off, or mixed rows of their own.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.identifying import compared_texts, held_out
+from pipelines.identifying import Conversation, Frequency, conversation, held_out, identifying, sentence_keys
 from pipelines.matching import match_key
 from pipelines.near import HeldOut, shingles
 from pipelines.progress import Tell, silent
@@ -58,9 +58,9 @@ class Overlap(NamedTuple):
 def overlap(store: Store, near: float | None, tell: Tell = silent) -> Overlap:
     """Every text that identifies an item of the evals against every row of the mix that trains.
 
-    Exactly held is a text with the match key of a segment or prompt of its language, or of a message or sentence that
-    is long enough (`identifying`); nearly, as `decontaminate` has it, so that a short text within a longer one is not
-    found, and together (`Together`). In which of its two languages a message is, is unknown: it is compared with both.
+    Exactly held is a text with the match key of a segment of its language, or of a text that identifies a conversation
+    (`identifying`); nearly, as `decontaminate` has it, so that a short text within a longer one is not found, and
+    together (`Together`). In which of its two languages a message is, is unknown: it is compared with both.
     """
     near = near or NEAR
     texts_held_out, langs = held_out(store), Counter[str]()
@@ -73,13 +73,14 @@ def overlap(store: Store, near: float | None, tell: Tell = silent) -> Overlap:
     }
     mix = store.require("training_mix")
     parts = [part for part in mix.rows if not part.endswith("dev")]
+    frequencies = _frequencies(store, [part for part in parts if part != "bitext"])
     done, total = 0, sum(mix.rows[part] for part in parts)
     for part in parts:
         for batch in store.batches("training_mix", part=part):
             tell(done, total, "looking for eval texts in the mix")
-            for lang, said, sentences in _said(batch):
+            for lang, said in _bitext(batch) if part == "bitext" else _conversations(batch, frequencies):
                 if lang in searches:
-                    searches[lang].see(said, sentences)
+                    searches[lang].see(said)
             sides = pa.table({side: batch[side] for side in ("src_lang", "tgt_lang")})
             for row in sides.group_by(["src_lang", "tgt_lang"]).aggregate([([], "count_all")]).to_pylist():
                 for lang in {row["src_lang"], row["tgt_lang"]}:
@@ -98,8 +99,8 @@ class Together(HeldOut):
     prompt: where few words make all sentences, three others hold most of a fourth between them.
     """
 
-    def __init__(self, texts: pa.Array, lang: str, threshold: float):
-        super().__init__(texts, lang, threshold)
+    def __init__(self, texts: pa.Array, lang: str, threshold: float, collections: Sequence[pa.Array] = ()):
+        super().__init__(texts, lang, threshold, collections)
         length = np.diff(shingles([self.texts], [self._size]).offsets)
         self._width = np.ceil(length / threshold - 1e-9).astype(np.int64)
 
@@ -141,14 +142,17 @@ class _Search:
         for text, key in zip(texts["text"].to_pylist(), match_key(own).to_pylist(), strict=True):
             if key:
                 self._keys.setdefault(key, []).append(text)
-        self._near = Together(pc.unique(own), lang, near)
+        texts = texts.filter(texts["rare"])
+        own = texts["own"].combine_chunks()
+        collections = [own.filter(pc.equal(texts["eval"], name)) for name in sorted(set(texts["eval"].to_pylist()))]
+        self._near = Together(pc.unique(own), lang, near, collections)
         self._written: dict[str, list[str]] = {}
         for text, nfc in zip(texts["text"].to_pylist(), pc.utf8_normalize(own, form="NFC").to_pylist(), strict=True):
             self._written.setdefault(nfc, []).append(text)
 
-    def see(self, said: pa.Array, sentences: pa.Array) -> None:
-        """Note in `kinds` which texts are held; `sentences` are compared for equality alone."""
-        keys = pa.concat_arrays([match_key(said), match_key(sentences)])
+    def see(self, said: pa.Array) -> None:
+        """Note in `kinds` which texts are held."""
+        keys = match_key(said)
         same = keys.filter(pc.is_in(keys, value_set=pa.array(list(self._keys), pa.string())))
         for key in pc.unique(same).to_pylist():
             self.kinds.update(dict.fromkeys(self._keys[key], "exact"))
@@ -157,16 +161,44 @@ class _Search:
                 self.kinds.setdefault(text, "near")
 
 
-def _said(batch: pa.RecordBatch) -> Iterator[tuple[str, pa.Array, pa.Array]]:
-    """(language, texts, sentences within them) of a batch; those of a conversation once for each of its languages.
-
-    Of a conversation that is the prompt, and the messages and sentences that are long enough to identify an item.
-    """
+def _bitext(batch: pa.RecordBatch) -> Iterator[tuple[str, pa.Array]]:
+    """(language, texts) of a batch."""
     for side in ("src", "tgt"):
         for lang in pc.unique(batch[f"{side}_lang"]).to_pylist():
-            rows = batch.filter(pc.equal(batch[f"{side}_lang"], lang))
-            if side in batch.schema.names:
-                yield lang, rows[side], pa.array([], pa.string())
-            else:
-                said, sentences = compared_texts(rows["messages"].to_pylist(), lang)
-                yield lang, pa.array(said, pa.string()), pa.array(sentences, pa.string())
+            yield lang, batch[side].filter(pc.equal(batch[f"{side}_lang"], lang))
+
+
+Group = tuple[str, ...]
+"""(Instruction type or task, languages): the conversations that may share a wording."""
+
+
+def _groups(batch: pa.RecordBatch) -> Iterator[tuple[Group, list[Conversation]]]:
+    found: dict[Group, list[Conversation]] = {}
+    for row in batch.to_pylist():
+        group = (row["template"].partition("/")[0], *sorted({row["src_lang"], row["tgt_lang"]}))
+        found.setdefault(group, []).append(conversation(row["messages"]))
+    yield from found.items()
+
+
+def _frequencies(store: Store, parts: Sequence[str]) -> dict[Group, Frequency]:
+    found: dict[Group, tuple[list[np.ndarray], list[np.ndarray], int]] = {}
+    for part in parts:
+        for batch in store.batches("training_mix", part=part):
+            for group, talks in _groups(batch):
+                own, where = sentence_keys([talk.texts for talk in talks])
+                keys, items, count = found.get(group, ([], [], 0))
+                found[group] = [*keys, own], [*items, where + count], count + len(talks)
+    return {
+        group: Frequency(np.concatenate(items).astype(np.uint64), np.concatenate(keys))
+        for group, (keys, items, _) in found.items()
+    }
+
+
+def _conversations(batch: pa.RecordBatch, frequencies: Mapping[Group, Frequency]) -> Iterator[tuple[str, pa.Array]]:
+    """(language, texts that identify a conversation) of a batch, once for each of its languages."""
+    for group, talks in _groups(batch):
+        texts = pa.array(
+            [text for own in identifying(talks, frequencies[group], group[1:]) for text in own], pa.string()
+        )
+        for lang in group[1:]:
+            yield lang, texts

@@ -66,37 +66,42 @@ class Forbidden:
 
     def __init__(self, settings: Decontaminate, store: Store, lang: str):
         texts_held_out = held_out(store)
-        texts = {EVALUATION: texts_held_out.filter(pc.equal(texts_held_out["lang"], lang))["own"]}
+        own = texts_held_out.filter(pc.equal(texts_held_out["lang"], lang))
+        texts = {EVALUATION: own["own"]}
+        rare = own.filter(own["rare"])
+        self._collections = tuple(
+            tuple(rare.filter(pc.equal(rare["eval"], name))["own"].to_pylist())
+            for name in sorted(set(rare["eval"].to_pylist()))
+        )
         if settings.lists:
             texts[LIST] = pa.chunked_array([_lines(file) for file in settings.files()], pa.string())
         self.keys = {name: _keys(found) for name, found in texts.items()}
-        self._near: dict[str, HeldOut] = {}
-        if settings.near is not None:
-            self._near = {
-                name: _index(tuple(sorted(set(found.to_pylist()))), lang, settings.near)
-                for name, found in texts.items()
-            }
+        self._lang, self._threshold = lang, settings.near
+        self._texts = {name: tuple(sorted(set(found.to_pylist()))) for name, found in texts.items()}
+        self._texts[EVALUATION] = tuple(sorted(set(rare["own"].to_pylist())))
 
     @property
     def steps(self) -> list[str]:
         """The ways in which a text can be forbidden, as the ledger calls them, in order."""
-        kinds = ["overlap", "near"] if self._near else ["overlap"]
+        kinds = ["overlap"] if self._threshold is None else ["overlap", "near"]
         return [f"{name}_{kind}" for name in self.keys for kind in kinds]
 
-    def held(self, texts: pa.Array, names: Sequence[str] | None = None) -> np.ndarray:
-        """float64 [steps, N]: how much of a forbidden text each text holds, 1 where it is one; NaN where none.
+    def held(self, texts: pa.Array) -> np.ndarray:
+        """float64 [steps, N]: how much of a forbidden text each text holds, 1 where it is one; NaN where none."""
+        return np.concatenate([self.held_of(name, texts, wordings=False) for name in self.keys])
 
-        names: EVALUATION or LIST, to look for the texts of one of them alone.
+    def held_of(self, name: str, texts: pa.Array, wordings: bool) -> np.ndarray:
+        """`held` of EVALUATION or LIST alone, float64 [1 or 2, N].
+
+        wordings: whether `texts` may be near a held-out text by a wording alone that many of an eval share, which then
+        does not count.
         """
-        keys = match_key(texts)
-        out = []
-        for name in names or self.keys:
-            forbidden = self.keys[name]
-            same = pc.is_in(keys, value_set=forbidden).to_numpy(zero_copy_only=False)
-            out.append(np.where(same, 1.0, np.nan))
-            if self._near:
-                scores = self._near[name].scores(texts)
-                out.append(np.where(scores > 0, scores, np.nan))
+        same = pc.is_in(match_key(texts), value_set=self.keys[name]).to_numpy(zero_copy_only=False)
+        out = [np.where(same, 1.0, np.nan)]
+        if self._threshold is not None:
+            collections = self._collections if wordings and name == EVALUATION else ()
+            scores = _index(self._texts[name], self._lang, self._threshold, collections).scores(texts)
+            out.append(np.where(scores > 0, scores, np.nan))
         return np.stack(out)
 
 
@@ -105,10 +110,10 @@ def pins(settings: Decontaminate) -> dict[str, object]:
     return {"near": settings.near, "lists": [content_hash(file) for file in settings.files()]}
 
 
-@lru_cache(maxsize=4)
-def _index(texts: tuple[str, ...], lang: str, near: float) -> HeldOut:
+@lru_cache(maxsize=8)
+def _index(texts: tuple[str, ...], lang: str, near: float, collections: tuple[tuple[str, ...], ...] = ()) -> HeldOut:
     """Kept, as the pivot's texts are the same in every pair."""
-    return HeldOut(pa.array(texts, pa.string()), lang, near)
+    return HeldOut(pa.array(texts, pa.string()), lang, near, [pa.array(own, pa.string()) for own in collections])
 
 
 def _keys(texts: pa.ChunkedArray) -> pa.Array:

@@ -28,9 +28,6 @@ from pipelines.tasks import Message
 
 FEW = 3
 """Items that may share a sentence which still identifies each of them."""
-FEW_HELD_OUT = 10
-"""The same among the items of an eval. It is larger, as a sentence must be in few items of training as well: here it
-only keeps wordings and labels from being looked for, while a passage with ten questions is."""
 SHARE = 0.1
 """Share of the items that may have such a sentence; one item always may."""
 PROMPT_LETTERS = {SIZE: 12, DENSE_SIZE: 5}
@@ -52,13 +49,13 @@ class Conversation(NamedTuple):
 class Frequency:
     """In how many items of a collection each sentence occurs."""
 
-    def __init__(self, items: np.ndarray, sentence_keys: np.ndarray, most: int = FEW):
+    def __init__(self, items: np.ndarray, sentence_keys: np.ndarray):
         """items, sentence_keys: uint64 [N], the key of a sentence and of the item that has it; repeats do not count."""
         order = np.lexsort((items, sentence_keys))
         items, sentence_keys = items[order], sentence_keys[order]
         new = np.append(True, (items[1:] != items[:-1]) | (sentence_keys[1:] != sentence_keys[:-1]))[: len(items)]
         self._keys, self._counts = np.unique(sentence_keys[new], return_counts=True)
-        self.few = max(1, min(most, int(len(np.unique(items)) * SHARE)))
+        self.few = max(1, min(FEW, int(len(np.unique(items)) * SHARE)))
         """The largest number of items that may share a sentence which identifies them."""
 
     def is_common(self, sentence_keys: np.ndarray) -> np.ndarray:
@@ -83,9 +80,7 @@ def sentence_keys(texts: Sequence[Iterable[str]]) -> tuple[np.ndarray, np.ndarra
     return keys([part for parts in found for part in parts]), owners
 
 
-def identifying(
-    conversations: Sequence[Conversation], frequency: Frequency, langs: Iterable[str]
-) -> list[list[str]]:
+def identifying(conversations: Sequence[Conversation], frequency: Frequency, langs: Iterable[str]) -> list[list[str]]:
     """For each conversation the texts that identify it; the first is what its prompt comes down to.
 
     frequency: of the sentences of the collection that it is part of; langs: in which the texts are.
@@ -108,30 +103,23 @@ def identifying(
     return out
 
 
-def compared_texts(talks: Iterable[Sequence[Message]], lang: str) -> tuple[list[str], list[str]]:
-    """(prompts and messages, sentences within them) by which conversations in `lang` can be recognised.
-
-    Every prompt is one of them; messages and sentences are, where they are long enough. Messages of the system are not.
-    """
-    texts, parts = dict[str, int](), dict[str, int]()
-    for turns in talks:
-        turns = [turn for turn in turns if turn["role"] != "system"]
-        prompt = "\n".join(turn["content"] for turn in turns[:-1])
-        texts[prompt] = 0
-        for turn in turns:
-            least = (ANSWER_LETTERS if turn["role"] == "assistant" else PROMPT_LETTERS)[size(lang)]
-            texts.setdefault(turn["content"], least)
-            for part in sentences(turn["content"]):
-                parts.setdefault(part, least)
-    out = []
-    for found in (texts, {part: least for part, least in parts.items() if part not in texts}):
-        letters = pc.utf8_length(match_key(pa.array(list(found), pa.string()))).to_pylist()
-        out.append([text for (text, least), n in zip(found.items(), letters, strict=True) if n >= least])
-    return out[0], out[1]
+def conversation(turns: Sequence[Message]) -> Conversation:
+    """A conversation of which nothing else is known than its messages; those of the system are left out."""
+    said = [turn["content"] for turn in turns if turn["role"] != "system"]
+    prompt = "\n".join(said[:-1])
+    return Conversation([prompt, *said], prompt, said[-1])
 
 
-HELD_OUT = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("eval", "lang", "text", "own")])
-"""A held-out text, and what of it identifies the item: the text, without sentences that many of the items have."""
+HELD_OUT = pa.schema(
+    [
+        *(pa.field(name, pa.string(), nullable=False) for name in ("eval", "lang", "text", "own")),
+        pa.field("rare", pa.bool_(), nullable=False),
+    ]
+)
+"""A held-out text, and what of it identifies the item: the text, without sentences that many of the items have.
+
+Where the items have nothing but such sentences it is the whole text, `rare` is false, and only a copy is like it.
+"""
 
 
 def held_out(store: Store) -> pa.Table:
@@ -148,28 +136,26 @@ def _held_out(address: str, content: str) -> pa.Table:
     for row in Store(address).table("eval_text").to_pylist():
         items = collections.setdefault((row["eval"], row["pair"], row["lang"]), {})
         items.setdefault(row["item"], []).append(row["text"])
-    found: dict[tuple[str, str, str, str], None] = {}
+    found: dict[tuple[str, str, str, str, bool], None] = {}
     for (name, _, lang), items in collections.items():
         for texts in _held_out_texts(list(items.values()), lang):
             found.update(dict.fromkeys((name, lang, *both) for both in texts))
-    columns = zip(*found, strict=True) if found else [[]] * len(HELD_OUT)
-    return pa.table([pa.array(column, pa.string()) for column in columns], schema=HELD_OUT)
+    return pa.Table.from_pylist([dict(zip(HELD_OUT.names, row, strict=True)) for row in found], schema=HELD_OUT)
 
 
-def _held_out_texts(items: Sequence[Sequence[str]], lang: str) -> list[list[tuple[str, str]]]:
-    """For each item of a collection the (text, what of it identifies the item)."""
+def _held_out_texts(items: Sequence[Sequence[str]], lang: str) -> list[list[tuple[str, str, bool]]]:
+    """For each item of a collection the (text, what of it identifies the item, whether that is rare)."""
     found, owners = sentence_keys(items)
-    frequency = Frequency(owners.astype(np.uint64), found, FEW_HELD_OUT)
+    frequency = Frequency(owners.astype(np.uint64), found)
     outlines = [outline(texts) for texts in items]
     text = _Sentences(outlines, frequency, [lang])
     out = []
     for texts, whole in zip(items, outlines, strict=True):
-        both = [(t, text.without_common(t, parts)) for t, parts in whole.items()]
-        both += [(t, t) for t in texts if t not in whole and t.strip() and t not in text.common]
-        both = [(t, own) for t, own in both if own]
-        out.append(
-            [(t, own) for t, own in both if text.is_long(own, PROMPT_LETTERS)] or both or [(t, t) for t in texts]
-        )
+        rare = [(t, text.without_common(t, parts), True) for t, parts in whole.items()]
+        rare += [(t, t, True) for t in texts if t not in whole and t.strip() and t not in text.common]
+        rare = [row for row in rare if row[1]]
+        long = [row for row in rare if text.is_long(row[1], PROMPT_LETTERS)]
+        out.append(long or rare or [(t, t, False) for t in whole])
     return out
 
 

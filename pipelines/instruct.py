@@ -146,7 +146,7 @@ def overlapping(segments: pa.ListArray, own: pa.ListArray, forbidden: list[Forbi
     for name in forbidden[0].keys:
         lists = own if name == EVALUATION else segments
         each = pc.list_flatten(lists).dictionary_encode()  # most segments were made into several rows
-        scores = np.fmax.reduce([lang.held(each.dictionary, [name]) for lang in forbidden])
+        scores = np.fmax.reduce([lang.held_of(name, each.dictionary, wordings=True) for lang in forbidden])
         held = ~np.isnan(scores)[:, each.indices.to_numpy()]
         parents = pc.list_parent_indices(lists).to_numpy()
         found += [np.bincount(parents[hit], minlength=len(lists)) > 0 for hit in held]

@@ -104,6 +104,11 @@ class Samples:
         return pa.RecordBatch.from_pylist(rows, schema=SAMPLE)
 
 
+def shortened(row: dict[str, Any]) -> dict[str, Any]:
+    """A row to look at, without the end of texts that are long."""
+    return {name: _short(value) for name, value in row.items()}
+
+
 def _short(value: Any) -> Any:
     return value[:SAMPLE_CHARACTERS] + "…" if isinstance(value, str) and len(value) > SAMPLE_CHARACTERS else value
 

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
-from itertools import compress, pairwise, product
+from itertools import compress, groupby, pairwise, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -28,8 +28,9 @@ from pipelines.config import CorpusConfig, Recipe
 from pipelines.dedup import connection
 from pipelines.engine import mapped
 from pipelines.errors import UserError
+from pipelines.instruct import as_samples
 from pipelines.languages import Pair
-from pipelines.ledger import BATCH_ROWS, Samples, empty
+from pipelines.ledger import BATCH_ROWS, SAMPLE_ROWS, Samples, empty, shortened
 from pipelines.licences import gathered
 from pipelines.progress import Tell, silent
 from pipelines.schema import BITEXT, INSTRUCTION
@@ -113,6 +114,7 @@ def run(recipe: Recipe, store: Store, tell: Tell = silent) -> Manifest:
                 )
             ledger = _ledger(duck, places, kinds, receipts)
             chosen = _chosen(duck, corpus, turn=corpus.budget.directions == "both")
+            dropped = _dropped(duck, store, places, kinds)
         samples = Samples()
         for part, batch in _shuffled(out.path, store, places, chosen, tell):
             out.write(batch, part)
@@ -142,7 +144,7 @@ def run(recipe: Recipe, store: Store, tell: Tell = silent) -> Manifest:
             inputs=inputs,
             ledger=ledger,
             numbers=numbers,
-            samples={"kept": samples.of("kept"), "dropped": []},
+            samples={"kept": samples.of("kept"), "dropped": dropped},
             corpora=provenance,
         )
 
@@ -345,6 +347,33 @@ def _chosen(duck: duckdb.DuckDBPyConnection, corpus: CorpusConfig, turn: bool) -
         position[np.argsort(found["place"], kind="stable")] = np.arange(len(position))
         out[part] = Places(found["pair"], found["row"], position, found["turned"])
     return out
+
+
+def _dropped(
+    duck: duckdb.DuckDBPyConnection, store: Store, places: list[Place], kinds: list[str]
+) -> list[dict[str, Any]]:
+    """The first SAMPLE_ROWS conversations of each kind that dev overlap and repetition drop, to look at."""
+    found = duck.sql(
+        f"""
+        SELECT pair, row, kind, fate FROM (
+            SELECT *, row_number() OVER (PARTITION BY kind, fate ORDER BY pair, row) AS nth
+            FROM offers WHERE kind > 0 AND fate IS NOT NULL
+        ) WHERE nth <= {SAMPLE_ROWS} ORDER BY pair, row
+        """
+    ).fetchall()
+    out = []
+    for pair, group in groupby(found, key=lambda item: item[0]):
+        wanted = {row: (kind, fate) for _, row, kind, fate in group}
+        start = 0
+        for batch in _stored(store, "instructions", places[pair]):
+            for row in [row for row in wanted if start <= row < start + batch.num_rows]:
+                kind, fate = wanted.pop(row)
+                some = as_samples(batch.slice(row - start, 1), f"{kinds[kind]} {places[pair]}")
+                out.append(shortened({"step": fate, "score": None, **some.to_pylist()[0]}))
+            start += batch.num_rows
+            if not wanted:
+                break
+    return sorted(out, key=lambda item: (item["step"], item["corpus"]))
 
 
 def _shuffled(

@@ -241,8 +241,13 @@ class HeldOut:
     """
 
     RARE = 6  # 3 to 12 take about as long; 1 takes ten times as long
+    COMMON = 0.1
+    """Share of the texts of a collection of which a shingle, in more of them, is part of a wording that they share."""
+    PARTICULAR = 0.5
+    """Share of a text's other shingles that another text must hold as well, to be near by more than the wording."""
 
-    def __init__(self, texts: pa.Array, lang: str, threshold: float):
+    def __init__(self, texts: pa.Array, lang: str, threshold: float, collections: Sequence[pa.Array] = ()):
+        """collections: subsets of `texts`, such as those of one eval, which may share a wording."""
         self._size, self._threshold = size(lang), threshold
         unique = pc.unique(pc.utf8_normalize(texts, form="NFC"))
         found = distinct(shingles([unique], [self._size]))
@@ -252,6 +257,7 @@ class HeldOut:
         found = Shingles(found.hashes, np.concatenate([[0], np.cumsum(counts[counts > 0])]).astype(np.int64))
         counts = counts[counts > 0]
         self._held, self._counts = found, counts
+        self._particular = self._without_common(collections) if collections else None
         least = np.ceil(threshold * counts - 1e-9).astype(np.int64)
         self._needed = np.minimum(self.RARE, least)
         owners = np.repeat(np.arange(len(counts)), counts)
@@ -321,7 +327,26 @@ class HeldOut:
         long = of_held >= CONTAINED[self._size] - self._size + 1
         similar = np.where(long, both / of_held, similar)
         near = similar >= self._threshold - 1e-12
-        return rows[near], owners[near], similar[near]
+        rows, owners, similar = rows[near], owners[near], similar[near]
+        if self._particular is not None:
+            both, _, of_held = shared(found, rows, self._particular, owners)
+            near = (of_held > 0) & (both >= self.PARTICULAR * of_held)
+            rows, owners, similar = rows[near], owners[near], similar[near]
+        return rows, owners, similar
+
+    def _without_common(self, collections: Sequence[pa.Array]) -> Shingles:
+        """The shingles of each text that at most COMMON of a collection have, or at most one text."""
+        owners = np.repeat(np.arange(len(self)), np.diff(self._held.offsets))
+        particular = np.zeros(len(owners), dtype=bool)
+        for texts in collections:
+            own = pc.is_in(self.texts, value_set=pc.unique(pc.utf8_normalize(texts, form="NFC")))
+            within = np.asarray(own)[owners]
+            _, inverse, often = np.unique(self._held.hashes[within], return_inverse=True, return_counts=True)
+            bound = max(1, int(self.COMMON * (pc.sum(own).as_py() or 0)))
+            particular[np.flatnonzero(within)[often[inverse] <= bound]] = True
+        counts = np.bincount(owners[particular], minlength=len(self))
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return Shingles(self._held.hashes[particular], offsets)
 
 
 def _sketched(columns: Sequence[pa.Array], sizes: Sequence[int]) -> tuple[Shingles, np.ndarray]:

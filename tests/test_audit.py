@@ -1,12 +1,13 @@
+import json
 from pathlib import Path
 
 import pytest
 
-from pipelines import audit, clean
+from pipelines import assign, audit, clean, instruct, mix
 from pipelines.__main__ import main
 from pipelines.languages import Pair
 from pipelines.store import Store
-from tests.planted import recipe, store_bitext
+from tests.planted import recipe, store_bitext, store_eval_text
 
 PAIRS = (Pair("deu_Latn", "eng_Latn"), Pair("eng_Latn", "fra_Latn"))
 
@@ -49,3 +50,35 @@ def test_a_store_without_bitext_is_an_error(tmp_path: Path, capsys: pytest.Captu
     assert main(["ledger", str(tmp_path)]) == 1
     assert "no bitext in it. Allowed: what 'python -m pipelines' filled" in capsys.readouterr().err
     assert audit.ledgers(Store(tmp_path)) == {}
+
+
+def test_conversations_that_were_dropped_are_counted_by_task_and_some_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": f"Is {'red' if n < 30 else n} a colour? Say yes or no.", "answer": "Yes", "lang": "en", "id": n}
+            for n in range(200)]  # fmt: skip
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    made = recipe(["de-en"], tasks=[{"messages": {"path": str(file), "train": ["en"], "rows": 100}}], dev_rows=1,
+                  instructions=["translate"])  # fmt: skip
+    store = Store.open(tmp_path / "store", made.name)
+    store_bitext(store, PAIRS[0], 20)
+    store_eval_text(store, {"eng_Latn": [f"Is {n} a colour?" for n in range(100, 200, 2)]})
+    instruct.run(made, store, PAIRS[0])
+    manifest = assign.run(made, store)
+    mix.run(made, store)
+    lost = {row.step: row.dropped for row in manifest.ledger}
+    assert (lost["dev"], lost["evaluation_near"]) == (20, 0)
+    assert min(lost["dev_overlap"], lost["rows"], lost["evaluation_overlap"]) >= 10
+    assert main(["ledger", str(store.root), "--html", str(tmp_path / "ledger.html")]) == 0
+    printed = capsys.readouterr().out
+    lines = [line.split() for line in printed.splitlines()]
+    overlap = lost["dev_overlap"]
+    assert ["dev_overlap", "messages", "eng_Latn", "180", "0", f"{overlap}", f"{180 - overlap}"] in lines
+    assert ["dev_overlap", "translate", "deu_Latn-eng_Latn", "20", "0", "1", "19"] in lines
+    shown = [line.partition(":")[0].strip() for line in printed.splitlines() if line.endswith(" -> Yes")]
+    assert [shown.count(step) for step in ("dev_overlap", "rows", "evaluation_overlap")] == [4, 3, 3]
+    assert "  dev_overlap: Is red a colour? Say yes or no. -> Yes" in printed
+    page = (tmp_path / "ledger.html").read_text()
+    assert page.count('<td>dev_overlap<td>messages eng_Latn<td dir="auto">Is red a colour?') == 10
+    assert page.count("<td>dev_overlap<td>translate deu_Latn-eng_Latn<td") == 2  # its count and its one row

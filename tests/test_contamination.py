@@ -23,7 +23,7 @@ def stored(
     part: str = "bitext",
     held: dict[str, list[str]] = HELD,
 ) -> Store:
-    """A store whose mix has these rows of English and Chinese, and one conversation of them."""
+    """A store whose mix has these rows of English and Chinese, and conversations with these prompts."""
     store = Store.open(folder, "planted")
     with store.writing("eval_text") as out:
         rows = [("retrieval", str(i), "eng_Latn-zho_Hans", lang, text) for lang, own in held.items()
@@ -35,8 +35,12 @@ def stored(
         n = len(bitext)
         columns = [[a for a, _ in bitext], [b for _, b in bitext], ["eng_Latn"] * n, ["zho_Hans"] * n, ["x/v1"] * n]
         out.write(pa.record_batch([pa.array(column, pa.string()) for column in columns], schema=BITEXT), part)
-        said = [[{"role": "user", "content": text} for text in messages]]
-        row = [said, ["zho_Hans"], ["eng_Latn"], ["x/v1"], ["t/1"]]
+        roles = ("user", "assistant")
+        said = [
+            [{"role": r, "content": c} for r, c in zip(roles, (text, f"Answer {i}"), strict=True)]
+            for i, text in enumerate(messages)
+        ]
+        row = [said, *([value] * len(said) for value in ("zho_Hans", "eng_Latn", "x/v1", "t/1"))]
         out.write(pa.record_batch([pa.array(c, f.type) for c, f in zip(row, INSTRUCTION, strict=True)],
                                   schema=INSTRUCTION), "instructions")  # fmt: skip
         out.commit("mix", {})
@@ -55,7 +59,7 @@ def test_a_mix_that_was_decontaminated_holds_nothing(tmp_path: Path) -> None:
         "evals": {"loss": {"texts": 1, "exact": 0, "near": 0}, "retrieval": {"texts": 6, "exact": 0, "near": 0}},
         "examples": [],
     }
-    assert found.rows == {"eng_Latn": 3, "zho_Hans": 3}
+    assert found.rows == {"eng_Latn": 4, "zho_Hans": 4}
 
 
 def test_planted_rows_are_found_exactly_and_nearly_in_bitext_and_messages(tmp_path: Path) -> None:

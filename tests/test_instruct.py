@@ -82,5 +82,5 @@ def test_no_instruction_at_all_is_an_error_unless_the_recipe_allows_it(tmp_path:
 
     with pytest.raises(ValueError, match=r"instructions of deu_Latn-eng_Latn: found none in 0 rows.*allow_empty: true"):
         run(recipe(["de-en"], instructions=["translate"]))
-    assert run(recipe(["de-en"], instructions=["translate"], allow_empty=True)).rows == {"data": 0}
-    assert run(recipe(["de-en"])).rows == {"data": 0}
+    assert run(recipe(["de-en"], instructions=["translate"], allow_empty=True)).rows == {"data": 0, "samples": 0}
+    assert run(recipe(["de-en"])).rows == {"data": 0, "samples": 0}

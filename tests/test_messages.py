@@ -35,7 +35,9 @@ def test_the_last_message_is_the_answer_and_rows_go_by_their_language(tmp_path: 
     assert item.render(english[0]) == [system, *talk("Which colour?", "Red.", "Why?")]
     assert item.parse(item.answer(arabic[0])) == arabic[0].gold
     assert item.parse(" ") is None
-    assert item.segments(english[0]) == ["Which colour?", "Red.", "Why?", "It is. So be it.", "It is.", "So be it."]
+    assert item.segments(english[0]) == [
+        "Which colour?\nRed.\nWhy?", "Which colour?", "Red.", "Why?", "It is. So be it.", "It is.", "So be it.",
+    ]  # fmt: skip
     assert item.provenance(HOME)["talk/local"]["version"] == "local"
 
 
