@@ -303,6 +303,8 @@ class TrainConfig(Strict):
     def of(cls, recipe: Recipe) -> "TrainConfig":
         """The checked `train` section of a recipe; ValueError with one line per mistake."""
         config = validate(cls, recipe.train, f"recipe {recipe.name}", "train")
+        for objective in config.objectives:
+            objective.set_languages(recipe.corpus.languages)
         asking = [objective.name for objective in config.objectives if objective.reads == "tasks"]
         if asking and not recipe.corpus.tasks:
             raise UserError(

@@ -18,6 +18,7 @@ from pipelines.errors import UserError
 from pipelines.identifying import Conversation, Frequency, identifying, sentence_keys
 from pipelines.instruct import STORED, as_samples, as_stored, overlapping
 from pipelines.instructions import RENDERED
+from pipelines.languages import name
 from pipelines.ledger import BATCH_ROWS, KEPT, SAMPLE_ROWS, Samples, empty
 from pipelines.licences import gathered, require
 from pipelines.progress import Tell, silent
@@ -66,6 +67,8 @@ def run(recipe: Recipe, store: Store, tell: Tell = silent) -> Manifest:
     inputs = {"eval_text": eval_text.content()}
     settings = {"seed": recipe.seed, "pins": [task.pin(home) for task in tasks]}
     settings["decontaminate"] = pins(recipe.corpus.decontaminate)
+    named = sorted({lang for cell in recipe.corpus.task_cells for lang in cell.split("-")})
+    settings["names"] = [name(lang, tuple(recipe.corpus.languages)) for lang in named]
     print_ = fingerprint(
         __name__,
         settings,

@@ -196,6 +196,8 @@ class CorpusConfig(Strict):
                 f"budget.shares: found {', '.join(unknown)}. Allowed: {', '.join(self.kinds)}. Add the instruction "
                 f"type or the task, or remove its share."
             )
+        for plugin in (*self.instructions, *self.tasks):
+            plugin.set_languages(self.languages)
         own = [part for item in self.instructions for part in item.nested().values() if isinstance(part, Source)]
         named = [source.corpora_named for source in (*self.sources, *own, *self.tasks)]
         if None not in named:
@@ -209,7 +211,9 @@ class CorpusConfig(Strict):
 
     @property
     def languages(self) -> list[str]:
-        return sorted({code for pair in self.pairs for code in pair})
+        """Those of the pairs and of the tasks."""
+        in_tasks = {code for cell in self.task_cells for code in cell.split("-")}
+        return sorted({code for pair in self.pairs for code in pair} | in_tasks)
 
     @property
     def kinds(self) -> list[str]:
@@ -258,6 +262,7 @@ class Recipe(Strict):
     def _evaluable(self) -> "Recipe":
         for item in self.eval:
             item.check(self.corpus.pairs)
+            item.set_languages(self.corpus.languages)
         return self
 
     def notes(self) -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines import languages
 from pipelines.config import Recipe
 from pipelines.decontaminate import EVALUATION, Forbidden, pins
 from pipelines.errors import UserError, with_batch_context
@@ -42,6 +43,7 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
         require(item.provenance(pair, store.sources), recipe.corpus.licences, f"instruction type '{item.name}', {pair}")
     settings = {"seed": recipe.seed, "pins": [item.pin(pair, store.sources) for item in types]}
     settings["decontaminate"] = pins(recipe.corpus.decontaminate)
+    settings["names"] = [languages.name(lang, tuple(recipe.corpus.languages)) for lang in pair]
     print_ = fingerprint(
         __name__,
         settings,

@@ -4,11 +4,11 @@ import difflib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PrivateAttr, SerializeAsAny, ValidationError
 
 from pipelines.errors import UserError, quoted
 from pipelines.redaction import redact_all
@@ -32,6 +32,9 @@ class Plugin(Strict):
     A fingerprint holds the source of the plug-in and of all that it imports; an import by name cannot be seen in it.
     """
 
+    _languages: tuple[str, ...] = PrivateAttr(())
+    """The recipe's languages: the name of one in a prompt says its script where another one has the same name."""
+
     @property
     def name(self) -> str:
         return type(self).__module__.rpartition(".")[2]
@@ -44,6 +47,12 @@ class Plugin(Strict):
         """{name: settings} as a recipe would say it, defaults written out; without secrets in addresses."""
         own = {**self.model_dump(mode="json"), **{name: p.settings() for name, p in self.nested().items()}}
         return {self.name: redact_all(own)}
+
+    def set_languages(self, languages: Iterable[str]) -> None:
+        """Set the recipe's languages, for this plug-in and those that are settings of it."""
+        self._languages = tuple(sorted(set(languages)))
+        for plugin in self.nested().values():
+            plugin.set_languages(languages)
 
     def nested(self) -> "dict[str, Plugin]":
         """Plug-ins that are settings of this one, by field: the source of an eval, say."""

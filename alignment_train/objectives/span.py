@@ -52,7 +52,8 @@ class Span(Objective):
     libraries: ClassVar[tuple[str, ...]] = ("langcodes", "language_data")
 
     def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
-        return [len(ids) for ids, _, _ in exercises([turned(row) for row in rows], model.chat)]
+        found = exercises([turned(row) for row in rows], model.chat, self._languages)
+        return [len(ids) for ids, _, _ in found]
 
     def collate(self, rows: list[dict[str, Any]], model: "Model", max_length: int) -> dict[str, "Tensor"]:
         """span [B, T]: 1 in the source, 2 in the target; whole [B]: has both; language [2B]; same [B, B]."""
@@ -61,7 +62,7 @@ class Span(Objective):
         chosen = [turned(row) for row in rows]
         ids, labels, spans = [], [], []
         cut = 0
-        for row, wanted, span in exercises(chosen, model.chat):
+        for row, wanted, span in exercises(chosen, model.chat, self._languages):
             kept = slice(None)
             if len(row) > max_length:
                 cut += 1
@@ -131,13 +132,14 @@ def turned(row: dict[str, Any]) -> tuple[str, str, str, str, int]:
 
 
 def exercises(
-    rows: list[tuple[str, str, str, str, int]], chat: "ChatFormat"
+    rows: list[tuple[str, str, str, str, int]], chat: "ChatFormat", among: tuple[str, ...] = ()
 ) -> list[tuple[list[int], list[int], list[int]]]:
     """Ids, labels (the target and what ends it) and spans of each row, tokenised in one go.
 
     A token that reaches into a span is of the span: where pieces hold the space before a word, so does the span.
+    among: the recipe's languages; where two are one language, prompts name the script too.
     """
-    questions = [_question(row) for row in rows]
+    questions = [_question(row, among) for row in rows]
     talks = [
         [{"role": "user", "content": before + row[0] + after}, {"role": "assistant", "content": row[1]}]
         for (before, after), row in zip(questions, rows, strict=True)
@@ -162,10 +164,10 @@ def exercises(
     return out
 
 
-def _question(row: tuple[str, str, str, str, int]) -> tuple[str, str]:
+def _question(row: tuple[str, str, str, str, int], among: tuple[str, ...]) -> tuple[str, str]:
     """What is written before and after the source."""
     wordings = TRANSLATE[ENGLISH]
-    before, after = wordings[row[4] % len(wordings)].replace("{language}", name(row[3])).split("{input}")
+    before, after = wordings[row[4] % len(wordings)].replace("{language}", name(row[3], among)).split("{input}")
     return before.lstrip(), after.rstrip()
 
 

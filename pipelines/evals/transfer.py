@@ -81,7 +81,8 @@ class Transfer(Eval):
         return {self._taught.name: self._taught.cells}
 
     def of(self, tasks: Sequence[Task]) -> Self:
-        found = next((task for task in tasks if self.task in (task.name, task)), None)
+        own = self.task if isinstance(self.task, str) else self.task.settings()
+        found = next((task for task in tasks if own in (task.name, task.settings())), None)
         if found is None:
             said = self.task if isinstance(self.task, str) else f"{self.task.name} with settings of its own"
             raise UserError(

@@ -4,11 +4,7 @@
 grammar would inflect the name (Czech, Turkish), the wording names a target language instead.
 """
 
-from functools import cache
-
-import langcodes
-
-from pipelines.languages import MACRO, alpha2, iso, name, script
+from pipelines import languages
 
 TRANSLATE: dict[str, tuple[str, ...]] = {
     "eng_Latn": (
@@ -139,11 +135,9 @@ def answer_wording(lang: str) -> str:
     return ANSWER_IN.get(lang, ANSWER_IN[ENGLISH])
 
 
-@cache
-def name_in(lang: str, prompt: str) -> str:
-    """The name of the language `lang` in the language `prompt`, in English where `prompt` has no wordings."""
-    if prompt == ENGLISH or prompt not in TRANSLATE:
-        return name(lang)
-    code = alpha2(lang) if script(lang) != "Hant" else f"{alpha2(lang)}-Hant"
-    known = langcodes.Language.get(code).display_name(alpha2(prompt))
-    return name(lang) if known in (code, iso(lang), MACRO.get(iso(lang))) or known.startswith("Unknown") else known
+def name_in(lang: str, prompt: str, among: tuple[str, ...] = ()) -> str:
+    """The name of the language `lang` in the language `prompt`, in English where `prompt` has no wordings.
+
+    among: the recipe's languages, of which it must be told (`languages.name`).
+    """
+    return languages.name_in(lang, prompt if prompt in TRANSLATE else ENGLISH, among)

@@ -64,7 +64,8 @@ class AnswerAcross(InstructionType):
                 output = held[answer][key][2]
                 parts = [part for part in (instruction, given) if part]
                 if across:
-                    parts.append(answer_wording(pair[question]).format(language=name_in(pair[answer], pair[question])))
+                    wanted = name_in(pair[answer], pair[question], self._languages)
+                    parts.append(answer_wording(pair[question]).format(language=wanted))
                 kind = "across" if across else "within"
                 rows.append(
                     ("\n".join(parts), output, pair[question], pair[answer], corpus, f"{self.name}/{kind}",

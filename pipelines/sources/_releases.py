@@ -68,9 +68,11 @@ def server() -> str:
 
 
 def offered(pair: Pair, format: Format) -> list["Offer"]:
-    """All packages that the server has of `pair`, the usual codes of its languages first."""
-    out = []
+    """All packages that the server has of `pair`, the usual codes of its languages first, each once."""
+    out: dict[tuple[str, ...], Offer] = {}
     for src, tgt in itertools.product(*map(opus_codes, pair)):
+        if src == tgt:  # of one language in two scripts: bitext is of two codes
+            continue
         source, target = sorted((src, tgt))
         answer = get_json(server(), {"source": source, "target": target, "preprocessing": format})
         try:
@@ -79,7 +81,7 @@ def offered(pair: Pair, format: Format) -> list["Offer"]:
                 for record in answer["corpora"]
                 if record["preprocessing"] == format and {record["source"], record["target"]} == {src, tgt}
             ]
-            out += [
+            offers = [
                 Offer(
                     corpus=record["corpus"],
                     version=record["version"],
@@ -96,7 +98,9 @@ def offered(pair: Pair, format: Format) -> list["Offer"]:
             ]
         except (KeyError, TypeError, AttributeError, ValidationError) as error:
             raise _no_opus(type(error).__name__ if isinstance(error, ValidationError) else repr(error)) from None
-    return out
+        for offer in offers:  # two languages that share a code find a package in either direction
+            out.setdefault(offer.identity, offer)
+    return list(out.values())
 
 
 def with_credentials(url: str, server: str) -> str:
