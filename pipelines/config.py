@@ -24,7 +24,7 @@ from pipelines.errors import UserError, quoted
 from pipelines.evals import Eval
 from pipelines.filters import Filter
 from pipelines.instructions import InstructionType
-from pipelines.languages import Pair, pivot
+from pipelines.languages import Pair, name, pivot
 from pipelines.paths import expand
 from pipelines.redaction import redact_all
 from pipelines.registry import Strict, messages, plugin_field
@@ -235,7 +235,20 @@ class CorpusConfig(Strict):
         """What to tell the user before work starts; ValueError where this machine lacks what a part needs."""
         self.budget.tokenizer_file()
         self.decontaminate.files()
-        return [sentence for item in self.filters for sentence in item.notes(self.pairs)]
+        return [*self._unsorted_scripts(), *(note for item in self.filters for note in item.notes(self.pairs))]
+
+    def _unsorted_scripts(self) -> list[str]:
+        """Notes of sources that may give rows in another script, where no filter drops them."""
+        if any(item.name == "script" for item in self.filters):
+            return []
+        langs = sorted({lang for pair in self.pairs for lang in pair})
+        found = [(source.name, lang, source.other_scripts(lang)) for source in self.sources for lang in langs]
+        return [
+            f"{source}: packages of {name(lang)} ({lang}) may hold {', '.join(others)} as well, under one code. "
+            f"Without the filter script their rows stay under {lang}. Add script to corpus.filters."
+            for source, lang, others in found
+            if others
+        ]
 
     @property
     def pivot(self) -> str:

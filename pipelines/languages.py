@@ -74,7 +74,7 @@ LABELS = {
     "zho": ("cmn", "zh"), "pes": ("pes", "fa"), "prs": ("pes", "fa", "prs"), "nob": ("nob", "nor", "no"),
     "tgl": ("tgl", "fil", "tl"), "yue": ("yue", "zh", "cmn"), "kmr": ("kmr", "ku"), "est": ("ekk", "et"),
     "hbs": ("hbs", "sh", "hr", "bs", "sr"), "cnr": ("hbs", "sh", "hr", "bs", "sr"), "pan": ("pan", "pa", "pnb"),
-    "als": ("als", "sqi", "sq"), "lvs": ("lvs", "lav", "lv"),
+    "als": ("als", "sqi", "sq"), "lvs": ("lvs", "lav", "lv"), "azj_Arab": ("azb",),
     **dict.fromkeys(("acm", "acq", "aeb", "ajp", "apc", "ars", "ary", "arz", "mey"), ("ara", "ar")),  # spoken Arabic
 }  # fmt: skip
 
@@ -196,7 +196,8 @@ AUTONYMS = {
 
 
 def _language(code: str) -> langcodes.Language:
-    return langcodes.Language.get(alpha2(code), normalize=False)
+    short = alpha2(code)
+    return langcodes.Language.get({"tl": "fil"}.get(short, short), normalize=False)
 
 
 def _name(code: str, prompt: str, among: tuple[str, ...]) -> str:
@@ -241,7 +242,7 @@ def identifier_labels(code: str) -> frozenset[str]:
     """Every label by which fastText's lid.176, GlotLID or heliport may name the language, in whatever script."""
     three = iso(code)
     own = {code, three, alpha2(code)}
-    return frozenset(own | {MACRO.get(three, three)} | set(LABELS.get(three, ())))
+    return frozenset(own | {MACRO.get(three, three)} | {*LABELS.get(three, ()), *LABELS.get(code, ())})
 
 
 class Pair(NamedTuple):

@@ -337,3 +337,75 @@ def test_a_forked_child_is_refused_rather_than_left_hanging() -> None:
         [sys.executable, "-c", FORK], cwd=root, capture_output=True, text=True, timeout=300, check=True
     )
     assert "Start worker processes by spawn" in ran.stdout
+
+
+OTHER_SCRIPT = {  # languages in a script that no label at hand was trained on
+    "azj_Cyrl": "Мән дүнән базардан үч кило алма алдым вә евә ҝетдим.",
+    "kaz_Latn": "Men keşe bazardan üş kilogramm alma jäne eki nan satıp aldım.",
+    "hin_Latn": "Mere pitaji ek shikshak hain aur meri maa aspatal mein kaam karti hain.",
+    "zsm_Arab": "ساي ممبلي تيڬ کيلو ايڤل دان دوا روتي دي ڤاسر سمالم",
+    "tgk_Latn": "Man diruz az bozor se kilo seb xaridam va ba xona raftam.",
+    "uig_Cyrl": "Һәммә адәм тугулушидинла әркин, иззәт-һөрмәт вә һоқуқта баппаравәр болуп тугулған.",
+    "uig_Latn": "Hemme adem tughulushidinla erkin, izzet-hörmet we hoquqta bapbarawer bolup tughulghan.",
+    "kmr_Arab": "ئه‌ز دوهى چوومه‌ بازارێ و سێ كيلو سێڤ كڕين.",
+    "ron_Cyrl": "Тоате фиинцеле умане се наск либере ши егале ын демнитате ши ын дрептурь.",
+    "grc_Grek": "ἐν ἀρχῇ ὁ οἶκος ἦν παρὰ τὴν θάλατταν.",
+}
+IN_SCRIPT = {  # languages in a script that a label was trained on, though it is not the usual one of the language
+    "uzn_Cyrl": "Мен кеча бозордан уч килограмм олма ва иккита нон сотиб олдим.",
+    "uzn_Latn": "Barcha odamlar erkin, qadr-qimmat va huquqlarda teng bo‘lib tug‘iladilar.",
+    "pan_Arab": "میں کل بازار گیا تے تن کلو سیب لے کے آیا، میرے ابا جی استاد نیں۔",
+    "pnb_Arab": "میں کل بازار گیا تے تن کلو سیب لے کے آیا، میرے ابا جی استاد نیں۔",
+    "srp_Latn": "Danas je vreme veoma lepo, deca se igraju u bašti.",
+    "srp_Cyrl": "Данас је време веома лепо, деца се играју у башти.",
+    "bos_Cyrl": "Јучер сам купио три килограма јабука и два хљеба на пијаци.",
+    "hbs_Latn": "Jučer sam kupio tri kilograma jabuka i dva hljeba na pijaci.",
+    "zho_Hant": "孩子們一大早就去學校上課了。",
+}
+
+
+@pytest.mark.parametrize("lang", OTHER_SCRIPT)
+def test_a_language_in_a_script_that_nobody_knows_is_judged_by_what_it_is_not(both: Lid, lang: str) -> None:
+    assert both.open().labels_of(lang) == frozenset()
+    texts = [OTHER_SCRIPT[lang], ENGLISH, TEXTS["tha_Thai"], "", "123"]
+    assert scores(both, lang, texts) == [1, 0, 0, 0, 0]
+    (note,) = both.notes([Pair.parse(["en", lang])])
+    assert f"({lang})" in note
+    assert (f"Of {lang} they know another script." in note) == (lang != "grc_Grek")
+
+
+@pytest.mark.parametrize("lang", IN_SCRIPT)
+def test_a_label_serves_the_scripts_that_it_was_trained_on(both: Lid, lang: str) -> None:
+    assert scores(both, lang, [IN_SCRIPT[lang], ENGLISH])[0] >= 0.5 > scores(both, lang, [ENGLISH])[0]
+    assert both.notes([Pair.parse(["en", lang])]) == []
+
+
+@pytest.mark.parametrize(
+    ("lang", "labels"),
+    [
+        ("uzn_Cyrl", {"uzn"}), ("uzn_Latn", {"uz"}), ("pan_Guru", {"pan", "pa"}), ("pan_Arab", {"pnb"}),
+        ("srp_Cyrl", {"hbs", "sr"}), ("srp_Latn", {"hbs", "sr", "sh", "hr", "bs"}), ("azj_Arab", {"azb"}),
+        ("gom_Deva", {"gom"}), ("gom_Latn", {"gom"}), ("kor_Kore", {"kor", "ko"}), ("zho_Hant", {"cmn", "zh"}),
+        ("deu_Latn", {"deu", "de"}), ("deu_Hebr", set()), ("iku_Cans", {"iku"}), ("mni_Mtei", set()),
+    ],
+)  # fmt: skip
+def test_labels_go_by_language_and_script(both: Lid, lang: str, labels: set[str]) -> None:
+    assert both.open().labels_of(lang) == labels
+
+
+def test_one_language_in_two_scripts_is_not_foreign_to_itself(both: Lid) -> None:
+    rows = [(IN_SCRIPT["srp_Cyrl"], IN_SCRIPT["srp_Latn"]), (IN_SCRIPT["srp_Cyrl"], ENGLISH)]
+    batch = bitext_batch([row[0] for row in rows], [row[1] for row in rows], "srp_Cyrl", "srp_Latn", "t/v1")
+    good, bad = both.score(batch).to_pylist()
+    assert good > 0.5 > bad
+    hindi = bitext_batch([TEXTS["hin_Deva"]], [OTHER_SCRIPT["hin_Latn"]], "hin_Deva", "hin_Latn", "t/v1")
+    assert both.score(hindi).to_pylist() == [1.0]
+
+
+def test_fasttext_alone_knows_no_uzbek_in_cyrillic_letters() -> None:
+    item = Lid(identifiers=["fasttext"])
+    assert scores(item, "uzn_Cyrl", [IN_SCRIPT["uzn_Cyrl"], ENGLISH]) == pytest.approx([1, 0], abs=0.02)
+    assert (
+        "Uzbek (Cyrillic) (uzn_Cyrl). Of uzn_Cyrl they know another script."
+        in item.notes([Pair.parse(["en", "uz-Cyrl"])])[0]
+    )

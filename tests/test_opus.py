@@ -9,15 +9,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
-from pipelines import collect, lock, ranged
+from pipelines import clean, collect, lock, ranged
 from pipelines.config import Recipe, read_recipe
+from pipelines.evals.retrieval import Retrieval
 from pipelines.languages import Pair
 from pipelines.sources import _moses, _packages
 from pipelines.sources._releases import with_credentials
 from pipelines.sources.opus import Opus
 from pipelines.store import Manifest, Store
+from pipelines.tasks.translation import Translation
 from tests.mirror import FAULTS, Mirror, lines, package
 
 EN_DE = Pair.parse("en-de")
@@ -68,6 +71,77 @@ def test_all_codes_of_a_language_are_read_the_usual_one_first(opus_server: Mirro
     assert _rows(source, pair, tmp_path) == [("one", "一", "A/v1"), ("two", "二", "A/v1")]
     known = source.provenance(pair, tmp_path)["A/v1"]
     assert [file["url"].rpartition("/")[2] for file in known["files"]] == ["en-zh.txt.zip", "en-zh_CN.txt.zip"]
+
+
+LATIN, CYRILLIC = "Danas je vreme veoma lepo.", "Данас је време веома лепо."
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "codes"),
+    [
+        (["en", "sr-Latn"], ["en-sr"], ["sr"]),
+        (["en", "sr-Latn"], ["en-sr", "en-sr_Latn", "en-sh"], ["sr_Latn", "sr", "sh"]),
+        (["en", "sr"], ["en-sr", "en-sr_Latn", "en-sh"], ["sr", "sh"]),
+        (["en", "sh"], ["en-sh", "en-sr"], ["sh", "sr"]),
+        (["en", "uz-Cyrl"], ["en-uz", "en-uz_Cyrl"], ["uz_Cyrl", "uz"]),
+        (["en", "zh-Hant"], ["en-zh", "en-zh_TW"], ["zh_TW", "zh"]),
+        (["en", "ro"], ["en-ro", "en-mo"], ["ro", "mo"]),
+        (["en", "mo-Cyrl"], ["en-mo"], ["mo"]),
+        (["en", "pnb"], ["en-pa"], ["pa"]),
+        (["en", "ckb"], ["ckb-en", "en-ku"], ["ckb", "ku"]),
+        (["en", "azb"], ["az-en"], ["az"]),
+        (["en", "kk-Latn"], ["en-kk"], ["kk"]),
+        (["en", "de"], ["de-en", "en-sr"], ["de"]),
+    ],
+)
+def test_a_code_that_holds_several_scripts_serves_each_language(
+    opus_server: Mirror, tmp_path: Path, ours: list[str], theirs: list[str], codes: list[str]
+) -> None:
+    for package_of in theirs:
+        src, tgt = package_of.split("-")
+        opus_server.add("A/v1", package_of, src.encode(), tgt.encode())
+    pair = Pair.parse(ours)
+    rows = _rows(Opus(corpora=["A"]), pair, tmp_path)
+    assert [row[0] if pair.tgt == "eng_Latn" else row[1] for row in rows] == codes
+    assert _rows(Opus(corpora=["A"]), pair, tmp_path) == rows  # as the lock has it
+
+
+def test_a_package_between_two_languages_that_share_its_codes_is_read_once(opus_server: Mirror, tmp_path: Path) -> None:
+    opus_server.add("A/v1", "sh-sr", LATIN.encode(), CYRILLIC.encode())
+    rows = _rows(Opus(corpora=["A"]), Pair.parse(["sr", "sr-Latn"]), tmp_path)
+    assert len(rows) == 1
+    assert {*rows[0][:2]} == {LATIN, CYRILLIC}
+
+
+@pytest.mark.parametrize(("language", "kept"), [("sr-Latn", LATIN), ("sr", CYRILLIC)])
+def test_the_filter_script_sorts_the_rows_and_without_it_there_is_a_note(
+    opus_server: Mirror, tmp_path: Path, language: str, kept: str
+) -> None:
+    opus_server.add("A/v1", "en-sr", b"One.\nTwo.", f"{LATIN}\n{CYRILLIC}".encode())
+    raw = {"pairs": [["en", language]], "sources": [{"opus": {"corpora": ["A"]}}]}
+    recipe = Recipe.model_validate({"name": "t", "corpus": {**raw, "filters": ["script"]}})
+    store, (pair,) = Store.open(tmp_path, "t"), recipe.corpus.pairs
+    collect.run(recipe, store, pair)
+    manifest = clean.run(recipe, store, pair)
+    assert store.table("clean_bitext", pair)["tgt"].to_pylist() == [kept]
+    assert [(row.step, row.dropped) for row in manifest.ledger if row.dropped] == [("script", 1)]
+    assert recipe.notes() == []
+    (note,) = Recipe.model_validate({"name": "t", "corpus": raw}).notes()
+    assert note.startswith(f"opus: packages of Serbian{' (Latin)' * (language != 'sr')} ({pair.tgt}) may hold ")
+    assert note.endswith(f"their rows stay under {pair.tgt}. Add script to corpus.filters.")
+
+
+def test_evals_and_tasks_leave_rows_in_another_script_out(opus_server: Mirror, tmp_path: Path) -> None:
+    opus_server.add("A/v1", "en-sr", b"One.\nTwo.", f"{LATIN}\n{CYRILLIC}".encode())
+    opus_server.add("A/v1", "en-sr_Latn", b"Three.", b"Deca se igraju.")
+    source = {"opus": {"corpora": ["A"]}}
+    pair = Pair.parse(["en", "sr-Latn"])
+    evals = Retrieval.model_validate({"source": source})
+    texts = pa.Table.from_batches(list(evals.texts([pair], tmp_path)))
+    assert sorted(texts.filter(pc.equal(texts["lang"], "srp_Latn"))["text"].to_pylist()) == [LATIN, "Deca se igraju."]
+    task = Translation.model_validate({"source": source, "train": [["en", "sr-Latn"]]})
+    asked = [example.given for example in task.examples(str(pair), tmp_path)]
+    assert {*asked} == {"One.", "Three.", LATIN, "Deca se igraju."}
 
 
 def test_text_is_repaired_as_stated(opus_server: Mirror, tmp_path: Path) -> None:

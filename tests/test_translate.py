@@ -1,15 +1,17 @@
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipelines.config import Recipe
 from pipelines.instructions import RENDERED
 from pipelines.instructions._wordings import ANSWER_IN, TRANSLATE, name_in, translate_wordings
 from pipelines.instructions.translate import Translate
 from pipelines.languages import Pair, parse
 from pipelines.schema import bitext_batch
-from tests.planted import sentences
+from tests.planted import Planted, sentences
 
 
 def rendered(pair: Pair, rows: int, seed: int = 0, **settings: str) -> list[dict]:
@@ -98,3 +100,28 @@ def test_every_wording_names_the_language_and_holds_the_input(lang: str) -> None
     names = {name_in(other, lang) for other in TRANSLATE}
     assert len(names) == len(TRANSLATE)
     assert lang == "eng_Latn" or name_in("eng_Latn", lang) != "English"
+
+
+def test_prompts_name_the_script_where_the_recipe_has_a_language_in_several() -> None:
+    both = Recipe.model_validate(
+        {"name": "t", "corpus": {"pairs": [["en", "sr-Latn"], ["en", "sr-Cyrl"]], "sources": [Planted()],
+                                 "instructions": ["translate"], "tasks": [{"translation": {"source": Planted(),
+                                 "train": [["en", "sr"]]}}]}}
+    )  # fmt: skip
+    (item,), (task,) = both.corpus.instructions, both.corpus.tasks
+    for pair, name in zip(sorted(both.corpus.pairs), ("Serbian (Cyrillic)", "Serbian (Latin)"), strict=True):
+        batch = bitext_batch(*sentences(pair, 100), *pair, "planted/v1")
+        rows = item.render(batch, np.random.default_rng(0)).to_pylist()
+        prompts = [row["messages"][0]["content"] for row in rows if row["src_lang"] == "eng_Latn"]
+        named = [prompt for prompt in prompts if "Serbian" in prompt]
+        assert len(named) > 30
+        assert all(name in prompt for prompt in named)
+    example = next(iter(task.examples(task.cells[0], Path())))
+    assert "from English to Serbian (Cyrillic)." in task.render(example)[0]["content"]
+    alone = Recipe.model_validate({"name": "t", "corpus": {**raw_of(both), "pairs": [["en", "sr-Cyrl"]]}})
+    rows = alone.corpus.instructions[0].render(batch, np.random.default_rng(0)).to_pylist()
+    assert not any("Cyrillic" in row["messages"][0]["content"] for row in rows)
+
+
+def raw_of(recipe: Recipe) -> dict:
+    return {"sources": recipe.corpus.sources, "instructions": [Translate()], "tasks": []}

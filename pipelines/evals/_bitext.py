@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from pipelines.evals import Eval
+from pipelines.filters.script import in_own_scripts
 from pipelines.languages import Pair, pivot
 from pipelines.registry import plugin_field
 from pipelines.schema import EVAL_TEXT
@@ -39,7 +40,8 @@ class BitextEval(Eval):
     def texts(self, pairs: list[Pair], home: Path) -> Iterator[pa.RecordBatch]:
         common = pivot(pairs)
         for pair in pairs:
-            rows = pa.Table.from_batches(list(self.source.fetch(pair, home)))
+            batches = [in_own_scripts(batch, self.source.other_scripts) for batch in self.source.fetch(pair, home)]
+            rows = pa.Table.from_batches(batches)
             yield from questions(self.name, pair, rows, self.drawn, common)
 
     @property

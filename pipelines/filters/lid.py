@@ -6,7 +6,7 @@ import importlib.util
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from math import inf, log10
@@ -22,7 +22,7 @@ from pipelines.errors import UserError
 from pipelines.filters import Filter, languages
 from pipelines.filters.length_ratio import density
 from pipelines.filters.markup import bare
-from pipelines.filters.script import share
+from pipelines.filters.script import same_letters, share
 from pipelines.languages import Pair, identifier_labels, iso, name, parse, script
 from pipelines.registry import Strict
 
@@ -51,6 +51,15 @@ CHINESE = ("zho", "yue")
 JAPANESE = identifier_labels("jpn_Jpan")
 KANA = r"[\p{Hiragana}\p{Katakana}]"  # no Japanese sentence is without; Chinese has none
 WIKIPEDIA = {"als": "gsw"}  # lid.176's labels are Wikipedia's codes; als is Alemannic there, Albanian in ISO 639-3
+LID176_SCRIPTS = {"sr": ("Cyrl", "Latn"), "gom": ("Deva",)}
+"""The scripts of lid.176's labels that are not just the usual one of the language. It was trained on Wikipedia, Tatoeba
+and SETimes (https://fasttext.cc/docs/en/language-identification.html). Uzbek and Azerbaijani in Cyrillic letters, and
+Kazakh, Uyghur or Tajik in Latin ones, it takes for other languages."""
+HELIPORT_SCRIPTS = {
+    "hbs": ("Latn", "Cyrl"), "uzn": ("Cyrl",), "gom": ("Latn",), "cdo": ("Latn", "Hant"), "pli": ("Latn",),
+}  # fmt: skip
+"""The same of heliport's. Found by asking it for letters of every script: those that a label's model has seen have a
+likelihood of their own there."""
 
 
 class Short(Strict):
@@ -64,8 +73,8 @@ class Lid(Filter):
     """How sure it is that each side is in its language, in [0, 1]; the score is the smaller of the two sides'.
 
     A side scores 1 where heliport, taken at its word, names its language, else fastText's probability of it. Where
-    neither knows the language, a side scores 1 if it is in the right script and is not recognised as the other
-    side's language, nor by both as one third language, else 0. Neither identifier alone is enough: on 1,997 news
+    neither knows the language in its script, a side scores 1 if its script is right and it is not recognised as the
+    other side's language, nor by both as one third language, else 0. Neither identifier alone is enough: on 1,997 news
     segments a language heliport / lid.176 recognise .99/.82 of Swahili, .97/0 of Zulu, .84/1.0 of Thai. Markup and code
     are left out before either is asked: that keeps 4 % more of the documentation corpora. Of long texts mostly the
     beginning is read (CUT).
@@ -94,15 +103,17 @@ class Lid(Filter):
         return [self._model_file()] if "fasttext" in self.identifiers else []
 
     def notes(self, pairs: list[Pair]) -> list[str]:
-        known = self.open().known
-        unknown = sorted({lang for pair in pairs for lang in pair if not identifier_labels(lang) & known})
+        tools = self.open()
+        unknown = sorted({lang for pair in pairs for lang in pair if not tools.labels_of(lang)})
         if not unknown:
             return []
         listed = ", ".join(f"{name(lang)} ({lang})" for lang in unknown)
+        others = [lang for lang in unknown if identifier_labels(lang) & tools.known]
+        written = f" Of {', '.join(others)} they know another script." if others else ""
         return [
-            f"lid: no identifier at hand knows {listed}. Such a side is only checked for its script and for not being "
-            f"in the other side's language, or in one that both identifiers are sure of. Give 'model' a fastText model "
-            f"that knows it, such as GlotLID, for more."
+            f"lid: no identifier at hand knows {listed}.{written} Such a side is only checked for its script and for "
+            f"not being in the other side's language, or in one that both identifiers are sure of. Give 'model' a "
+            f"fastText model that knows it, such as GlotLID, for more."
         ]
 
     def open(self) -> "Identifiers":
@@ -147,20 +158,27 @@ class Identifiers(NamedTuple):
     def known(self) -> frozenset[str]:
         return frozenset().union(*(tool.labels for tool in self if tool))
 
+    def labels_of(self, lang: str) -> frozenset[str]:
+        """The labels by which an identifier knows the language in its script."""
+        return frozenset().union(*(tool.labels_of(lang) for tool in self if tool))
+
     def sureness(self, texts: pa.Array, lang: str, other: str, below: int) -> pa.Array:
         """How sure it is that `texts` are in `lang` rather than anything else, say `other`; float64 in [0, 1].
 
         Texts of fewer than `below` letters are short.
         """
-        own, others = identifier_labels(lang), identifier_labels(other)
-        if not own & self.known:
+        own = self.labels_of(lang)
+        others = self.labels_of(other) - identifier_labels(lang)  # of one language in two scripts neither is foreign
+        if not own:
             # heliport misses .002 of English segments: not worth asking fastText, far slower, about all long ones.
             texts = pc.utf8_slice_codeunits(texts, 0, CUT)
             short, named = _short(texts, lang, below), self.heliport.answers(texts) if self.heliport else None
             foreign = pc.greater_equal(self._probability(texts, others, short, named), SURE)
             right = pc.and_not(pc.greater_equal(share(texts, lang), SURE), foreign)
-            if self.fasttext and named is not None and script(lang) == "Latn":
-                # Not of scripts with few languages or dialects: each text is taken for the one that is known.
+            known_otherwise = identifier_labels(lang) & self.known
+            if self.fasttext and named is not None and script(lang) == "Latn" and not known_otherwise:
+                # Not of scripts with few languages or dialects, nor of a language known in another script: each text is
+                # taken for the relative that is known, such as Kazakh in Latin letters for Turkish.
                 asked = pc.and_(pc.and_not(right, short), pc.is_in(named, value_set=self.fasttext.others))
                 right = pc.replace_with_mask(right, asked, pc.invert(self._agreed(texts, named, asked)))
             return pc.cast(right, pa.float64())
@@ -224,8 +242,12 @@ class Heliport:
         self._identifier = heliport.Identifier()
         self._process = os.getpid()
         listed = Path(heliport.__file__).parent / "confidenceThresholds"
-        # Its Uzbek is Cyrillic only: of NTREX-128's, in Latin letters, it recognises none.
-        self.labels = frozenset(line.split("\t")[0] for line in listed.read_text().splitlines()) - {"uzn"}
+        self.labels = frozenset(line.split("\t")[0] for line in listed.read_text().splitlines())
+        self._scripts = {label: HELIPORT_SCRIPTS.get(label) or _usual(label) for label in self.labels}
+
+    def labels_of(self, lang: str) -> frozenset[str]:
+        """As Identifiers has it."""
+        return _in_script(lang, self.labels, self._scripts)
 
     def names(self, texts: pa.Array, labels: frozenset[str]) -> pa.Array:
         """Whether each text, or its beginning, is in a language of `labels`."""
@@ -264,8 +286,17 @@ class FastText:
         # A threshold below 0 lists every label; this build of fastText has no other way to ask.
         self._languages = {label: _language(label) for _, label in self._model.predict("\n", 20_000, -1.0, "strict")}
         self.labels = frozenset(self._languages.values())
+        self._scripts: dict[str, tuple[str, ...]] = {}
+        for label, own in self._languages.items():
+            stated = label.removeprefix("__label__").partition("_")[2]  # as GlotLID and NLLB have it: uzn_Cyrl
+            scripts = (stated,) if len(stated) == 4 else LID176_SCRIPTS.get(own) or _usual(own)
+            self._scripts[own] = (*self._scripts.get(own, ()), *scripts)
         self.others = pa.array(sorted(frozenset().union(*map(_known_as, self.labels))), pa.string())
         """By what other identifiers may call its languages."""
+
+    def labels_of(self, lang: str) -> frozenset[str]:
+        """As Identifiers has it."""
+        return _in_script(lang, self.labels, self._scripts)
 
     def best(self, texts: pa.Array) -> list[tuple[str, float]]:
         """The likeliest language of each text and its probability."""
@@ -353,8 +384,26 @@ def _known_as(label: str) -> frozenset[str]:
         return frozenset()
 
 
+@cache
+def _usual(label: str) -> tuple[str, ...]:
+    """The usual script of the language that a label names; none where it names no language of ours."""
+    try:
+        return (script(parse(label)),)
+    except UserError:
+        return ()
+
+
+def _in_script(lang: str, labels: frozenset[str], scripts: Mapping[str, tuple[str, ...]]) -> frozenset[str]:
+    """Those of `labels` that name the language and were trained on its script."""
+    return frozenset(
+        label
+        for label in identifier_labels(lang) & labels
+        if any(same_letters(script(lang), own) for own in scripts[label])
+    )
+
+
 def _language(label: str) -> str:
-    """`__label__eng_Latn` -> `eng`, `__label__en` -> `en`. The script is left to the script filter."""
+    """`__label__eng_Latn` -> `eng`, `__label__en` -> `en`."""
     code = label.removeprefix("__label__").partition("_")[0]
     return WIKIPEDIA.get(code, code)
 

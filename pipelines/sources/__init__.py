@@ -58,6 +58,11 @@ class Source(Plugin):
     def fetch(self, pair: Pair, home: Path) -> Iterator[pa.RecordBatch]:
         """Yield BITEXT batches: row i of `src` is in `pair.src`, of `tgt` in `pair.tgt`; no row is null."""
 
+    def other_scripts(self, lang: str) -> tuple[str, ...]:
+        """The languages that `fetch` may give under `lang`, as upstream has one code for what differs in script."""
+        found = [part.other_scripts(lang) for part in self.nested().values() if isinstance(part, Source)]
+        return tuple(dict.fromkeys(other for own in found for other in own))
+
     @abstractmethod
     def provenance(self, pair: Pair, home: Path) -> dict[str, dict[str, Any]]:
         """{corpus as in the `corpus` column: {version, licence, url, citation}} of what `fetch` yields."""

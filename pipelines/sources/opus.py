@@ -22,7 +22,7 @@ from pipelines import lock
 from pipelines.download import WORKERS
 from pipelines.errors import UserError
 from pipelines.fetching.transport import DownloadError
-from pipelines.languages import Pair
+from pipelines.languages import Pair, in_other_scripts, opus_codes
 from pipelines.ledger import rebatch
 from pipelines.progress import Tell, silent
 from pipelines.sources import Source
@@ -33,7 +33,11 @@ from pipelines.sources._sampling import drawn
 
 
 class Opus(Source):
-    """Corpora of OPUS, or of a server that speaks its API at the address in the environment's OPUS_URL."""
+    """Corpora of OPUS, or of a server that speaks its API at the address in the environment's OPUS_URL.
+
+    Codes of OPUS that hold a language in several scripts are read for each of them (`languages.SHARED`): the filter
+    `script` sorts the rows. Evals and tasks, which pass no filter, leave out those in another script.
+    """
 
     citation: ClassVar[str] = (
         "Jörg Tiedemann. 2012. Parallel Data, Tools and Interfaces in OPUS. LREC 2012. https://opus.nlpl.eu"
@@ -141,6 +145,10 @@ class Opus(Source):
             if [release.content for release in old] != [release.content for release in fresh]:
                 moved.append(pair)
         return sorted(set(moved))
+
+    def other_scripts(self, lang: str) -> tuple[str, ...]:
+        """As OPUS has Serbian in Latin and in Cyrillic letters under `sr`."""
+        return tuple(dict.fromkeys(other for code in opus_codes(lang) for other in in_other_scripts(lang, code)))
 
     def releases(self, pair: Pair, home: Path) -> dict[str, Any]:
         entries = {spec: lock.read(home, self.name, RELEASES).get(self._key(spec, pair)) for spec in self.corpora}

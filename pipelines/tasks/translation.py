@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from pipelines.errors import UserError
+from pipelines.filters.script import in_own_scripts
 from pipelines.languages import Pair, name
 from pipelines.progress import Tell, silent
 from pipelines.registry import plugin_field
@@ -63,7 +64,7 @@ class Translation(Task):
     def examples(self, cell: str, home: Path) -> Iterator[Example]:
         """Both directions of a row are one item."""
         for batch in self.source.fetch(Pair.parse(cell), home):
-            for row in batch.to_pylist():
+            for row in in_own_scripts(batch, self.source.other_scripts).to_pylist():
                 src, tgt, one, other, corpus = (row[key] for key in ("src", "tgt", "src_lang", "tgt_lang", "corpus"))
                 item = f"{src}\n{tgt}"
                 if src.strip() and tgt.strip():
