@@ -138,7 +138,7 @@ def rates(tools: Identifiers, texts: dict[str, list[str]], rows: int, others: in
         for system, answer in alone(tools).items():
             labels = pa.array(sorted(identifier_labels(lang)))
             accepted[system] = (taken(answer(sample), labels), taken(answers[system], labels))
-        entry: dict[str, Any] = {"known": bool(identifier_labels(lang) & tools.known)}
+        entry: dict[str, Any] = {"known": bool(tools.labels_of(lang))}
         for system, (own, all_) in accepted.items():
             shares = {other: float(all_[owner == other].mean()) for other in few if other != lang}
             worst = max(shares, key=lambda other: shares[other])
@@ -240,7 +240,7 @@ def speed(tools: Identifiers, texts: dict[str, list[str]]) -> dict[str, dict[str
             lang
             for lang, lines in sorted(texts.items())
             if lang != ENGLISH and len(lines) == len(texts[ENGLISH])
-            if bool(identifier_labels(lang) & tools.known) == known
+            if bool(tools.labels_of(lang)) == known
         ]
         batches = [
             bitext_batch(texts[ENGLISH] * TIMES, texts[lang] * TIMES, ENGLISH, lang, "ntrex/v1")

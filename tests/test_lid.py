@@ -353,7 +353,6 @@ OTHER_SCRIPT = {  # languages in a script that no label at hand was trained on
 }
 IN_SCRIPT = {  # languages in a script that a label was trained on, though it is not the usual one of the language
     "uzn_Cyrl": "Мен кеча бозордан уч килограмм олма ва иккита нон сотиб олдим.",
-    "uzn_Latn": "Barcha odamlar erkin, qadr-qimmat va huquqlarda teng bo‘lib tug‘iladilar.",
     "pan_Arab": "میں کل بازار گیا تے تن کلو سیب لے کے آیا، میرے ابا جی استاد نیں۔",
     "pnb_Arab": "میں کل بازار گیا تے تن کلو سیب لے کے آیا، میرے ابا جی استاد نیں۔",
     "srp_Latn": "Danas je vreme veoma lepo, deca se igraju u bašti.",
