@@ -154,7 +154,7 @@ def _held_out(store: Store) -> dict[str, pa.Array]:
     """Match keys, by language, of what identifies the items of the evals."""
     texts = held_out(store)
     keys = {
-        lang: pc.unique(match_key(texts.filter(pc.equal(texts["lang"], lang))["own"]))
+        lang: pc.unique(match_key(texts.filter(pc.equal(texts["lang"], lang))["identifying"]))
         for lang in pc.unique(texts["lang"]).to_pylist()
     }
     return {lang: found.filter(pc.not_equal(found, "")) for lang, found in keys.items()}

@@ -127,10 +127,10 @@ def _read(task: Task, cell: str, store: Store, tell: Tell) -> Cell:
     """Two passes: which sentences are common is known only after the first."""
     items, found, owners, count = list[np.ndarray](), list[np.ndarray](), list[np.ndarray](), 0
     for examples in _chunks(task, cell, store):
-        own, where = sentence_keys([task.segments(example) for example in examples])
+        keys_of_chunk, numbers = sentence_keys([task.segments(example) for example in examples])
         items.append(digests(example.item for example in examples))
-        found.append(own)
-        owners.append(where + count)
+        found.append(keys_of_chunk)
+        owners.append(numbers + count)
         count += len(examples)
         tell(0, 0, f"{task.name}, {cell}: {count:,} examples")
     all_items = np.concatenate(items)
@@ -138,8 +138,8 @@ def _read(task: Task, cell: str, store: Store, tell: Tell) -> Cell:
     found, owners, count = [], [], 0
     for examples in _chunks(task, cell, store):
         texts = identifying([_conversation(task, example) for example in examples], frequency, cell.split("-"))
-        found.append(keys([text for own in texts for text in own]))
-        owners.append(np.repeat(np.arange(count, count + len(examples)), [len(own) for own in texts]))
+        found.append(keys([text for each in texts for text in each]))
+        owners.append(np.repeat(np.arange(count, count + len(examples)), [len(each) for each in texts]))
         count += len(examples)
     return Cell(all_items, frequency, np.concatenate(found), np.concatenate(owners))
 
@@ -207,13 +207,13 @@ def _write(
         examples, here = [chunk[place] for place in np.flatnonzero(here <= ASIDE)], here[here <= ASIDE]
         batch = _rendered(task, examples)
         found = identifying([_conversation(task, example) for example in examples], frequency, langs)
-        own = pa.array(found, pa.list_(pa.string()))
+        texts = pa.array(found, pa.list_(pa.string()))
         trains = here == TRAIN
-        for step, rows in zip(forbidden[0].steps, overlapping(batch["segments"], own, forbidden), strict=True):
+        for step, rows in zip(forbidden[0].steps, overlapping(batch["segments"], texts, forbidden), strict=True):
             dropped[step] += int((rows & trains).sum())
             samples.see(step, as_samples(batch.filter(pa.array(rows & trains)), where))
             here, trains = np.where(rows, OVERLAP, here), trains & ~rows
-        stored = as_stored(batch, own)
+        stored = as_stored(batch, texts)
         trained = stored.filter(pa.array(trains))
         out.write(trained, cell)
         out.write(stored.filter(pa.array(here == ASIDE)), DEV)

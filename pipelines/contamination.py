@@ -137,13 +137,13 @@ class _Search:
     def __init__(self, texts: pa.Table, lang: str, near: float):
         """texts: HELD_OUT rows of the language."""
         self.kinds: dict[str, str] = {}
-        own = texts["own"].combine_chunks()
+        own = texts["identifying"].combine_chunks()
         self._keys: dict[str, list[str]] = {}
         for text, key in zip(texts["text"].to_pylist(), match_key(own).to_pylist(), strict=True):
             if key:
                 self._keys.setdefault(key, []).append(text)
         texts = texts.filter(texts["rare"])
-        own = texts["own"].combine_chunks()
+        own = texts["identifying"].combine_chunks()
         collections = [own.filter(pc.equal(texts["eval"], name)) for name in sorted(set(texts["eval"].to_pylist()))]
         self._near = Together(pc.unique(own), lang, near, collections)
         self._written: dict[str, list[str]] = {}
@@ -185,9 +185,9 @@ def _frequencies(store: Store, parts: Sequence[str]) -> dict[Group, Frequency]:
     for part in parts:
         for batch in store.batches("training_mix", part=part):
             for group, talks in _groups(batch):
-                own, where = sentence_keys([talk.texts for talk in talks])
+                batch_keys, numbers = sentence_keys([talk.texts for talk in talks])
                 keys, items, count = found.get(group, ([], [], 0))
-                found[group] = [*keys, own], [*items, where + count], count + len(talks)
+                found[group] = [*keys, batch_keys], [*items, numbers + count], count + len(talks)
     return {
         group: Frequency(np.concatenate(items).astype(np.uint64), np.concatenate(keys))
         for group, (keys, items, _) in found.items()

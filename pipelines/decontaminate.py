@@ -67,10 +67,10 @@ class Forbidden:
     def __init__(self, settings: Decontaminate, store: Store, lang: str):
         texts_held_out = held_out(store)
         own = texts_held_out.filter(pc.equal(texts_held_out["lang"], lang))
-        texts = {EVALUATION: own["own"]}
+        texts = {EVALUATION: own["identifying"]}
         rare = own.filter(own["rare"])
         self._collections = tuple(
-            tuple(rare.filter(pc.equal(rare["eval"], name))["own"].to_pylist())
+            tuple(rare.filter(pc.equal(rare["eval"], name))["identifying"].to_pylist())
             for name in sorted(set(rare["eval"].to_pylist()))
         )
         if settings.lists:
@@ -78,7 +78,7 @@ class Forbidden:
         self.keys = {name: _keys(found) for name, found in texts.items()}
         self._lang, self._threshold = lang, settings.near
         self._texts = {name: tuple(sorted(set(found.to_pylist()))) for name, found in texts.items()}
-        self._texts[EVALUATION] = tuple(sorted(set(rare["own"].to_pylist())))
+        self._texts[EVALUATION] = tuple(sorted(set(rare["identifying"].to_pylist())))
 
     @property
     def steps(self) -> list[str]:
@@ -88,9 +88,9 @@ class Forbidden:
 
     def held(self, texts: pa.Array) -> np.ndarray:
         """float64 [steps, N]: how much of a forbidden text each text holds, 1 where it is one; NaN where none."""
-        return np.concatenate([self.held_of(name, texts, wordings=False) for name in self.keys])
+        return np.concatenate([self.scores_of(name, texts, wordings=False) for name in self.keys])
 
-    def held_of(self, name: str, texts: pa.Array, wordings: bool) -> np.ndarray:
+    def scores_of(self, name: str, texts: pa.Array, wordings: bool) -> np.ndarray:
         """`held` of EVALUATION or LIST alone, float64 [1 or 2, N].
 
         wordings: whether `texts` may be near a held-out text by a wording alone that many of an eval share, which then

@@ -24,7 +24,7 @@ from pipelines.segments import generator, keys
 from pipelines.storage.fingerprint import fingerprint
 from pipelines.store import LedgerRow, Manifest, Store
 
-OWN = pa.field("own", pa.list_(pa.string()), nullable=False)
+IDENTIFYING = pa.field("identifying", pa.list_(pa.string()), nullable=False)
 """The texts that identify a row: of bitext, all that it is made of."""
 STORED = INSTRUCTION.append(pa.field("keys", pa.list_(pa.uint64()), nullable=False))
 """INSTRUCTION and the keys of the texts that identify a row: by them the mix keeps dev text out of training."""
@@ -65,14 +65,14 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
         for item in types:
             rendered = _rendered(item, recipe, store, pair, tell, rows_in)
             for batch in rebatch(with_batch_context(rendered, f"instruction type '{item.name}', {pair}")):
-                own = batch[OWN.name]
+                identifying_texts = batch[IDENTIFYING.name]
                 gone = np.zeros(batch.num_rows, dtype=bool)
-                for step, rows in zip(steps, overlapping(batch["segments"], own, forbidden), strict=True):
+                for step, rows in zip(steps, overlapping(batch["segments"], identifying_texts, forbidden), strict=True):
                     into[step, item.name] += int((~gone).sum())
                     dropped[step, item.name] += int((rows & ~gone).sum())
                     samples.see(step, as_samples(batch.filter(pa.array(rows & ~gone)), item.name))
                     gone |= rows
-                stored = as_stored(batch, own).filter(pa.array(~gone))
+                stored = as_stored(batch, identifying_texts).filter(pa.array(~gone))
                 kept += stored.num_rows
                 templates.update(stored["template"].to_pylist())
                 samples.see(KEPT, as_samples(stored, item.name))
@@ -108,24 +108,24 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
 def _rendered(
     item: InstructionType, recipe: Recipe, store: Store, pair: Pair, tell: Tell, total: int
 ) -> Iterator[pa.RecordBatch]:
-    """RENDERED batches of one instruction type, of the bitext and then of its own data, with the column OWN."""
+    """RENDERED batches of one instruction type, of the bitext and then of its own data, with the column IDENTIFYING."""
     rng, seen = generator(recipe.seed, __name__, str(pair), item.name), 0
-    yield empty(RENDERED.append(OWN))
+    yield empty(RENDERED.append(IDENTIFYING))
     for batch in rebatch(store.batches("decontaminated_bitext", pair)):
         rows = check(item.render(batch, rng), RENDERED, f"instruction type '{item.name}'")
-        yield rows.append_column(OWN, rows["segments"])
+        yield rows.append_column(IDENTIFYING, rows["segments"])
         seen += batch.num_rows
         tell(seen, total, item.name)
     found, owners, count = list[np.ndarray](), list[np.ndarray](), 0
     for rows in _own_data(item, pair, copy.deepcopy(rng), store):  # which sentences are common, a first pass shows
-        own, where = sentence_keys(rows["segments"].to_pylist())
-        found.append(own)
-        owners.append(where + count)
+        keys_of_batch, numbers = sentence_keys(rows["segments"].to_pylist())
+        found.append(keys_of_batch)
+        owners.append(numbers + count)
         count += rows.num_rows
     frequency = Frequency(np.concatenate(owners).astype(np.uint64), np.concatenate(found))
     for rows in _own_data(item, pair, rng, store):
-        own = identifying([_conversation(row) for row in rows.to_pylist()], frequency, pair)
-        yield rows.append_column(OWN, pa.array(own, OWN.type))
+        texts = identifying([_conversation(row) for row in rows.to_pylist()], frequency, pair)
+        yield rows.append_column(IDENTIFYING, pa.array(texts, IDENTIFYING.type))
 
 
 def _own_data(item: InstructionType, pair: Pair, rng: np.random.Generator, store: Store) -> Iterator[pa.RecordBatch]:
@@ -139,26 +139,27 @@ def _conversation(row: dict[str, Any]) -> Conversation:
     return Conversation(row["segments"], prompt, row["messages"][-1]["content"])
 
 
-def overlapping(segments: pa.ListArray, own: pa.ListArray, forbidden: list[Forbidden]) -> np.ndarray:
+def overlapping(segments: pa.ListArray, identifying_texts: pa.ListArray, forbidden: list[Forbidden]) -> np.ndarray:
     """bool [steps, N]: whether a row is forbidden in any of the languages.
 
-    By the evals it is if one of `own`, the texts that identify it, is; by the lists if any of its segments is.
+    By the evals it is if one of the texts that identify it is; by the lists if any of its segments is.
     """
     found = []
     for name in forbidden[0].keys:
-        lists = own if name == EVALUATION else segments
+        lists = identifying_texts if name == EVALUATION else segments
         each = pc.list_flatten(lists).dictionary_encode()  # most segments were made into several rows
-        scores = np.fmax.reduce([lang.held_of(name, each.dictionary, wordings=True) for lang in forbidden])
+        scores = np.fmax.reduce([lang.scores_of(name, each.dictionary, wordings=True) for lang in forbidden])
         held = ~np.isnan(scores)[:, each.indices.to_numpy()]
         parents = pc.list_parent_indices(lists).to_numpy()
         found += [np.bincount(parents[hit], minlength=len(lists)) > 0 for hit in held]
     return np.stack(found)
 
 
-def as_stored(batch: pa.RecordBatch, own: pa.ListArray) -> pa.RecordBatch:
-    """A RENDERED batch as STORED; `own` are the texts that identify each row."""
-    offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(own).to_numpy())]).astype(np.int32)
-    listed = pa.ListArray.from_arrays(pa.array(offsets), pa.array(keys(pc.list_flatten(own))))
+def as_stored(batch: pa.RecordBatch, identifying_texts: pa.ListArray) -> pa.RecordBatch:
+    """A RENDERED batch as STORED, with the keys of the texts that identify each row."""
+    lengths = pc.list_value_length(identifying_texts).to_numpy()
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    listed = pa.ListArray.from_arrays(pa.array(offsets), pa.array(keys(pc.list_flatten(identifying_texts))))
     return pa.record_batch(
         [*(batch[name] for name in INSTRUCTION.names), listed.cast(STORED.field("keys").type)], STORED
     )

@@ -214,7 +214,7 @@ def _name(code: str, prompt: str, among: tuple[str, ...]) -> str:
 
 
 @cache
-def own_codes(code: str) -> tuple[str, ...]:
+def dedicated_codes(code: str) -> tuple[str, ...]:
     """Codes by which a server or a data set may call the language and no other, the usual one first."""
     return CODES.get(code, (alpha2(code),))
 
@@ -222,7 +222,7 @@ def own_codes(code: str) -> tuple[str, ...]:
 @cache
 def opus_codes(code: str) -> tuple[str, ...]:
     """Codes under which an OPUS server may have the language: its own, then those SHARED with other scripts."""
-    own = own_codes(code)
+    own = dedicated_codes(code)
     if code not in CODES and script(code) != usual_script(iso(code)):
         own = (f"{alpha2(code)}_{script(code)}", *own)
     return tuple(dict.fromkeys([*own, *(shared for shared, languages in SHARED.items() if code in languages)]))

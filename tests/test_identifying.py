@@ -163,7 +163,8 @@ def test_what_many_items_share_costs_no_row(tmp_path: Path, shape: str) -> None:
 def evaluated(folder: Path, rows: list[Row], test: list[Row], **task: Any) -> tuple[Manifest, Store]:
     """The rows of a task whose held-out items a transfer eval asks."""
     settings = {"path": str(folder), "data_files": "rows.jsonl", "dev_rows": 0, **task}
-    written(folder / "rows.jsonl", rows), written(folder / "test.jsonl", test)
+    written(folder / "rows.jsonl", rows)
+    written(folder / "test.jsonl", test)
     ask = {"transfer": {"task": "messages", "test": {"data_files": "test.jsonl"}, "languages": ["en"]}}
     made = recipe(folder, settings, eval=[ask])
     store = Store.open(folder / "store", "planted")
@@ -254,7 +255,7 @@ def test_labels_and_wordings_of_an_eval_are_not_looked_for(tmp_path: Path) -> No
     test = [yesno(n) for n in range(40)]
     store = evaluated(tmp_path, [greet(n) for n in range(20)], test)[1]
     found = held_out(store).to_pylist()
-    assert {row["own"] for row in found} == {row["prompt"].removeprefix(f"{COLOUR} ") for row in test}
+    assert {row["identifying"] for row in found} == {row["prompt"].removeprefix(f"{COLOUR} ") for row in test}
     assert {row["text"] for row in found} >= {row["prompt"] for row in test}
     assert all(row["rare"] for row in found)
 
@@ -263,4 +264,4 @@ def test_labels_and_wordings_of_an_eval_are_not_looked_for(tmp_path: Path) -> No
 def test_every_held_out_item_has_a_text_to_look_for(tmp_path: Path, texts: list[str]) -> None:
     store = Store.open(tmp_path, "planted")
     store_eval_text(store, {"eng_Latn": texts})
-    assert {row["own"] for row in held_out(store).to_pylist()} == set(texts)
+    assert {row["identifying"] for row in held_out(store).to_pylist()} == set(texts)

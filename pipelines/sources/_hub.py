@@ -19,7 +19,7 @@ from pydantic import AfterValidator, Field, TypeAdapter, field_validator, model_
 from pipelines import lock
 from pipelines.errors import UserError
 from pipelines.files import is_relative
-from pipelines.languages import Pair, alpha2, iso, own_codes, parse, script, usual_script
+from pipelines.languages import Pair, alpha2, dedicated_codes, iso, parse, script, usual_script
 from pipelines.paths import content_hash, expand
 from pipelines.registry import Strict
 
@@ -270,7 +270,7 @@ def names_of(lang: str, languages: dict[str, str]) -> list[str]:
     """What a data set may call a language, the recipe's own word for it first: `zh`, `zh_CN`, `zho_Hans`, `zho`."""
     own = [code for code, meant in languages.items() if meant == lang]
     written = [f"{alpha2(lang)}{mark}{script(lang)}" for mark in "-_"]
-    known = [*own_codes(lang), lang, iso(lang)]
+    known = [*dedicated_codes(lang), lang, iso(lang)]
     both = [*known, *written] if script(lang) == usual_script(iso(lang)) else [*written, *known]
     return list(dict.fromkeys([*own, *both]))
 
