@@ -32,7 +32,7 @@ class Plugin(Strict):
     A fingerprint holds the source of the plug-in and of all that it imports; an import by name cannot be seen in it.
     """
 
-    _languages: tuple[str, ...] = PrivateAttr(())
+    _recipe_languages: tuple[str, ...] = PrivateAttr(())
     """The recipe's languages: the name of one in a prompt says its script where another one has the same name."""
 
     @property
@@ -50,7 +50,7 @@ class Plugin(Strict):
 
     def set_languages(self, languages: Iterable[str]) -> None:
         """Set the recipe's languages, for this plug-in and those that are settings of it."""
-        self._languages = tuple(sorted(set(languages)))
+        self._recipe_languages = tuple(sorted(set(languages)))
         for plugin in self.nested().values():
             plugin.set_languages(languages)
 

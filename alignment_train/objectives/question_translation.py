@@ -73,7 +73,7 @@ class QuestionTranslation(Objective):
     def _talk(self, row: dict[str, Any], to_pivot: bool) -> list[dict[str, str]]:
         src, tgt = ("src", "tgt") if (row["tgt_lang"] == self.pivot) == to_pivot else ("tgt", "src")
         sides = {"source": row[f"{src}_lang"], "target": row[f"{tgt}_lang"]}
-        languages = {side: name(lang, self._languages) for side, lang in sides.items()}
+        languages = {side: name(lang, self._recipe_languages) for side, lang in sides.items()}
         return [
             {"role": "user", "content": REQUEST.format(**languages, question=row[src])},
             {"role": "assistant", "content": row[tgt]},

@@ -52,7 +52,7 @@ class Span(Objective):
     libraries: ClassVar[tuple[str, ...]] = ("langcodes", "language_data")
 
     def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
-        found = exercises([turned(row) for row in rows], model.chat, self._languages)
+        found = exercises([turned(row) for row in rows], model.chat, self._recipe_languages)
         return [len(ids) for ids, _, _ in found]
 
     def collate(self, rows: list[dict[str, Any]], model: "Model", max_length: int) -> dict[str, "Tensor"]:
@@ -62,7 +62,7 @@ class Span(Objective):
         chosen = [turned(row) for row in rows]
         ids, labels, spans = [], [], []
         cut = 0
-        for row, wanted, span in exercises(chosen, model.chat, self._languages):
+        for row, wanted, span in exercises(chosen, model.chat, self._recipe_languages):
             kept = slice(None)
             if len(row) > max_length:
                 cut += 1

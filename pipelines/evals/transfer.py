@@ -227,6 +227,7 @@ class Transfer(Eval):
             said = "; ".join(f"{'.'.join(map(str, place[1:]))}: {text}" for place, text in error.errors)
             raise UserError(f"eval.{self.name}.test: {said}") from None
         assert isinstance(held, Task)
+        held.set_languages(self._recipe_languages)
         return held
 
     def _languages(self, pairs: list[Pair], home: Path | None) -> tuple[list[str], list[str]]:

@@ -292,10 +292,10 @@ class Translation(BitextEval):
 
     def _question(self, one: Direction, text: str) -> str:
         if self.prompt not in ("source", "english"):
-            src_name, tgt_name = (name(lang, self._languages) for lang in (one.src, one.tgt))
+            src_name, tgt_name = (name(lang, self._recipe_languages) for lang in (one.src, one.tgt))
             return self.prompt.format(src=text, src_name=src_name, tgt_name=tgt_name)
         lang = one.src if self.prompt == "source" else ENGLISH
-        return translate_wordings(lang)[0].format(input=text, language=name_in(one.tgt, lang, self._languages))
+        return translate_wordings(lang)[0].format(input=text, language=name_in(one.tgt, lang, self._recipe_languages))
 
     def _figures(
         self, asked: Mapping[Direction, Items], outputs: Mapping[Direction, Sequence[str]]

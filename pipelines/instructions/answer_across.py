@@ -64,7 +64,7 @@ class AnswerAcross(InstructionType):
                 output = held[answer][key][2]
                 parts = [part for part in (instruction, given) if part]
                 if across:
-                    wanted = name_in(pair[answer], pair[question], self._languages)
+                    wanted = name_in(pair[answer], pair[question], self._recipe_languages)
                     parts.append(answer_wording(pair[question]).format(language=wanted))
                 kind = "across" if across else "within"
                 rows.append(

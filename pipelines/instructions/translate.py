@@ -33,7 +33,7 @@ class Translate(InstructionType):
             asked = one if self.prompt == "source" else ENGLISH
             wordings = translate_wordings(asked)
             number = int(draw * len(wordings))
-            prompts.append(wordings[number].format(input=src, language=name_in(other, asked, self._languages)))
+            prompts.append(wordings[number].format(input=src, language=name_in(other, asked, self._recipe_languages)))
             answers.append(tgt)
             src_lang.append(one)
             tgt_lang.append(other)

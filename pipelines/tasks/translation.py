@@ -72,7 +72,7 @@ class Translation(Task):
                     yield Example(item, other, one, corpus, tgt, src)
 
     def render(self, example: Example) -> list[Message]:
-        src, tgt = (name(lang, self._languages) for lang in (example.src_lang, example.tgt_lang))
+        src, tgt = (name(lang, self._recipe_languages) for lang in (example.src_lang, example.tgt_lang))
         asked = f"Translate the following sentences from {src} to {tgt}."
         return [{"role": "system", "content": asked}, {"role": "user", "content": example.given}]
 
