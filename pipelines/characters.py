@@ -24,11 +24,13 @@ CATEGORIES = {
 # Controls, and the format characters that carry no text: soft hyphen, zero-width space and no-break space, word joiner,
 # marks and changes of direction. U+200C and U+200D stay: Persian, the Indic scripts and emoji are spelt with them.
 DROPPED = (
-    r"[\x{00}-\x{08}\x{0E}-\x{1F}\x{7F}-\x{84}\x{86}-\x{9F}\x{AD}"
+    r"[\x{00}-\x{08}\x{0E}-\x{1B}\x{7F}\x{AD}"
     r"\x{200B}\x{200E}\x{200F}\x{202A}-\x{202E}\x{2060}\x{2066}-\x{2069}\x{FEFF}]"
 )
-SPACES = r"[\p{Z}\t\n\v\f\r\x{85}]"
-"""Unicode's separators and the controls that break or space a line."""
+SPACES = r"[\p{Z}\t\n\v\f\r\x{1C}-\x{1F}\x{85}]"
+"""Unicode's separators and the controls that break or space a line or part fields."""
+C1 = r"[\x{80}-\x{9F}]"
+"""The C1 controls: characters of windows-1252 in disguise (`normalise.without_c1`)."""
 MARKS = "<&{%`:[w"  # of http://, [[ and www. the first character
 RARE = 0x20000  # from here on there are rare Han characters, tags and private use: none is looked at one by one
 HAN = slice(RARE, 0x323B0)
@@ -135,7 +137,7 @@ def kinds() -> np.ndarray:
     known[[ord(mark) for mark in later]] |= JOINING
     stacked = [name[0] == "M" and unicodedata.combining(text) > 0 for name, text in zip(categories, texts, strict=True)]
     known[points()[stacked]] |= STACKED
-    unusual = np.asarray(pc.match_substring_regex(each(), f"{DROPPED}|{SPACES}"))
+    unusual = np.asarray(pc.match_substring_regex(each(), f"{DROPPED}|{SPACES}|{C1}"))
     known[points()[unusual]] |= UNUSUAL
     known[ord(" ")] = SPACE
     return known

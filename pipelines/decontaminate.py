@@ -14,10 +14,11 @@ from pipelines.languages import Pair
 from pipelines.ledger import KEPT, Sieve, rebatch
 from pipelines.matching import match_key
 from pipelines.near import HeldOut
-from pipelines.paths import content_hash, open_binary
+from pipelines.paths import content_hash
 from pipelines.progress import Tell, silent
 from pipelines.storage.fingerprint import fingerprint
 from pipelines.store import Manifest, Store
+from pipelines.text_files import file_lines
 
 EVALUATION, LIST = "evaluation", "list"
 
@@ -74,7 +75,8 @@ class Forbidden:
             for name in sorted(set(rare["eval"].to_pylist()))
         )
         if settings.lists:
-            texts[LIST] = pa.chunked_array([_lines(file) for file in settings.files()], pa.string())
+            lines = (line for file in settings.files() for _, line in file_lines(file))
+            texts[LIST] = pa.chunked_array([pa.array(lines, pa.string())])
         self.keys = {name: _keys(found) for name, found in texts.items()}
         self._lang, self._threshold = lang, settings.near
         self._texts = {name: tuple(sorted(set(found.to_pylist()))) for name, found in texts.items()}
@@ -120,17 +122,6 @@ def _keys(texts: pa.ChunkedArray) -> pa.Array:
     """Distinct match keys; a text of punctuation alone forbids nothing."""
     keys = pc.unique(match_key(texts))
     return keys.filter(pc.not_equal(keys, ""))
-
-
-def _lines(file: str) -> pa.Array:
-    with open_binary(file) as stream:
-        try:
-            return pa.array(stream.read().decode("utf-8-sig").splitlines(), pa.string())
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"corpus.decontaminate.lists: {file} is not UTF-8: {error.reason} at byte {error.start:,}. Allowed: "
-                f"UTF-8 text, one text a line. Convert it."
-            ) from None
 
 
 def _sizes(forbidden: Sequence[Forbidden]) -> dict[str, int]:

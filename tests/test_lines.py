@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from pipelines import text_files
 from pipelines.languages import Pair
 from pipelines.schema import BITEXT
 from pipelines.sources import _moses
@@ -45,7 +46,7 @@ def test_a_pair_in_the_name_goes_in_either_order(tmp_path: Path, order: str) -> 
 def test_what_a_line_holds_is_repaired_and_rows_go_over_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_moses, "BLOCK", 7)
+    monkeypatch.setattr(text_files, "BLOCK", 7)
     monkeypatch.setattr(_moses, "ROWS", 3)
     english = [f"word {i}" for i in range(8)]
     (tmp_path / "en").write_bytes("\ufeff".encode() + "\r\n".join(english).encode())

@@ -1,7 +1,7 @@
 import pyarrow as pa
 import pytest
 
-from pipelines.normalise import normalised
+from pipelines.normalise import has_c1, normalised, without_c1
 
 CASES = {
     "Das ist ein Haus.": "Das ist ein Haus.",
@@ -19,6 +19,16 @@ CASES = {
     "e\u200b\u0301": "é",  # what stood between goes before the two are joined
     "\u00a0\u00a0": "",
     "你好，世界": "你好，世界",
+    "I don\x92t, the baker\x92s": "I don’t, the baker’s",  # windows-1252 read as Latin-1
+    "1990\x961995 \x97 5 \x80 \x84so\x93 \x8aest\x9c": "1990–1995 — 5 € „so“ Šestœ",
+    "a\x81b\x8d c\x8f\x90d\x9d": "a b c d",  # of no meaning there either
+    "Well\x85 I \x93think\x94\x85so": "Well… I “think”…so",
+    "Well\x85": "Well…",
+    "\x85and then": "…and then",
+    "why \x85 not": "why … not",
+    "seven\x85eight\x85\x85nine": "seven eight nine",  # as a line break it stands between words
+    "走吧\x85\x85": "走吧……",
+    "a\x1cb\x1dc\x1ed\x1fe": "a b c d e",  # what parts files, groups, records and units
 }
 
 
@@ -35,3 +45,16 @@ def test_twice_is_once() -> None:
 
 def test_no_text_is_no_error() -> None:
     assert normalised(pa.array([], pa.string())).to_pylist() == []
+
+
+def test_c1_controls_are_those_of_windows_1252() -> None:
+    for code in range(0x80, 0xA0):
+        try:
+            expected = bytes([code]).decode("cp1252")
+        except UnicodeDecodeError:
+            expected = " "
+        assert without_c1(f"a\x92 {chr(code)} b") == f"a’ {expected} b"
+        assert has_c1(f"ä{chr(code)}中")
+    for text in ("", "plain", "ä\u2028中\u2018\xa0é", "😀"):
+        assert without_c1(text) == text
+        assert not has_c1(text)

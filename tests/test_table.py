@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from pipelines import text_files
 from pipelines.languages import Pair
 from pipelines.registry import build
 from pipelines.schema import BITEXT
@@ -80,6 +81,66 @@ def test_delimiter_quotes_and_format_can_be_said(tmp_path: Path) -> None:
     assert rows(tmp_path / "b.tsv", quoted=True) == [("b", "a x")]
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+@pytest.mark.parametrize("header", [True, False])
+def test_quotation_marks_escaped_by_a_backslash(name: str, header: bool, tmp_path: Path) -> None:
+    delimiter = "," if name == "a.csv" else "\t"
+    written = [
+        (r'"She said \"good, morning\" twice."', r'"Sie sagte \"guten, Morgen\"."'),
+        (r'"C:\\"', '"ends in \\\\"'),
+        ("\\N", r'"\\N"'),
+        (r'"a ""b"" c"', r'"\"x\""'),
+        ('"line\nbreak"', '"line\\\nbreak"'),
+        ("plain", "\\N"),
+    ]
+    every = [("english", "german"), *written] if header else written
+    (tmp_path / name).write_text("".join(f"{en}{delimiter}{de}\n" for en, de in every), encoding="utf-8")
+    columns: dict[str, Any] = BY_NAME if header else {"en": 1, "de": 2}
+    assert rows(tmp_path / name, columns=columns, escape="\\", quoted=True) == [
+        ('Sie sagte "guten, Morgen".', 'She said "good, morning" twice.'),
+        ("ends in \\", "C:\\"),
+        (r"\N", ""),
+        ('"x"', 'a "b" c'),
+        ("line break", "line break"),
+        ("", "plain"),
+    ]
+
+
+def test_an_escaped_delimiter_of_values_without_quotation_marks(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text('english\tgerman\na\\\tb\t"c\n\\N\td\\\\\n')
+    assert rows(tmp_path / "a.tsv", escape="\\") == [('"c', "a b"), ("d\\", "")]
+
+
+AFTER_QUOTE = r"a.csv, line %d: text after a closing quotation mark .* Fix: .* set `escape: .* or `quoted: false`"
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ('english,german\n"one",eins\n"He said \\"yes\\" to us.","ja"\n', AFTER_QUOTE % 3),
+        ('english,german\n"one",eins\n"He said \\"yes, and\\" left.","ja"\n', AFTER_QUOTE % 3),
+        ('english,german\n"one\n\ntwo",eins\n\n"three" x,drei\n', AFTER_QUOTE % 6),
+        ('english,german\n"one" ,eins\n', AFTER_QUOTE % 2),
+        ('"english"x,german\n', AFTER_QUOTE % 1),
+        ('english,german\n"one",eins\n\n"two,zwei\nthree,drei\n', "a.csv, line 4: a quotation mark that is not closed"),
+    ],
+)
+def test_quotation_marks_that_do_not_fit_are_refused_with_their_line(text: str, error: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(ValueError, match=error):
+        rows(tmp_path / "a.csv")
+
+
+def test_quotation_marks_are_checked_over_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_files, "BLOCK", 7)
+    text = "english,german\n" + '"a\n""b"", c","x"\n5" screen,d\n' * 50
+    (tmp_path / "a.csv").write_text(text)
+    assert rows(tmp_path / "a.csv") == [("x", 'a "b", c'), ("d", '5" screen')] * 50
+    (tmp_path / "a.csv").write_text(text + '"e" f,g\n')
+    with pytest.raises(ValueError, match=AFTER_QUOTE % 152):
+        rows(tmp_path / "a.csv")
+
+
 NESTED = [
     {"translation": {"en": "one", "de": "eins"}, "a.b": "x"},
     {"translation": {"en": None, "de": "zwei"}, "a.b": "y"},
@@ -132,7 +193,7 @@ def test_a_bom_decides_the_encoding(name: str, encoding: str, tmp_path: Path) ->
     ("name", "written", "text"),
     [
         ("a.tsv", b"a\xffb\xe4\xb8\xad", "a\ufffdb中"),
-        ("a.tsv", b"a\xed\xa0\x80\0b\x1c\xe2\x80\xa8c\xc2\x85", "a\ufffd\ufffd\ufffd b  c"),
+        ("a.tsv", b"a\xed\xa0\x80\0b\x1c\xe2\x80\xa8c\xc2\x85", "a\ufffd\ufffd\ufffd b  c…"),
         ("a.csv", b"\xfe", "\ufffd"),
         ("a.jsonl", rb"a\ud83d\ude00b\u0000\td", "a😀b  d"),
         ("a.jsonl", rb"\ud83d\ud83d\ude00\ude00x\\ud83d\\\ud83d", "\ufffd😀\ufffdx\\ud83d\\\ufffd"),
@@ -142,7 +203,7 @@ def test_a_bom_decides_the_encoding(name: str, encoding: str, tmp_path: Path) ->
 def test_what_is_no_utf_8_is_repaired(
     name: str, written: bytes, text: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(table, "BLOCK", block)
+    monkeypatch.setattr(text_files, "BLOCK", block)
     around = {
         "a.tsv": b"english\tgerman\n@\tx\n",
         "a.csv": b"english,german\n@,x\n",
@@ -167,7 +228,7 @@ def test_parquet_that_holds_no_utf_8_is_repaired(tmp_path: Path) -> None:
         ("a.tsv", "english\tgerman\tgerman\n", r"line 1: no column, or more than one, german. Found: english, g"),
         ("a.tsv", "english\tgerman\na\tb\n\nc\n", r"a.tsv: CSV parse error: Row #3: Expected 2 columns, got 1: c"),
         ("a.csv", 'english,german\na,b,c\n', r"a.csv: CSV parse error: Row #2: Expected 2 columns, got 3: a,b,c"),
-        ("a.csv", 'english,german\n"a,b\n', r"a.csv: .*Correct the file, `delimiter` or `quoted`"),
+        ("a.csv", 'english,german\n"a,b\n', r"a.csv, line 2: a quotation mark that is not closed"),
         ("a.jsonl", '{"a": {"b": "c"}}\n', r"a.jsonl: no column 'german'. Found: a, a.b. Correct `columns`"),
         ("a.jsonl", '{"english": "a", "german": "b"}\n\n{"english":\n', "a.jsonl, line 3: no JSON: Expecting value"),
         ("a.jsonl", '{"english": "a", "german": "b"}\n{"german": 5}\n', "line 2: column 'german' holds int"),
@@ -184,7 +245,7 @@ def test_a_wrong_file_is_named_with_its_line(name: str, text: str, error: str, t
 
 
 def test_lines_are_counted_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table, "BLOCK", 100)
+    monkeypatch.setattr(text_files, "BLOCK", 100)
     good = '{"english": "a", "german": "b"}\n'
     (tmp_path / "a.jsonl").write_text(good * 50 + '{"english": 1}\n' + good)
     with pytest.raises(ValueError, match="a.jsonl, line 51: column 'english' holds int"):
@@ -202,11 +263,11 @@ def test_other_columns_of_parquet_are_named_with_their_type(tmp_path: Path) -> N
 @pytest.mark.parametrize("name", ["a.tsv", "a.csv", "a.jsonl"])
 def test_absurd_lines_are_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table, "LONGEST_LINE", 1 << 12)
-    monkeypatch.setattr(table, "BLOCK", 1 << 10)
+    monkeypatch.setattr(text_files, "BLOCK", 1 << 10)
     long = "x" * 10_000
     head = "english,german\n" if name == "a.csv" else "english\tgerman\n"
     (tmp_path / name).write_text(json.dumps({"english": long, "german": ""}) if "json" in name else head + long + "\n")
-    with pytest.raises(ValueError, match=r"of more than 4,096 bytes"):
+    with pytest.raises(ValueError, match=r"of more than 4,096 characters"):
         rows(tmp_path / name)
 
 

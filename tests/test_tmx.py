@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from pipelines import text_files
 from pipelines.languages import Pair
 from pipelines.registry import build
 from pipelines.schema import BITEXT
@@ -94,8 +95,16 @@ def test_codes_go_with_their_content_and_highlights_stay(segment: str, text: str
 def test_variants_of_one_language_are_paired_each_with_each() -> None:
     text = tmx(unit(en="a", en_GB="b", de="x", de_CH="y"))
     assert found(text) == [("x", "a"), ("x", "b"), ("y", "a"), ("y", "b")]
-    with pytest.raises(ValueError, match="found more than 100 variants of one language in a unit. Allowed: 100"):
-        found(tmx("".join(unit(en=str(i)) for i in range(101))))
+    many = [f'<tuv xml:lang="{lang}"><seg>{lang}{i}</seg></tuv>' for i in range(10) for lang in ("en", "de")]
+    assert len(found(tmx("".join(many)))) == 100
+
+
+@pytest.mark.parametrize(("english", "german", "rows"), [(101, 0, 0), (11, 10, 110), (1, 101, 101), (100, 100, 200)])
+def test_a_unit_that_would_multiply_its_text_is_refused(english: int, german: int, rows: int) -> None:
+    variants = ["en"] * english + ["de"] * german
+    text = "".join(f'<tuv xml:lang="{lang}"><seg>{i}</seg></tuv>' for i, lang in enumerate(variants))
+    with pytest.raises(ValueError, match=f"x.tmx, line 2: found .* in a unit, which make {rows} rows. Allowed: 100 v"):
+        found(tmx(text))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "iso-8859-1"])
@@ -130,7 +139,7 @@ def test_what_xml_forbids_is_repaired(doctype: str, written: bytes, text: str, m
     data = tmx(unit(en="@", de="x"), head=f'<?xml version="1.0"?>{doctype}').encode().replace(b"@", written)
     assert found(data) == [("x", text)]
     for block in (1, 3, 7):  # wherever a block ends
-        monkeypatch.setattr(_xml, "BLOCK", block)
+        monkeypatch.setattr(text_files, "BLOCK", block)
         assert found(data) == [("x", text)]
 
 
@@ -169,7 +178,7 @@ def test_a_broken_file_is_named_with_its_line(text: str, error: str) -> None:
 def test_absurd_lengths_are_refused_in_bounded_memory(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_xml, "LONGEST", 1 << 20)
     monkeypatch.setattr("pipelines.sources.tmx.LONGEST", 1 << 20)
-    monkeypatch.setattr(_xml, "BLOCK", 1 << 16)
+    monkeypatch.setattr(text_files, "BLOCK", 1 << 16)
     long = "x" * (4 << 20)
     text = {
         "en='{}'": tmx(unit(en=long, de="x")),
@@ -181,7 +190,7 @@ def test_absurd_lengths_are_refused_in_bounded_memory(place: str, monkeypatch: p
 
 
 def test_memory_does_not_grow_with_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_xml, "BLOCK", 1 << 14)
+    monkeypatch.setattr(text_files, "BLOCK", 1 << 14)
 
     def peak(units: int) -> int:
         stream = io.BytesIO(tmx(*[unit(en="one two three", de="eins zwei drei")] * units).encode())
@@ -223,7 +232,7 @@ def test_batches_are_the_same_however_the_file_is_cut(
     size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_files, "ROWS", 7)
-    monkeypatch.setattr(_xml, "BLOCK", size)
+    monkeypatch.setattr(text_files, "BLOCK", size)
     (tmp_path / "a.tmx").write_text(tmx(*(unit(en=f"e{i}", de=f"d{i}") for i in range(23))))
     batches = list(Tmx(corpus="a", paths=[f"{tmp_path}/a.tmx"]).fetch(EN_DE, HOME))
     assert [batch.num_rows for batch in batches] == [7, 7, 7, 2]
@@ -267,7 +276,7 @@ def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
     data[data.index(b"PK\1\2") + 8] |= 1
     (tmp_path / "a.zip").write_bytes(bytes(data))
     with pytest.raises(
-        ValueError, match="'a.tmx' is encrypted, or packed by another method. Needed: a whole .gz, or a .zip w"
+        ValueError, match="'a.tmx' is encrypted, or packed by another method. Needed: a whole .gz, .bz2, .xz or"
     ):
         rows(Tmx(corpus="a", paths=[f"{tmp_path}/a.zip"]))
 

@@ -1,4 +1,5 @@
 import gzip
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -146,3 +147,55 @@ def test_packed_files_of_all_endings_are_read(tmp_path: Path) -> None:
     (batch,) = source.fetch(EN_DE, tmp_path)
     assert batch["tgt"].to_pylist() == ["s0", "s1", "s2"]
     assert set(batch["corpus"].to_pylist()) == set(source.provenance(EN_DE, tmp_path)) == {"acme/local"}
+
+
+FR = '<target xml:lang="fr">'
+
+
+@pytest.mark.parametrize("shape", [old, new])
+def test_the_language_of_a_target_is_that_of_its_unit_only(shape: Callable[..., str], tmp_path: Path) -> None:
+    units = [
+        both("one", "eins"),
+        both("two", "deux").replace("<target>", FR),
+        both("three", "drei"),
+        both("four", "vier"),
+    ]
+    text = shape(*(f"<segment>{unit}</segment>" if shape is new else unit for unit in units))
+    assert rows(tmp_path, text) == [("eins", "one"), ("drei", "three"), ("vier", "four")]
+    assert rows(tmp_path, text, Pair.parse("en-fr")) == [("two", "deux")]
+    assert rows(tmp_path, text, Pair.parse("de-fr")) == []
+
+
+def test_the_language_of_a_source_is_that_of_its_unit_only(tmp_path: Path) -> None:
+    text = old(both("un", "eins").replace("<source>", '<source xml:lang="fr">'), both("two", "zwei"))
+    assert rows(tmp_path, text) == [("zwei", "two")]
+    assert rows(tmp_path, text, Pair.parse("fr-de")) == [("eins", "un")]
+
+
+def test_alternatives_have_languages_of_their_own(tmp_path: Path) -> None:
+    other = '<alt-trans xml:lang="fr"><source>x</source><target xml:lang="fr">y</target></alt-trans>'
+    text = old(f"<source>one</source>{other}<target>eins</target>{other}", both("two", "zwei"))
+    assert rows(tmp_path, text) == [("eins", "one"), ("zwei", "two")]
+    assert rows(tmp_path, text, Pair.parse("en-fr")) == []
+    match = '<m:matches><m:match ref="#1"><source>x</source><target xml:lang="fr">y</target></m:match></m:matches>'
+    text = new(f"{match}<segment>{both('one', 'eins')}</segment>")
+    assert rows(tmp_path, text) == [("eins", "one")]
+
+
+def test_each_file_of_1_2_has_its_languages(tmp_path: Path) -> None:
+    def file(langs: str, *units: str) -> str:
+        return f"<file {langs}><body>{''.join(f'<trans-unit>{unit}</trans-unit>' for unit in units)}</body></file>"
+
+    files = [
+        file('source-language="en" target-language="de"', both("a", "A"), both("b", "B").replace("<target>", FR)),
+        file('source-language="en" target-language="fr"', both("c", "C")),
+        file('source-language="en"', both("d", "D").replace("<target>", FR), "<source>e</source>"),
+        file('source-language="de" target-language="en"', both("F", "f")),
+    ]
+    text = f'<xliff version="1.2" xmlns="{OLD}">{"".join(files)}</xliff>'
+    assert rows(tmp_path, text) == [("A", "a"), ("F", "f")]
+    assert rows(tmp_path, text, Pair.parse("en-fr")) == [("b", "B"), ("c", "C"), ("d", "D")]
+    for langs in ('source-language="en"', 'target-language="de"'):  # those of the file before do not count
+        text = f'<xliff version="1.2" xmlns="{OLD}">{files[0]}{file(langs, both("x", "y"))}</xliff>'
+        with pytest.raises(ValueError, match="found a target, but no language of the"):
+            rows(tmp_path, text)

@@ -30,6 +30,7 @@ from pipelines.languages import Pair, alpha2, iso, name, parse
 from pipelines.matching import match_key
 from pipelines.paths import content_hash, expand, open_binary
 from pipelines.schema import EVAL_TEXT
+from pipelines.text_files import file_lines, parse_json, repaired, unpacked_name
 
 Role = Literal["test", "validation", "train"]
 Shots = Annotated[int, Field(ge=0)]
@@ -376,20 +377,16 @@ def read_splits(family: str, files: dict[str, str], **_: Any) -> Any:
 
 def _rows(family: str, file: str) -> list[Row]:
     known = FAMILIES.get(family)
-    kind = file.rpartition(".")[2].lower()
-    with open_binary(file) as stream:
-        if kind == "parquet":
-            import pyarrow.parquet as pq
-
-            rows: list[Row] = pq.read_table(stream).to_pylist()
-        else:
-            try:
-                rows = list(_parsed(stream.read().decode("utf-8-sig"), kind, known.columns if known else ()))
-            except ValueError as error:
-                raise UserError(
-                    f"eval.harness.data: {file} cannot be read: {error}. Allowed: tsv, csv, jsonl, json or parquet, in "
-                    f"UTF-8, with as many columns in every line. Correct or convert it."
-                ) from None
+    kind = unpacked_name(file).rpartition(".")[2]
+    try:
+        rows = _parquet(file) if kind == "parquet" else list(_parsed(file, kind, known.columns if known else ()))
+    except UserError as error:
+        raise UserError(f"eval.harness.data: {error}") from None
+    except (ValueError, csv.Error) as error:
+        raise UserError(
+            f"eval.harness.data: {file} cannot be read: {error}. Allowed: tsv, csv, jsonl, json or parquet, in UTF-8, "
+            f"with as many columns in every line. Correct or convert it."
+        ) from None
     out = []
     for number, row in enumerate(rows, start=1):
         try:
@@ -405,21 +402,32 @@ def _rows(family: str, file: str) -> list[Row]:
     return out
 
 
-def _parsed(text: str, kind: str, columns: Sequence[str]) -> Iterator[Row]:
+def _parquet(file: str) -> list[Row]:
+    import pyarrow.parquet as pq
+
+    with open_binary(file) as stream:
+        try:
+            return repaired(pq.read_table(stream).to_pylist())
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"not a sound Parquet file: {error}") from None
+
+
+def _parsed(file: str, kind: str, columns: Sequence[str]) -> Iterator[Row]:
     if kind == "jsonl":
-        yield from (json.loads(line) for line in text.splitlines() if line.strip())
+        yield from (parse_json(where, line) for where, line in file_lines(file) if line.strip())
     elif kind == "json":
-        yield from json.loads(text)
+        yield from parse_json(file, "\n".join(line for _, line in file_lines(file)))
     elif kind in ("tsv", "csv"):
         quoting = csv.QUOTE_MINIMAL if kind == "csv" else csv.QUOTE_NONE
-        lines = csv.reader(io.StringIO(text, newline=""), delimiter="," if kind == "csv" else "\t", quoting=quoting)
+        text = (f"{line}\n" for _, line in file_lines(file))
+        lines = csv.reader(text, delimiter="," if kind == "csv" else "\t", quoting=quoting)
         table = [line for line in lines if line]
         head = list(columns)
         if table and (not head or set(table[0]) & set(head)):
             head = table.pop(0)
         yield from (dict(zip(head, line[-len(head) :] if columns else line, strict=True)) for line in table)
     else:
-        raise UserError(f"found a file of kind '{kind}'")
+        raise ValueError(f"found a file of kind '{kind}'")
 
 
 def _languages(pairs: Sequence[Pair]) -> list[str]:

@@ -4,7 +4,6 @@ Source: aligning languages moves facts across them and takes local answers away 
 by likelihood per character, as lm-evaluation-harness does for `acc_norm` (doi 10.5281/zenodo.10256836).
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -17,8 +16,9 @@ from pipelines import statistics
 from pipelines.errors import UserError
 from pipelines.evals import Eval, LanguageModel, Measure, Metric, asked
 from pipelines.languages import Pair, name, parse
-from pipelines.paths import content_hash, expand, open_binary
+from pipelines.paths import content_hash, expand
 from pipelines.schema import EVAL_TEXT
+from pipelines.text_files import file_lines, parse_json
 
 EMBEDDED = Path(__file__).with_suffix(".jsonl")
 ENGLISH = "eng_Latn"
@@ -157,12 +157,7 @@ class Localisation(Eval):
     def _lines(self) -> Iterator[tuple[str, str]]:
         """(place, line) of every item."""
         for file in [str(EMBEDDED)] if self.sample else expand(self.path or ""):
-            with open_binary(file) as stream:
-                try:
-                    lines = stream.read().decode("utf-8-sig").splitlines()
-                except UnicodeDecodeError as error:
-                    raise UserError(f"eval.{self.name}: {file} is not UTF-8: {error.reason}. Convert it.") from None
-            yield from ((f"{file}, line {n:,}", line) for n, line in enumerate(lines, 1) if line.strip())
+            yield from ((where, line) for where, line in file_lines(file) if line.strip())
 
     def _asked(self, pairs: list[Pair]) -> list[Item]:
         wanted = set(_languages(pairs))
@@ -194,7 +189,7 @@ def _languages(pairs: list[Pair]) -> list[str]:
 
 def _item(line: str, where: str) -> Item:
     try:
-        row = json.loads(line)
+        row = parse_json(where, line)
         choices = tuple(row["choices"])
         item = Item(str(row["id"]), parse(row["lang"]), row["question"], choices, row["answer"])
         texts = [item.question, *choices]

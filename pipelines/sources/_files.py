@@ -1,18 +1,9 @@
-"""What sources that read files share: where files lie, their archives, what they call languages, and the rows."""
+"""What sources that read files share: where files lie, what they call languages, and the rows."""
 
-import errno
-import gzip
-import io
-import itertools
-import json
-import struct
-import zipfile
-import zlib
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, cast
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,19 +12,17 @@ from pydantic import Field, field_validator
 
 from pipelines.errors import UserError
 from pipelines.languages import Pair, parse
-from pipelines.paths import content_hash, expand, open_binary
+from pipelines.normalise import c1_replaced, has_c1
+from pipelines.paths import content_hash, expand
 from pipelines.progress import Tell, silent
 from pipelines.schema import BITEXT
 from pipelines.sources import Source
 
 ROWS = 20_000  # per batch; decides the bytes of the shards
 MOST_BYTES = 256 << 20  # held for a batch; only segments of many thousand characters come near
-LARGEST = 64 << 30  # bytes of one file unpacked, as in `opus`
-DENSEST = 200  # unpacked over packed size; text gives 3 to 10, deflate's most is 1,032
-SMALL = 10 << 20  # bytes unpacked below which the ratio does not matter
 SEPARATORS = b"\0\t\n\v\f\r\x1c\x1d\x1e"  # would end a line or a column further on
 SPACES = np.array([0x20 if code in SEPARATORS else code for code in range(256)], np.uint8)
-UNICODE_SEPARATORS = "[\\x{85}\\x{2028}\\x{2029}]"
+UNICODE_SEPARATORS = "[\\x{2028}\\x{2029}]"
 LONGEST_CODE = 35  # characters of a language code (RFC 5646, section 4.4.1)
 MOST_NAMED = 20  # strange codes that an error lists
 
@@ -43,9 +32,6 @@ BIBLIOGRAPHIC = {
     "geo": "kat", "ger": "deu", "gre": "ell", "ice": "isl", "mac": "mkd", "mao": "mri", "may": "msa", "per": "fas",
     "rum": "ron", "slo": "slk", "tib": "bod", "wel": "cym",
 }  # fmt: skip
-
-# What zipfile and gzip raise where bytes are not what they should be; EINVAL is a place before the file's beginning.
-DAMAGED = (EOFError, OSError, UnicodeDecodeError, struct.error, zipfile.BadZipFile, zlib.error, NotImplementedError)
 
 Segments = tuple[list[str], list[str]]
 Rows = Segments | tuple[pa.Array, pa.Array]
@@ -185,8 +171,10 @@ def batches(found: Iterable[Rows], pair: Pair, corpus: str) -> Iterator[pa.Recor
 
 
 def _tidy(texts: list[str] | pa.Array) -> pa.Array:
-    """Without nulls, separators and outer spaces. Most batches have no separator, and looking is 5 times as fast as
-    replacing."""
+    """Without nulls, separators, C1 controls and outer spaces.
+
+    Most batches have none, and looking is 5 times as fast as replacing.
+    """
     column = pa.array(texts, pa.string()) if isinstance(texts, list) else texts.cast(pa.string())
     column = pc.fill_null(column, "")
     _, starts, text = column.buffers()
@@ -197,15 +185,15 @@ def _tidy(texts: list[str] | pa.Array) -> pa.Array:
             own = pa.py_buffer((spans - spans[0]).astype(np.int32))
             used = SPACES[used]
             column = pa.Array.from_buffers(pa.string(), len(column), [None, own, pa.py_buffer(used)])
+        if has_c1(used):
+            column = c1_replaced(column)
         if _has_unicode_separator(used):
             column = pc.replace_substring_regex(column, UNICODE_SEPARATORS, " ")
     return pc.ascii_trim(column, " ")
 
 
 def _has_unicode_separator(text: np.ndarray) -> bool:
-    """Whether U+0085, U+2028 or U+2029 is in UTF-8 bytes: C2 85, E2 80 A8, E2 80 A9."""
-    if ((text[1:] == 0x85) & (text[:-1] == 0xC2)).any():
-        return True
+    """Whether U+2028 or U+2029 is in UTF-8 bytes: E2 80 A8, E2 80 A9."""
     return bool((((text[2:] | 1) == 0xA9) & (text[1:-1] == 0x80) & (text[:-2] == 0xE2)).any())
 
 
@@ -216,123 +204,3 @@ def _joined(held: list[pa.RecordBatch]) -> pa.RecordBatch:
 def _bitext(rows: pa.RecordBatch, pair: Pair, corpus: str) -> pa.RecordBatch:
     same = [pa.repeat(pa.scalar(text, pa.string()), rows.num_rows) for text in (*pair, corpus)]
     return pa.record_batch([rows["src"], rows["tgt"], *same], schema=BITEXT)
-
-
-@contextmanager
-def reading(where: str) -> Iterator[None]:
-    """Turns what a damaged archive raises into a sentence that names it."""
-    try:
-        yield
-    except DAMAGED as error:
-        if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile) and error.errno != errno.EINVAL:
-            raise  # the disk's or the network's
-        raise UserError(
-            f"{where}: not a sound archive: {error}. Needed: a whole .gz, or a .zip without a password, both by "
-            f"deflate. Get it again."
-        ) from None
-
-
-def streams(path: str, endings: tuple[str, ...]) -> Iterator[tuple[str, BinaryIO]]:
-    """(name for messages, unpacked bytes) of a file, of a .gz, or of each member of a .zip that ends in `endings`.
-
-    What it is is seen from its first bytes. Members are read in the order of their names and never unpacked to disk,
-    so that their names can lead nowhere. ValueError where something unpacks to more than DENSEST times its size.
-    """
-    with reading(path), open_binary(path) as raw:
-        head = raw.read(4)
-        raw.seek(0)
-        if head == b"PK\3\4":
-            with zipfile.ZipFile(raw) as package:
-                for name in _members(package, path, endings):
-                    with package.open(name) as member:
-                        yield f"{path}, '{name}'", _unpacked(_buffered(member), f"{path}, '{name}'")
-        else:
-            yield path, _unpacked(_buffered(raw), path)
-
-
-def objects(where: str, stream: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, object) of a JSON list, or of JSON lines; bytes that are no UTF-8 become U+FFFD."""
-    lines = enumerate(io.TextIOWrapper(_buffered(stream), encoding="utf-8-sig", errors="replace", newline="\n"), 1)
-    number, first = next(((number, line) for number, line in lines if line.strip()), (1, ""))
-    if first.lstrip().startswith("["):
-        found = _parsed(where, first + "".join(line for _, line in lines))
-        for count, item in enumerate(found, 1):
-            yield f"{where}, element {count}", _object(f"{where}, element {count}", item)
-        return
-    for count, line in itertools.chain([(number, first)], lines):
-        if line.strip():
-            place = f"{where}, line {count}"
-            yield place, _object(place, _parsed(place, line))
-
-
-def _parsed(where: str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise UserError(
-            f"{where}: not readable as JSON: {error}. Needed: a list of objects, or one a line. Correct it."
-        ) from None
-
-
-def _object(where: str, item: Any) -> dict[str, Any]:
-    if not isinstance(item, dict):
-        raise UserError(f"{where}: found {type(item).__name__}. Needed: an object. Correct it.")
-    return item
-
-
-def _buffered(raw: Any) -> io.BufferedReader:
-    return raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw)
-
-
-def _members(package: zipfile.ZipFile, path: str, endings: tuple[str, ...]) -> list[str]:
-    wanted = {}
-    for member in package.infolist():
-        hidden = member.filename.startswith("__MACOSX/") or member.filename.rpartition("/")[2].startswith(".")
-        if member.filename.lower().endswith(endings) and not hidden and not member.is_dir():
-            wanted[member.filename] = member
-            _check_size(f"{path}, '{member.filename}'", member.compress_size, member.file_size)
-            if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise zipfile.BadZipFile(f"'{member.filename}' is encrypted, or packed by another method")
-    packed = max((member.header_offset + member.compress_size for member in wanted.values()), default=0)
-    _check_size(path, packed, sum(member.file_size for member in wanted.values()))  # members may overlap
-    if not wanted:
-        names = ", ".join(f"'{name}'" for name in package.namelist()[:10]) or "nothing"
-        raise UserError(f"{path}: found {names}. Needed: members that end in {', '.join(endings)}. Correct `paths`.")
-    return sorted(wanted)
-
-
-def _check_size(where: str, packed: int, unpacked: int) -> None:
-    if unpacked > LARGEST or unpacked > max(SMALL, DENSEST * packed):
-        raise UserError(
-            f"{where}: unpacks {packed:,} bytes to {unpacked:,} or more. Allowed: at most {DENSEST} times as many, and "
-            f"{LARGEST:,}. Do not use this file."
-        )
-
-
-def _unpacked(stream: io.BufferedReader, where: str) -> BinaryIO:
-    if stream.peek(2)[:2] != b"\x1f\x8b":
-        return stream
-    return cast(BinaryIO, _Bounded(stream, where))
-
-
-class _Bounded(io.RawIOBase):
-    """The content of a gzip stream, which is refused where it is a bomb."""
-
-    def __init__(self, packed: io.BufferedReader, where: str):
-        self._packed, self._where, self._out = packed, where, 0
-        self._gzip = gzip.GzipFile(fileobj=packed)
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._gzip.read(size)
-        self._out += len(data)
-        if self._out > SMALL:
-            _check_size(self._where, self._packed.tell(), self._out)
-        return data
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)

@@ -22,13 +22,13 @@ from pipelines.files import is_relative
 from pipelines.languages import Pair, alpha2, dedicated_codes, iso, parse, script, usual_script
 from pipelines.paths import content_hash, expand
 from pipelines.registry import Strict
+from pipelines.text_files import PACKED, file_lines, objects, reading, streams
 
 ROWS = 20_000  # per table; decides the bytes of the shards
 LOCK = "hub"  # the section of the lock file: sources that name the same data set share its state
 COMMIT = re.compile(r"[0-9a-f]{40}")
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 READERS = {"parquet": "parquet", "json": "json", "jsonl": "json", "csv": "csv", "tsv": "csv", "arrow": "arrow"}
-PACKED = (".gz", ".bz2", ".xz", ".zst")
 SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves in a folder
 
 
@@ -174,11 +174,14 @@ class HubData(Strict):
         datasets.disable_progress_bars()
         if self.data_files or (self.local and not os.path.isdir(self._here)):
             found = self.paths(home, codes)
+            if found and all(map(_is_json_lines, found)):
+                yield from _json_tables(found)
+                return
             data = _packaged(found) if found else None
         else:
             data = self._configuration(home, codes)
         if data is not None:
-            with _said(self.path):
+            with _said(f"{self.path} {self.data_files}".strip()):
                 yield from data.with_format("arrow").iter(ROWS)
 
     def _configuration(self, home: Path, codes: dict[str, list[str]]) -> Any:
@@ -303,6 +306,38 @@ def _packaged(paths: list[str]) -> Any:
     more: dict[str, Any] = {"delimiter": "\t"} if ending == "tsv" else {}
     with _said(paths[0]):
         return datasets.load_dataset(READERS[ending], data_files=paths, split="train", streaming=True, **more)
+
+
+def _is_json_lines(path: str) -> bool:
+    """Whether a file is JSON lines, whatever its name ends in: then it is read here, which `datasets` is not made for
+    where encodings differ or half a surrogate pair is in a text."""
+    if READERS.get(_ending(path)) != "json":
+        return False
+    if _ending(path) == "jsonl":
+        return True
+    first = next((line.strip() for _, line in file_lines(path) if line.strip()), "")
+    return first[:1] == "{" and first[-1:] == "}"
+
+
+def _json_tables(paths: list[str]) -> Iterator[pa.Table]:
+    """The objects of JSON lines as tables of up to ROWS, each with the fields that have occurred."""
+    fields: dict[str, None] = {}
+    for path in paths:
+        for where, stream in streams(path):
+            with reading(where):
+                rows = (row for _, row in objects(where, stream))
+                while some := list(itertools.islice(rows, ROWS)):
+                    fields |= dict.fromkeys(key for row in some for key in row)
+                    yield pa.table({name: _column(where, name, [row.get(name) for row in some]) for name in fields})
+
+
+def _column(where: str, name: str, values: list[Any]) -> pa.Array:
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, OverflowError, TypeError) as error:
+        raise UserError(
+            f"{where}: field '{name}' has values of several types: {error}. Expected: one type. Fix: correct the file."
+        ) from None
 
 
 def _ending(path: str) -> str:

@@ -5,7 +5,7 @@ import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -13,23 +13,21 @@ import pyarrow as pa
 from pipelines.errors import UserError, quoted
 from pipelines.languages import Pair
 from pipelines.schema import BITEXT
+from pipelines.text_files import check_sizes, text_blocks
 
 ROWS = 20_000  # per batch; decides the bytes of the shards
-BLOCK = 1 << 20  # bytes read at a time
-LONGEST_LINE = 16 << 20  # bytes
-LARGEST = 64 << 30  # bytes of one side unpacked; the largest of OPUS (NLLB, CCMatrix) have about 30 GiB
-DENSEST = 200  # unpacked over packed size; text gives 3 to 10, deflate's most is 1,032
-SMALL = 10 << 20  # bytes unpacked below which the ratio does not matter
 NOT_STATED = "not stated in the package"
-MARKS = "\r\0\t\v\f\x1c\x1d\x1e\x85\u2028\u2029"  # one by one they are found five times as fast as by INSIDE
-INSIDE = re.compile(r"[\0\t\v\f\x1c-\x1e\x85\u2028\u2029]+")  # would end a line or a column further on
+MARKS = "\0\t\v\f\x1c\x1d\x1e\u2028\u2029"  # one by one they are found five times as fast as by INSIDE
+INSIDE = re.compile(r"[\0\t\v\f\x1c-\x1e\u2028\u2029]+")  # would end a line or a column further on
+UTF_8 = "utf-8"
+"""Stated, as packages are not the user's to convert: what is no UTF-8 in them becomes U+FFFD."""
 
 
 def check_zip(file: Path) -> None:
     """ValueError where `file` is no zip, unpacks to something absurd, or a CRC does not match."""
     try:
         with zipfile.ZipFile(file) as package:
-            check_sizes(package)
+            check_sizes("package", package.infolist())
             bad = package.testzip()
     except UserError:
         raise
@@ -41,17 +39,6 @@ def check_zip(file: Path) -> None:
         raise UserError(
             f"not a sound zip file: wrong CRC of '{quoted(bad)}'. Needed: a whole one. Report it to the server."
         )
-
-
-def check_sizes(package: zipfile.ZipFile) -> None:
-    """ValueError where a member unpacks to something absurd."""
-    for member in package.infolist():
-        dense = member.file_size > max(SMALL, DENSEST * member.compress_size)
-        if member.file_size > LARGEST or dense:
-            raise UserError(
-                f"'{quoted(member.filename)}' unpacks {member.compress_size:,} bytes to {member.file_size:,}. Allowed: "
-                f"at most {DENSEST} times as many, and {LARGEST:,}. Do not use this corpus."
-            )
 
 
 def licence(package: zipfile.ZipFile) -> str:
@@ -77,7 +64,7 @@ class Moses:
         counts = []
         for name in self._names:
             with self._archive.open(name) as stream:
-                counts.append(_count(stream))
+                counts.append(sum(block.count("\n") for block in text_blocks(stream, f"'{name}'", UTF_8)))
         if counts[0] != counts[1]:
             raise self._unequal(*counts)
         return counts[0]
@@ -85,11 +72,14 @@ class Moses:
     def read(self, pair: Pair, corpus: str, most: int | None = None) -> Iterator[pa.RecordBatch]:
         """BITEXT batches of the first `most` rows; what lies behind these is not even unpacked.
 
-        Bytes that are no UTF-8 become U+FFFD, tabs and other separators inside a line one space; \\r and a BOM go.
+        Bytes that are no UTF-8 become U+FFFD, tabs and other separators inside a line one space.
         """
         left, read = most, 0
         with self._archive.open(self._names[0]) as src, self._archive.open(self._names[1]) as tgt:
-            sides = (batched(lines_of(stream, name)) for stream, name in zip((src, tgt), self._names, strict=True))
+            sides = (
+                batched(lines_of(stream, f"'{name}'", UTF_8))
+                for stream, name in zip((src, tgt), self._names, strict=True)
+            )
             for both in itertools.zip_longest(*sides, fillvalue=()):
                 counts = [len(lines) if left is None else min(left, len(lines)) for lines in both]
                 if counts[0] != counts[1]:  # known of whole packages, not of those of which only a part is here
@@ -118,50 +108,16 @@ class Moses:
         return found[0]
 
 
-def _count(stream: Any) -> int:
-    """Lines of a stream, as `lines_of` gives them."""
-    lines, last = 0, b""
-    while block := stream.read(BLOCK):
-        if not last:
-            block = block.removeprefix(b"\xef\xbb\xbf")
-        lines += block.count(b"\n")
-        last = block[-1:] or last
-    return lines + (last not in (b"", b"\n"))
-
-
-def lines_of(stream: Any, name: str) -> Iterator[pa.Array]:
-    """The lines of a UTF-8 stream, some at a time; a last line without a line break counts."""
-    rest, first = b"", True
-    while True:
-        block = stream.read(BLOCK)
-        cut = block.rfind(b"\n") + 1
-        if block and not cut:
-            rest += block
-            if len(rest) > LONGEST_LINE:
-                raise UserError(
-                    f"'{name}': found a line of more than {LONGEST_LINE:,} bytes. Allowed: shorter ones. Remove this "
-                    f"corpus or name another version."
-                )
-            continue
-        whole, rest = rest + block[:cut], block[cut:]
-        if first:
-            whole, first = whole.removeprefix(b"\xef\xbb\xbf"), False
-        if whole:
-            yield _repaired(whole)
-        if not block:
-            return
-
-
-def _repaired(whole: bytes) -> pa.Array:
-    """The lines in `whole` as text; the last line break may be missing."""
-    text = whole.decode("utf-8", errors="replace")
-    if any(mark in text for mark in MARKS):
-        text = INSIDE.sub(" ", text.replace("\r", ""))
-    data = text.encode() + b"\n" * (not text.endswith("\n"))
-    breaks = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
-    offsets = np.concatenate([[0], breaks - np.arange(len(breaks))]).astype(np.int32)
-    values = pa.py_buffer(data.replace(b"\n", b""))
-    return pa.StringArray.from_buffers(len(breaks), pa.py_buffer(offsets), values)
+def lines_of(stream: IO[bytes], name: str, encoding: str | None = None) -> Iterator[pa.Array]:
+    """The lines of a stream, some at a time; a last line without a line break counts."""
+    for block in text_blocks(stream, name, encoding):
+        if any(mark in block for mark in MARKS):
+            block = INSIDE.sub(" ", block)
+        data = block.encode()
+        breaks = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
+        offsets = np.concatenate([[0], breaks - np.arange(len(breaks))]).astype(np.int32)
+        values = pa.py_buffer(data.replace(b"\n", b""))
+        yield pa.StringArray.from_buffers(len(breaks), pa.py_buffer(offsets), values)
 
 
 def batched(pieces: Iterator[pa.Array]) -> Iterator[pa.Array]:

@@ -18,11 +18,12 @@ from pipelines.fetching.transport import DownloadError
 from pipelines.languages import Pair
 from pipelines.progress import Tell
 from pipelines.ranged import Ranged, Unranged
-from pipelines.sources._files import Codes, Rows, batches, reading, streams
-from pipelines.sources._moses import BLOCK, NOT_STATED, Moses, check_sizes, check_zip, licence
+from pipelines.sources._files import Codes, Rows, batches
+from pipelines.sources._moses import NOT_STATED, Moses, check_zip, licence
 from pipelines.sources._releases import Release, offered
 from pipelines.sources.tmx import read_tmx
 from pipelines.store import sha256
+from pipelines.text_files import BLOCK, check_sizes, reading, streams
 
 RANGED_FROM = 64 << 20  # bytes of a package below which it always comes whole
 SPARED = 0.5  # share of a package's rows that must be spared for a part of it to be fetched; parts come twice
@@ -97,7 +98,7 @@ def _begun(wanted: list[tuple[Release, int | None]], pair: Pair, home: Path) -> 
         release = release.model_copy(update={"etag": remotes[i].etag, "size": size, "window": rows, "sha256": ""})
         try:
             with _ranged(release, home, lambda: release.url, stop) as package:
-                check_sizes(package)
+                check_sizes(release.url, package.infolist())
                 for _ in _moses(package, release).read(pair, release.name, rows):
                     pass
                 return release.model_copy(update={"licence": licence(package)})

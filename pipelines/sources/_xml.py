@@ -6,25 +6,20 @@ that XML does not allow become U+FFFD, surrogates written as two references one 
 knows (`&nbsp;`) what they are there. XML 1.0: https://www.w3.org/TR/xml/
 """
 
-import codecs
 import re
 from collections.abc import Iterator
 from html.entities import html5
 from typing import Any, BinaryIO
 from xml.parsers import expat
 
+from pipelines import text_files
 from pipelines.errors import UserError
+from pipelines.normalise import WINDOWS_1252
 
-BLOCK = 1 << 20  # bytes read at a time
 LONGEST = 16 << 20  # bytes of a tag or characters of a segment; the longest line that `opus` takes, too
 DEEPEST = 200  # elements within elements; real files have about 10
-BOMS = (
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, whose BOM it begins with
-    (codecs.BOM_UTF32_BE, "utf-32-be"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
+UNMARKED = {b"<\0\0\0": "utf-32-le", b"\0\0\0<": "utf-32-be", b"<\0": "utf-16-le", b"\0<": "utf-16-be"}
+"""What an XML file begins with, by its encoding, where it has no byte order mark."""
 DECLARED = re.compile(rb"\s*<\?xml[^>]{0,200}?\sencoding\s*=\s*[\"']([\w.:-]+)[\"']")
 FORBIDDEN = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")  # XML 1.0, production 2
 CONTROLS = bytes(code for code in range(0x20) if code not in b"\t\n\r")
@@ -109,37 +104,30 @@ def parse(stream: BinaryIO, handler: Handler) -> Iterator[None]:
 
 def _text(stream: BinaryIO, handler: Handler) -> Iterator[str]:
     """The decoded text, some at a time; no block ends inside a reference."""
-    block = stream.read(BLOCK)
-    encoding = _encoding(block, handler)
-    block = block.removeprefix(next((bom for bom, _ in BOMS if block.startswith(bom)), b""))
-    decoder = codecs.getincrementaldecoder(encoding)("replace")
-    rest = ""
-    while block:
-        text = rest + _allowed(decoder.decode(block))
+    head, rest = stream.read(text_files.BLOCK), ""
+    for part in text_files.decoded(stream, handler.where, _encoding(head, handler), head):
+        text = rest + _allowed(part)
         open_ = UNFINISHED.search(text, max(0, len(text) - LONGEST_REFERENCE))
         cut = open_.start() if open_ else len(text)
         yield text[:cut]
-        rest, block = text[cut:], stream.read(BLOCK)
-    yield rest + decoder.decode(b"", True)
+        rest = text[cut:]
+    yield rest
 
 
-def _encoding(head: bytes, handler: Handler) -> str:
-    """By BOM, else by the zeros of UTF-16, else as declared, else UTF-8."""
-    for bom, encoding in BOMS:
-        if head.startswith(bom):
-            return encoding
-    if head[:1] == b"\0" or head[1:2] == b"\0":
-        return "utf-16-be" if head[:1] == b"\0" else "utf-16-le"
+def _encoding(head: bytes, handler: Handler) -> str | None:
+    """As the zeros of UTF-16 and UTF-32 show, else as declared; None where it is UTF-8 or has a byte order mark."""
+    if unmarked := next((name for begin, name in UNMARKED.items() if head.startswith(begin)), None):
+        return unmarked
     if not (found := DECLARED.match(head)):
-        return "utf-8"
+        return None
     declared = found[1].decode()
     try:
         if b"<".decode(declared) == "<" and "<".encode(declared) == b"<":
-            return declared
+            return None if declared.lower() in ("utf-8", "utf8") else declared
     except (LookupError, UnicodeError):
         pass
     if declared.lower().startswith(("utf-16", "utf-32", "ucs")):
-        return "utf-8"  # a declaration that was left when the file was saved anew: its bytes show that it is neither
+        return None  # a declaration that was left when the file was saved anew: its bytes show that it is neither
     raise UserError(f"{handler.where}, line 1: no encoding '{declared}'. Allowed: what Python knows. Save it as UTF-8.")
 
 
@@ -154,9 +142,13 @@ def _allowed(text: str) -> str:
 
 
 def _mended(found: re.Match[str]) -> str:
-    """References to characters, those that XML forbids put right: two surrogates are one character, else U+FFFD."""
-    codes = [int(digits, 16 if x else 10) for x, digits in REFERENCE.findall(found[0])]
-    if not any(code > 0xFFFD or code < 0x20 or 0xD800 <= code < 0xE000 for code in codes):
+    """References to characters, those that XML forbids put right: two surrogates are one character, else U+FFFD.
+
+    Those to C1 controls are to windows-1252, as in HTML.
+    """
+    written = [int(digits, 16 if x else 10) for x, digits in REFERENCE.findall(found[0])]
+    codes = [ord(WINDOWS_1252[code]) if code in WINDOWS_1252 else code for code in written]
+    if codes == written and not any(code > 0xFFFD or code < 0x20 or 0xD800 <= code < 0xE000 for code in codes):
         return found[0]
     out: list[str] = []
     for code in codes:

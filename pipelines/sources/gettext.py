@@ -1,4 +1,4 @@
-"""Trees of gettext catalogues, .po and .mo: a company's own translation memory -> BITEXT batches.
+"""Trees of gettext catalogues, .po and .mo, packed or not: a company's own translation memory -> BITEXT batches.
 
 Formats: https://www.gnu.org/software/gettext/manual/html_node/PO-Files.html and MO-Files.html
 """
@@ -6,6 +6,7 @@ Formats: https://www.gnu.org/software/gettext/manual/html_node/PO-Files.html and
 import codecs
 import gettext
 import glob
+import io
 import os
 import re
 import struct
@@ -19,10 +20,12 @@ from pydantic import BeforeValidator, Field
 
 from pipelines.errors import UserError
 from pipelines.languages import Pair, parse
-from pipelines.paths import content_hash, expand, inside, is_address, open_binary
+from pipelines.paths import content_hash, expand, inside, is_address
 from pipelines.sources._files import Codes, FileSource, Rows
+from pipelines.text_files import packed, reading, streams, text_blocks
 
 LARGEST = 256 << 20  # bytes of a catalogue; the largest of GNOME, KDE and Django have about 3 MiB
+ENDINGS = packed(".po", ".mo")
 ONE, MANY = 1, 5  # numbers that stand for the singular and for the plural at large
 GERMANIC = "n != 1"  # the plural rule where the header states none, as GNU gettext has it
 CHARSET = re.compile(rb"Content-Type:[^\n]{0,100}?charset=([\w.:-]+)", re.IGNORECASE)
@@ -39,7 +42,7 @@ MODIFIERS = {
     "shaw": "Shaw",
 }
 GENERATED = re.compile(r"@(bold)?quot\b")  # English with other quotation marks, made from the msgids by a script
-SEPARATORS = re.compile("[\v\f\x1c-\x1e\x85\u2028\u2029]")  # end a line for Python, not for gettext
+SEPARATORS = re.compile("[\v\f\x1c-\x1e\u2028\u2029]")  # end a line for Python, not for gettext
 BAD_LINE = re.compile(
     r'^(?![ \t]*(?:#.*|(?:(?:msgctxt|msgid|msgid_plural|msgstr(?:\[\d+\])?)[ \t]*)?"(?:[^"\\\n]|\\.)*")?[ \t\r]*$).+',
     re.MULTILINE,
@@ -114,21 +117,28 @@ class Gettext(FileSource):
         """All below `root` in the order of their paths."""
         root = os.path.expanduser(self.root).rstrip("/")
         try:
-            paths = expand(f"{root if is_address(root) else glob.escape(root)}/**/*.[pm]o")
+            below = f"{root if is_address(root) else glob.escape(root)}/**/*.[pm]o"
+            paths = [path for path in expand(f"{below}*") if path.endswith(ENDINGS)] or expand(below)
         except UserError as error:
             raise UserError(f"source 'gettext', root: {error}") from None
         codes, out, seen = Codes(self.languages), [], set()
         above = len(inside(root).strip("/")) + 1
-        for path in sorted(paths, key=lambda path: (path[:-3], path.endswith(".mo"))):
-            if path[:-3] not in seen and not GENERATED.search(path):  # the .mo of a .po is seen
-                seen.add(path[:-3])
-                out.append(Catalogue(path, *_language(path, inside(path).lstrip("/")[above:], codes)))
+        for path in sorted(paths, key=lambda path: (_place(path), ".mo" in path[-7:])):
+            place = _place(path)
+            if place not in seen and not GENERATED.search(path):  # the .mo of a .po is seen
+                seen.add(place)
+                out.append(Catalogue(path, *_language(path, inside(place).lstrip("/")[above:], codes)))
         return out
 
 
+def _place(path: str) -> str:
+    """`path` without the ending of a catalogue."""
+    return path[: max(path.rfind(".po"), path.rfind(".mo"))]
+
+
 def _language(path: str, place: str, codes: Codes) -> tuple[str, str]:
-    """(language, domain) of the catalogue at `path`, which lies at `place` below the root."""
-    *folders, name = place[:-3].split("/")
+    """(language, domain) of the catalogue at `path`, which lies at `place`, without its ending, below the root."""
+    *folders, name = place.split("/")
     suffix = SUFFIX.fullmatch(name)
     # What may name the language, and the place without it.
     named = [(name, "/".join((*folders, "*"))), *([(suffix[1], f"{place[: suffix.start(1)]}*")] if suffix else [])]
@@ -142,7 +152,7 @@ def _language(path: str, place: str, codes: Codes) -> tuple[str, str]:
             return lang, domain
     stated = LANGUAGE.search(_header(path, content_hash(path)))
     if stated and (lang := _code(stated[1], codes)):
-        domain = next((domain for code, domain in named if _code(code, codes) == lang), place[:-3])
+        domain = next((domain for code, domain in named if _code(code, codes) == lang), place)
         return lang, domain
     for code, domain in named:
         if lang := _code(code, codes):
@@ -208,31 +218,32 @@ def _rule(path: str, header: str) -> Callable[[int], int]:
 
 def _entries(path: str) -> Iterator[tuple[tuple[str, str, str], list[str]]]:
     """((msgctxt, msgid, msgid_plural), [msgstr, further forms]), the header first, as ("", "", "")."""
-    with open_binary(path) as stream:
-        data = stream.read(LARGEST + 1)
+    data = b""
+    for where, stream in streams(path):
+        with reading(where):
+            data += stream.read(LARGEST + 1)
     if len(data) > LARGEST:
         raise UserError(f"{path}: found more than {LARGEST:,} bytes. Allowed: smaller catalogues. Split it.")
     if data[:4] in (b"\xde\x12\x04\x95", b"\x95\x04\x12\xde"):
         yield from _mo(path, data)
     else:
-        yield from _po(path, _decoded(data, data[: 1 << 16]).removeprefix("\ufeff"))
+        yield from _po(path, "".join(text_blocks(io.BytesIO(data), path, _charset(data[: 1 << 16]))))
 
 
-def _decoded(data: bytes, header: bytes) -> str:
-    """By the charset of the header, else UTF-8; what does not decode becomes U+FFFD."""
+def _charset(header: bytes) -> str | None:
+    """The charset that the header states; None where that is UTF-8, or none that is known."""
     stated = CHARSET.search(header)
-    charset = stated[1].decode() if stated else "utf-8"
     try:
-        codecs.lookup(charset)
-        return data.decode(charset, "replace")
+        charset = codecs.lookup(stated[1].decode()).name if stated else "utf-8"
     except LookupError:  # CHARSET, where nobody filled in the template
-        return data.decode("utf-8", "replace")
+        return None
+    return None if charset == "utf-8" else charset
 
 
 def _po(path: str, text: str) -> Iterator[tuple[tuple[str, str, str], list[str]]]:
     import polib
 
-    text = SEPARATORS.sub(" ", text).replace("\r\n", "\n").replace("\r", "\n")
+    text = SEPARATORS.sub(" ", text)
     bad = BAD_LINE.search(text)
     try:
         if bad:
@@ -265,9 +276,10 @@ def _mo(path: str, data: bytes) -> Iterator[tuple[tuple[str, str, str], list[str
     if sum(a + b for a, _, b, _ in spans) > 2 * LARGEST:  # they may overlap
         raise UserError(f"{path}: found texts of more than {2 * LARGEST:,} bytes. Allowed: fewer. Do not use it.")
     header = next((data[to : to + b] for a, _, b, to in spans if not a), b"")
-    yield ("", "", ""), [_decoded(header, header)]
+    charset = _charset(header) or "utf-8"
+    yield ("", "", ""), [header.decode(charset, "replace")]
     for a, at, b, to in spans:
-        context, _, msgid = _decoded(data[at : at + a], header).rpartition("\x04")
+        context, _, msgid = data[at : at + a].decode(charset, "replace").rpartition("\x04")
         msgid, _, many = msgid.partition("\0")
         if msgid:
-            yield (context, msgid, many), _decoded(data[to : to + b], header).split("\0")
+            yield (context, msgid, many), data[to : to + b].decode(charset, "replace").split("\0")

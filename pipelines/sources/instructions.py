@@ -17,10 +17,11 @@ from pipelines.errors import UserError
 from pipelines.languages import Pair
 from pipelines.progress import Tell, silent
 from pipelines.sources import Source
-from pipelines.sources._files import ROWS, Codes, batches, objects, streams
+from pipelines.sources._files import ROWS, Codes, batches
 from pipelines.sources._hub import HubData, names_of
+from pipelines.text_files import objects, packed, reading, repaired, streams
 
-JSON = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
+JSON = packed(".json", ".jsonl")
 Role = Literal["id", "instruction", "input", "output", "output_lang"]
 
 
@@ -141,10 +142,11 @@ class Instructions(HubData, Source):
         ):  # read here: `datasets` wants columns of one type
             for path in paths:
                 for where, stream in streams(path, JSON):
-                    yield from (row for _, row in objects(where, stream))
+                    with reading(where):
+                        yield from (row for _, row in objects(where, stream))
         else:
             for table in self.tables(home, self._codes(lang)):
-                yield from table.to_pylist()
+                yield from map(repaired, table.to_pylist())
 
     def _there(self, lang: str, home: Path) -> bool:
         """Whether there are data of the language."""

@@ -10,22 +10,25 @@ from pydantic import field_validator
 from pipelines.errors import UserError
 from pipelines.languages import Pair
 from pipelines.paths import filesystem, inside
-from pipelines.sources._files import Codes, FileSource, Rows, reading, streams
+from pipelines.sources._files import Codes, FileSource, Rows
 from pipelines.sources._hub import names_of
 from pipelines.sources._moses import batched, lines_of
+from pipelines.text_files import Encoding, reading, streams
 
 
 class Lines(FileSource):
-    """Line n of one language's file is the translation of line n of another's; files may be .gz or .zip.
+    """Line n of one language's file is the translation of line n of another's; files may be packed (.gz, .zip, ...).
 
     In `path` `{lang}` stands for what files call a language (`de`, `deu_Latn`, `deu`, or as `languages` says) and
     `{pair}`, where it is there, for both, in either order: `flores200/{lang}.devtest.txt`, `Europarl.{pair}.{lang}`.
-    Bytes that are no UTF-8 become U+FFFD.
+    A byte order mark decides the encoding; without one it is UTF-8, where single bytes that are none become U+FFFD.
     """
 
     citation: ClassVar[str] = "Koehn et al. 2007. Moses: Open Source Toolkit for SMT. ACL. doi 10.3115/1557769.1557821"
 
     path: str
+    encoding: Encoding = None
+    """Of files without a byte order mark: windows-1252 and the like; utf-8 where every other byte shall be U+FFFD."""
 
     @field_validator("path")
     @classmethod
@@ -50,7 +53,7 @@ class Lines(FileSource):
 
     def read(self, pair: Pair, codes: Codes) -> Iterator[Rows]:
         files, read = self.found(pair), 0
-        for both in itertools.zip_longest(*map(_texts, files), fillvalue=pa.array([], pa.string())):
+        for both in itertools.zip_longest(*map(self._texts, files), fillvalue=pa.array([], pa.string())):
             if len(both[0]) != len(both[1]):
                 counts = [read + len(lines) for lines in both]
                 raise UserError(
@@ -68,9 +71,8 @@ class Lines(FileSource):
                 out[path.replace("{lang}", src), path.replace("{lang}", tgt)] = None
         return list(out)
 
-
-def _texts(path: str) -> Iterator[pa.Array]:
-    """The lines of a file, as many at a time whatever the file."""
-    for where, stream in streams(path, ("",)):
-        with reading(where):
-            yield from batched(lines_of(stream, where))
+    def _texts(self, path: str) -> Iterator[pa.Array]:
+        """The lines of a file, as many at a time whatever the file."""
+        for where, stream in streams(path):
+            with reading(where):
+                yield from batched(lines_of(stream, where, self.encoding))

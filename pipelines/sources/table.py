@@ -1,18 +1,17 @@
-"""Tables: .tsv, .csv, .jsonl, the same in .gz or .zip, and .parquet -> BITEXT batches.
+"""Tables: .tsv, .csv, .jsonl, the same packed or in a .zip, and .parquet -> BITEXT batches.
 
 Formats: https://www.rfc-editor.org/rfc/rfc4180 (CSV), https://jsonlines.org, https://parquet.apache.org/docs/file-format/
 """
 
-import codecs
 import csv
 import io
 import itertools
 import json
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, BinaryIO, ClassVar, Literal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, field_validator
@@ -20,14 +19,22 @@ from pydantic import Field, field_validator
 from pipelines.errors import UserError
 from pipelines.languages import Pair, parse
 from pipelines.paths import open_binary
-from pipelines.sources._files import ROWS, Codes, Listed, Rows, reading, streams
-from pipelines.sources._xml import BLOCK, BOMS
+from pipelines.sources._files import ROWS, Codes, Listed, Rows
+from pipelines.text_files import (
+    ESCAPED_SURROGATE,
+    Encoding,
+    packed,
+    paired_surrogates,
+    reading,
+    streams,
+    text_blocks,
+    unpacked_name,
+)
 
 FORMATS = {".tsv": "tsv", ".tab": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 ROLES = ("src", "tgt", "src_lang", "tgt_lang")
-LONGEST_LINE = 4 << 20  # bytes of a row; Arrow holds several blocks of so many at a time
+LONGEST_LINE = 4 << 20  # characters of a row; Arrow holds several blocks of so many at a time
 SAMPLED = 100  # lines of a JSONL file in which every column has to occur
-SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}(?:\\u[dD][c-fC-F][0-9a-fA-F]{2})?")
 
 Path = tuple[str, ...]
 """A column and the fields below it."""
@@ -38,7 +45,8 @@ class Table(Listed):
     {src: ..., tgt: ..., src_lang: ..., tgt_lang: ...} where each row names its two languages.
 
     A column is a name, a dotted path to a nested field (JSONL, Parquet), or a number from 1 (TSV, CSV). Empty and null
-    texts are rows with an empty side. Bytes that are no UTF-8 become U+FFFD; a BOM decides for UTF-16 and UTF-32.
+    texts are rows with an empty side. A byte order mark decides the encoding; without one it is UTF-8, where single
+    bytes that are none become U+FFFD.
     """
 
     citation: ClassVar[str] = "Y. Shafranovich. 2005. RFC 4180. https://www.rfc-editor.org/rfc/rfc4180"
@@ -52,6 +60,12 @@ class Table(Listed):
     """TSV, CSV: one character; a tab, a comma by default."""
     quoted: bool | None = None
     """TSV, CSV: whether quotation marks enclose values; by default in CSV only."""
+    escape: Annotated[str | None, Field(min_length=1, max_length=1)] = None
+    """TSV, CSV: one character, such as the backslash of MySQL and Spark, after which any other stands for itself; `\\N`
+    alone is then null. By default a quotation mark within a value is written twice (RFC 4180)."""
+    encoding: Encoding = None
+    """Not of Parquet: the encoding of files without a byte order mark, such as windows-1252; utf-8 where every other
+    byte shall be U+FFFD."""
 
     @field_validator("columns")
     @classmethod
@@ -98,38 +112,48 @@ class Table(Listed):
             with open_binary(path) as file:
                 yield from _parquet(file, path, columns)
             return
-        endings = tuple(f"{end}{packed}" for end in FORMATS if end != ".parquet" for packed in ("", ".gz"))
+        endings = packed(*(end for end in FORMATS if end != ".parquet"))
         for where, stream in streams(path, ("",) if self.format else endings):
             with reading(where):
-                kind = self.format or _format(where.removesuffix("'"))
+                kind = self.format or _format(where)
+                blocks = text_blocks(stream, where, self.encoding, LONGEST_LINE)
                 if kind == "jsonl":
-                    yield from _jsonl(stream, where, columns)
+                    yield from _jsonl(blocks, where, columns)
                 elif kind in ("tsv", "csv"):
-                    yield from self._separated(stream, where, columns, kind)
+                    yield from self._separated(blocks, where, columns, kind)
                 else:
                     raise UserError(
                         f"{where}: found a name of no known format. Allowed: {', '.join(FORMATS)}, but for .parquet "
-                        f"with .gz, or a .zip of these. Rename it or set `format`."
+                        f"also packed, such as .tsv.gz, or a .zip of these. Rename it or set `format`."
                     )
 
-    def _separated(self, stream: BinaryIO, where: str, columns: list[int | str], kind: str) -> Iterator[list[pa.Array]]:
+    def _separated(
+        self, blocks: Iterator[str], where: str, columns: list[int | str], kind: str
+    ) -> Iterator[list[pa.Array]]:
         from pyarrow import csv as arrow_csv
 
         numbered = isinstance(columns[0], int)
         header = not numbered if self.header is None else self.header
         quoted = kind == "csv" if self.quoted is None else self.quoted
-        blocks = _utf8(stream)
-        head = next(blocks, b"").lstrip(b"\r\n")
+        delimiter = self.delimiter or ("," if kind == "csv" else "\t")
+        shape = csv_shape(delimiter, quoted, self.escape)
+        if self.escape:
+            null = re.compile(rf"(^|{re.escape(delimiter)}){re.escape(self.escape)}N(?={re.escape(delimiter)}|$)", re.M)
+            blocks = (null.sub(r"\1", block) for block in blocks)
+        if quoted:
+            blocks = _checked(blocks, shape, where)
+        head = next(blocks, "").lstrip("\n")
         if not head:
             return
-        shape = arrow_csv.ParseOptions(
-            delimiter=self.delimiter or ("," if kind == "csv" else "\t"),
+        parse = arrow_csv.ParseOptions(
+            delimiter=delimiter,
             quote_char='"' if quoted else False,
-            newlines_in_values=quoted,
+            escape_char=self.escape or False,
+            newlines_in_values=quoted or bool(self.escape),
         )
         read = arrow_csv.ReadOptions(
             use_threads=False,  # the same batches each time, and rows have numbers in messages
-            block_size=LONGEST_LINE,
+            block_size=4 * LONGEST_LINE,  # bytes
             autogenerate_column_names=numbered,
             skip_rows=int(numbered and header),
         )
@@ -149,26 +173,60 @@ class Table(Listed):
             strings_can_be_null=False,
         )
         try:
-            with arrow_csv.open_csv(_File(itertools.chain([head], blocks)), read, shape, take) as reader:
+            rest = (block.encode() for block in itertools.chain([head], blocks))
+            with arrow_csv.open_csv(_File(rest), read, parse, take) as reader:
                 for batch in reader:
                     yield [batch[name] for name in wanted]
         except pa.ArrowInvalid as error:
             raise _bad_table(where, error) from None
 
 
-def _first_row(head: bytes, shape: Any, where: str) -> list[str]:
-    quoting = csv.QUOTE_MINIMAL if shape.quote_char else csv.QUOTE_NONE
-    lines = io.StringIO(head.decode("utf-8", "replace"), newline="")
+def csv_shape(delimiter: str, quoted: bool, escape: str | None = None) -> dict[str, Any]:
+    """Options of csv.reader."""
+    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    return {"delimiter": delimiter, "quoting": quoting, "escapechar": escape}
+
+
+def _first_row(head: str, shape: dict[str, Any], where: str) -> list[str]:
     try:
-        return next(csv.reader(lines, delimiter=shape.delimiter, quoting=quoting))
+        return next(csv.reader(io.StringIO(head, newline=""), **shape))
     except csv.Error as error:
         raise _bad_table(where, error) from None
 
 
+def _checked(blocks: Iterator[str], shape: dict[str, Any], where: str) -> Iterator[str]:
+    """The same blocks, of which csv reads ahead: Arrow takes text after a closing quotation mark as it comes."""
+    ahead: deque[str] = deque()
+
+    def lines() -> Iterator[str]:
+        for block in blocks:
+            ahead.append(block)
+            yield from io.StringIO(block, newline="")
+
+    rows = csv.reader(lines(), strict=True, **shape)
+    begin = 1  # the line of the row
+    try:
+        for _ in rows:
+            begin = rows.line_num + 1
+            while len(ahead) > 1:
+                yield ahead.popleft()
+    except csv.Error as error:
+        if "unexpected end of data" in str(error) or "field limit" in str(error):
+            raise UserError(
+                f"{where}, line {begin:,}: a quotation mark that is not closed. Expected: two for each value. Fix: "
+                f"correct the line, or set `quoted: false` where quotation marks are part of the text."
+            ) from None
+        raise UserError(
+            f"{where}, line {rows.line_num:,}: text after a closing quotation mark ({error}). Expected: the delimiter "
+            f"or the end of the line; a quotation mark within a value is written twice. Fix: correct the line; set "
+            f'`escape: "\\\\"` where a backslash stands before such marks, or `quoted: false` where they are text.'
+        ) from None
+    yield from ahead
+
+
 def _format(name: str) -> str:
-    """The format that a file's name ends in, .gz apart; "" where it is none we know."""
-    plain = name.lower().removesuffix(".gz")
-    return FORMATS.get("." + plain.rpartition(".")[2], "")
+    """The format that the name of a file or member ends in, however it is packed; "" where it is none we know."""
+    return FORMATS.get("." + unpacked_name(name).rpartition(".")[2], "")
 
 
 def _of_pair(columns: list[pa.Array], pair: Pair, codes: Codes) -> tuple[pa.Array, pa.Array]:
@@ -195,41 +253,11 @@ def _listed(names: Iterable[Any]) -> str:
 def _bad_table(where: str, error: Exception) -> UserError:
     text = str(error)[:300]
     if "straddl" in text:
-        text = f"a row of more than {LONGEST_LINE:,} bytes, or a quotation mark that is not closed"
+        text = f"a row of more than {LONGEST_LINE:,} characters, or a quotation mark that is not closed"
     return UserError(
         f"{where}: {text} (rows are counted from 1, the header among them, empty lines not). Allowed: as many columns "
-        f"in each row. Correct the file, `delimiter` or `quoted`."
+        f"in each row. Correct the file, `delimiter`, `quoted` or `escape`."
     )
-
-
-def _utf8(stream: BinaryIO) -> Iterator[bytes]:
-    """The bytes of `stream` in UTF-8, whatever they were, in blocks of whole lines."""
-    block = stream.read(BLOCK)
-    bom, encoding = next(((bom, name) for bom, name in BOMS if block.startswith(bom)), (b"", "utf-8"))
-    decoder = None if encoding == "utf-8" else codecs.getincrementaldecoder(encoding)("replace")
-    block, rest = block.removeprefix(bom), b""
-    while block:
-        data = rest + (decoder.decode(block).encode("utf-8", "replace") if decoder else block)
-        cut = data.rfind(b"\n") + 1
-        if len(data) - cut > LONGEST_LINE:
-            raise UserError(f"found a line of more than {LONGEST_LINE:,} bytes. Allowed: shorter ones. Remove it.")
-        if cut:
-            yield _sound(data[:cut])
-        rest, block = data[cut:], stream.read(BLOCK)
-    if rest := rest + (decoder.decode(b"", True).encode("utf-8", "replace") if decoder else b""):
-        yield _sound(rest) + b"\n"
-
-
-def _sound(data: bytes) -> bytes:
-    """`data` with U+FFFD for what is no UTF-8. Arrow's test is several times as fast as decoding."""
-    if data.isascii():
-        return data
-    try:
-        span = pa.py_buffer(np.array([0, len(data)], np.int32))
-        pa.Array.from_buffers(pa.string(), 1, [None, span, pa.py_buffer(data)]).validate(full=True)
-    except pa.ArrowInvalid:
-        return data.decode("utf-8", "replace").encode()
-    return data
 
 
 class _File(io.RawIOBase):
@@ -251,37 +279,30 @@ class _File(io.RawIOBase):
         return whole[:size]
 
 
-def _jsonl(stream: BinaryIO, where: str, columns: list[int | str]) -> Iterator[list[pa.Array]]:
+def _jsonl(blocks: Iterator[str], where: str, columns: list[int | str]) -> Iterator[list[pa.Array]]:
     from pyarrow import json as arrow_json
 
     if isinstance(columns[0], int):
         raise UserError(f"{where}: found `columns` with numbers. Allowed: names, in JSONL. Name the columns.")
-    blocks, line = _utf8(stream), 1
+    line = 1
     paths: list[Path] = []
-    for block in blocks:
-        if b"\\ud" in block or b"\\uD" in block:
-            block = SURROGATE.sub(_paired, block)
+    for text in blocks:
+        if "\\ud" in text or "\\uD" in text:
+            text = ESCAPED_SURROGATE.sub(paired_surrogates, text)
+        block = text.encode()
         if block.strip():
             paths = paths or _json_paths(block, where, columns)
             schema = _schema(paths, where)
             try:
                 table = arrow_json.read_json(
                     io.BytesIO(block),
-                    arrow_json.ReadOptions(use_threads=False, block_size=max(len(block), BLOCK)),
+                    arrow_json.ReadOptions(use_threads=False, block_size=max(len(block), 1 << 20)),
                     arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
                 ).combine_chunks()
             except pa.ArrowInvalid as error:
                 raise _bad_json(where, line, block, paths, error) from None
             yield [_text(_field(table, path), where, path) for path in paths]
         line += block.count(b"\n")
-
-
-def _paired(found: re.Match[bytes]) -> bytes:
-    """A surrogate escape that stands alone as U+FFFD; two that are one character, and text that only looks so, stay."""
-    before = found.string[max(0, found.start() - 64) : found.start()]
-    escaped = (len(before) - len(before.rstrip(b"\\"))) % 2
-    whole = len(found[0]) == 12 and found[0][3:4] in b"89abAB"
-    return found[0] if escaped or whole else b"\\ufffd" * (len(found[0]) // 6)
 
 
 def _json_paths(block: bytes, where: str, columns: list[Any]) -> list[Path]:

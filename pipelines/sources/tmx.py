@@ -1,4 +1,4 @@
-"""TMX 1.1 to 1.4b, translation memories: .tmx, .tmx.gz, .zip of them -> BITEXT batches.
+"""TMX 1.1 to 1.4b, translation memories: .tmx, packed or not, .zip of them -> BITEXT batches.
 
 Format: https://www.gala-global.org/tmx-14b (TMX 1.4b, 2005).
 """
@@ -9,12 +9,13 @@ from typing import BinaryIO, ClassVar
 
 from pipelines.errors import UserError
 from pipelines.languages import Pair
-from pipelines.sources._files import Codes, Listed, Rows, Segments, reading, streams
+from pipelines.sources._files import Codes, Listed, Rows, Segments
 from pipelines.sources._xml import LONGEST, Handler, parse
+from pipelines.text_files import packed, reading, streams
 
 CODES = frozenset({"bpt", "ept", "it", "ph", "ut"})  # their content is markup of the original; <hi>'s is text
 BREAKS = frozenset({"lb", "pb", "cb"})  # types of <ph> that stand for white space: line, page and column break
-MOST_VARIANTS = 100  # of one language in one unit
+MOST_ROWS = 100  # of one unit: variants of the one language times those of the other
 
 
 class Tmx(Listed):
@@ -28,7 +29,7 @@ class Tmx(Listed):
 
     def read(self, pair: Pair, codes: Codes) -> Iterator[Rows]:
         for path in self.found(pair):
-            for where, stream in streams(path, (".tmx", ".tmx.gz")):
+            for where, stream in streams(path, packed(".tmx")):
                 with reading(where):
                     yield from read_tmx(stream, pair, where, codes)
 
@@ -88,10 +89,11 @@ class _Units(Handler):
         elif name == "seg" and self._parts is not None and self._side is not None:
             self._side.append("".join(self._parts))
             self._parts = None
-            if len(self._side) > MOST_VARIANTS:
+            src, tgt = map(len, self._unit)
+            if max(src, tgt, src * tgt) > MOST_ROWS:
                 raise self.fail(
-                    f"found more than {MOST_VARIANTS} variants of one language in a unit",
-                    f"{MOST_VARIANTS}. Do not use this file",
+                    f"found {src} and {tgt} variants of the two languages in a unit, which make {src * tgt} rows",
+                    f"{MOST_ROWS} variants and rows a unit. Remove the unit",
                 )
         elif name == "tu":
             for src, tgt in product(*self._unit):

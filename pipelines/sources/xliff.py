@@ -1,4 +1,4 @@
-"""XLIFF 1.2, 2.0 and 2.1, files of translation tools: .xlf, .xliff, their .gz, .zip of them -> BITEXT batches.
+"""XLIFF 1.2, 2.0 and 2.1, files of translation tools: .xlf, .xliff, packed or not, .zip of them -> BITEXT batches.
 
 Formats: https://docs.oasis-open.org/xliff/v1.2/os/xliff-core.html and
 https://docs.oasis-open.org/xliff/xliff-core/v2.1/xliff-core-v2.1.html
@@ -9,10 +9,11 @@ from typing import BinaryIO, ClassVar
 
 from pipelines.errors import UserError
 from pipelines.languages import Pair
-from pipelines.sources._files import Codes, Listed, Rows, Segments, reading, streams
+from pipelines.sources._files import Codes, Listed, Rows, Segments
 from pipelines.sources._xml import LONGEST, Handler, parse
+from pipelines.text_files import packed, reading, streams
 
-ENDINGS = tuple(f"{kind}{packed}" for kind in (".xlf", ".xliff", ".sdlxliff", ".mxliff") for packed in ("", ".gz"))
+ENDINGS = packed(".xlf", ".xliff", ".sdlxliff", ".mxliff")
 CODES = frozenset(
     {"bpt", "ept", "it", "ph"}
 )  # 1.2: their content is markup of the original; that of <g>, <mrk> is text
@@ -20,7 +21,8 @@ BREAKS = frozenset({"lb", "pb", "x-br", "xlf:lb", "xlf:pb"})  # ctype (1.2), sub
 
 
 class Xliff(Listed):
-    """Translated units of XLIFF files: <trans-unit> of 1.2, <segment> of 2.x. The file says its languages.
+    """Translated units of XLIFF files: <trans-unit> of 1.2, <segment> of 2.x. The file says its languages, a source or
+    target with `xml:lang` its own.
 
     A unit counts where it has a target that is not empty and no state in `skip_states`; alternatives and matches
     beside a unit do not count. Placeholders and codes go, text that they mark stays.
@@ -57,10 +59,11 @@ class _Units(Handler):
         self.pair, self.codes, self.skip = pair, codes, skip
         self.src: list[str] = []
         self.tgt: list[str] = []
-        self.is_xliff = False
+        self.is_xliff = self._is_2 = False
         self._above: list[str] = []  # names of the open elements
         self._translate = [True]  # whether to, by element
-        self._langs = ("", "")
+        self._stated = {"source": "", "target": ""}  # languages, by the file
+        self._langs = self._stated  # those of the unit
         self._texts: dict[str, str] = {}  # source and target of the unit
         self._skipped = False  # by its state
         self._parts: list[str] | None = None  # of the source or target that is open
@@ -80,18 +83,20 @@ class _Units(Handler):
                 self._parts.append(" ")  # <cp> is a character that XML forbids
         elif name in ("source", "target") and parent in ("trans-unit", "segment"):
             self._parts, self._size = [], 0
+            if lang := attributes.get("xml:lang"):
+                self._langs = {**self._langs, name: lang}
             if name == "target":
                 self._state(attributes)
-                if parent == "trans-unit" and (lang := attributes.get("xml:lang")):
-                    self._langs = (self._langs[0], lang)
         elif name in ("trans-unit", "segment"):
-            self._texts, self._skipped = {}, False
+            self._texts, self._langs, self._skipped = {}, self._stated, False
             self._state(attributes)
-        elif name == "file" and "source-language" in attributes:
-            self._langs = (attributes["source-language"], attributes.get("target-language", ""))
+        elif name == "file" and not self._is_2:
+            self._stated = {
+                "source": attributes.get("source-language", ""), "target": attributes.get("target-language", ""),
+            }  # fmt: skip
         elif name == "xliff":
-            self.is_xliff = True
-            self._langs = (attributes.get("srcLang", ""), attributes.get("trgLang", ""))
+            self.is_xliff, self._is_2 = True, "srcLang" in attributes
+            self._stated = {"source": attributes.get("srcLang", ""), "target": attributes.get("trgLang", "")}
 
     def end(self, name: str) -> None:
         self._above.pop()
@@ -118,12 +123,12 @@ class _Units(Handler):
     def _emit(self, source: str, target: str) -> None:
         if not target.strip():
             return
-        if not all(self._langs):
+        if not all(self._langs.values()):
             raise self.fail(
-                f"found a target, but no language of the {'target' if self._langs[0] else 'source'}",
+                f"found a target, but no language of the {'target' if self._langs['source'] else 'source'}",
                 "files that state source-language and target-language (1.2) or srcLang and trgLang (2.x). Add them",
             )
-        langs = tuple(self.codes(lang) for lang in self._langs)
+        langs = tuple(self.codes(lang) for lang in self._langs.values())
         if langs == tuple(self.pair):
             self.src.append(source)
             self.tgt.append(target)

@@ -3,22 +3,21 @@
 A record's place (`de.jsonl, line 3`) is for messages.
 """
 
-import io
 import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, cast
+from typing import Any, BinaryIO, ClassVar
 
 from pipelines.errors import UserError
 from pipelines.languages import parse
 from pipelines.progress import Tell, silent
-from pipelines.sources._files import objects, streams
 from pipelines.sources._hub import HubData, names_of
 from pipelines.tasks import Languages, Task
+from pipelines.text_files import numbered_lines, objects, packed, reading, repaired, streams, unpacked_name
 
-JSON = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
-CONLL = (".conll", ".conllu", ".iob2", ".conll.gz", ".conllu.gz", ".iob2.gz")
+JSON = packed(".jsonl", ".json")
+CONLL = packed(".conll", ".conllu", ".iob2")
 MASSIVE = """af-ZA am-ET ar-SA az-AZ bn-BD ca-ES cy-GB da-DK de-DE el-GR en-US es-ES fa-IR fi-FI fr-FR he-IL hi-IN hu-HU
 hy-AM id-ID is-IS it-IT ja-JP jv-ID ka-GE km-KH kn-IN ko-KR lv-LV ml-IN mn-MN ms-MY my-MM nb-NO nl-NL pl-PL pt-PT ro-RO
 ru-RU sl-SL sq-AL sv-SE sw-KE ta-IN te-IN th-TH tl-PH tr-TR ur-PK vi-VN zh-CN zh-TW"""
@@ -86,12 +85,13 @@ class DataTask(HubData, Task):
             if all(path.lower().endswith(self.endings) for path in paths):
                 for path in paths:
                     for where, stream in streams(path, self.endings):
-                        if where.rstrip("'").lower().endswith(CONLL):
-                            yield from blocks(where, stream)
-                        else:
-                            yield from self._wanted(objects(where, stream))
+                        with reading(where):
+                            if unpacked_name(where).endswith(CONLL):
+                                yield from blocks(where, stream)
+                            else:
+                                yield from self._wanted(objects(where, stream))
                 return
-        rows = (row for table in self.tables(home, self._codes(lang)) for row in table.to_pylist())
+        rows = (repaired(row) for table in self.tables(home, self._codes(lang)) for row in table.to_pylist())
         yield from self._wanted((f"{self.named}, {lang}, row {n}", row) for n, row in enumerate(rows, 1))
 
     def none_found(self, lang: str) -> UserError:
@@ -145,11 +145,9 @@ class Block(tuple[dict[str, str], list[tuple[int, list[str]]]]):
 
 
 def blocks(where: str, stream: BinaryIO) -> Iterator[Record]:
-    """(place, Block) of sentences with a word a line, between blank lines; bytes that are no UTF-8 become U+FFFD."""
+    """(place, Block) of sentences with a word a line, between blank lines."""
     comments, words, first = dict[str, str](), list[tuple[int, list[str]]](), 1
-    lines = io.TextIOWrapper(cast(Any, stream), encoding="utf-8-sig", errors="replace", newline="\n")
-    for number, raw in enumerate(lines, 1):
-        line = raw.rstrip("\r\n")
+    for number, line in numbered_lines(stream, where):
         if not line.strip():
             if words:
                 yield f"{where}, line {first}", Block((comments, words))
@@ -158,9 +156,9 @@ def blocks(where: str, stream: BinaryIO) -> Iterator[Record]:
             name, mark, value = line[1:].partition("=") if "=" in line.partition(":")[0] else line[1:].partition(":")
             if mark:
                 comments[name.strip()] = value.strip()
-        elif line.partition("\t")[0].isdigit():
+        elif line.partition("\t")[0].isdecimal():
             words.append((number, line.split("\t")))
-        elif not line[0].isdigit():  # 3-4 joins words and 3.1 is none of the sentence: neither has a label of its own
+        elif not line[0].isdecimal():  # 3-4 joins words and 3.1 is none of the sentence: neither has a label of its own
             raise UserError(
                 f"{where}, line {number}: found {line[:80]!r}. Needed: a number, a word and its labels with tabs "
                 f"between, a comment before the words, or a blank line after them. Correct it."

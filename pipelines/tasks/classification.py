@@ -6,7 +6,6 @@ Sources of data in these forms: XNLI (Conneau et al. 2018, arXiv 1809.05053), PA
 """
 
 import csv
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, cast
@@ -14,11 +13,11 @@ from typing import Annotated, Any, ClassVar, cast
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from pipelines.errors import UserError
-from pipelines.sources._files import streams
 from pipelines.tasks import Example, Message
 from pipelines.tasks._files import CONLL, JSON, Block, DataTask, Record
+from pipelines.text_files import numbered_lines, packed, reading, streams
 
-TABLES = {".tsv": "\t", ".csv": ",", ".tsv.gz": "\t", ".csv.gz": ","}
+TABLES = packed(".tsv", ".csv")
 
 
 def _mapping(labels: Any) -> Any:
@@ -91,12 +90,13 @@ class Classification(DataTask):
 
     def records(self, lang: str, home: Path) -> Iterator[Record]:
         paths = self.paths(home, self._codes(lang)) if self.data_files or self.local else []
-        if not paths or not all(path.lower().endswith(tuple(TABLES)) for path in paths):
+        if not paths or not all(path.lower().endswith(TABLES) for path in paths):
             yield from super().records(lang, home)
             return
         for path in paths:
-            for where, stream in streams(path, tuple(TABLES)):
-                yield from self._wanted(self._lines(where, stream))
+            for where, stream in streams(path, TABLES):
+                with reading(where):
+                    yield from self._wanted(self._lines(where, stream))
 
     def render(self, example: Example) -> list[Message]:
         asked = f"{self.prompt} Answer with one of these: {', '.join(self.choices)}."
@@ -117,7 +117,7 @@ class Classification(DataTask):
 
     def _lines(self, where: str, stream: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         """(place, {column: text}) of a table; quotation marks mean nothing between tabs."""
-        text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
+        text = (f"{line}\n" for _, line in numbered_lines(stream, where))
         tabs = ".tsv" in where.lower()
         lines = csv.reader(text, delimiter="\t" if tabs else ",", quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL)
         head = self.header
