@@ -77,7 +77,11 @@ def source(kind: str, path: Path, packed: str = "") -> Any:
     else:
         settings = {"gettext": {"root": str(path)}}
     [(name, values)] = settings.items()
-    return build("pipelines.sources", {name: {"corpus": "acme", **values}})
+    return built("pipelines.sources", {name: {"corpus": "acme", **values}})
+
+
+def built(package: str, settings: dict[str, Any]) -> Any:
+    return build(package, settings)
 
 
 def rows(item: Any) -> list[tuple[str, str]]:
@@ -112,7 +116,7 @@ def test_lines_of_every_kind_stay_aligned(tmp_path: Path, encoding: str, packed:
         text = "".join(f"{line}{end}" for line in texts)
         (tmp_path / f"c.{lang}").write_bytes(PACK[packed](text.encode(PLAIN[encoding])))
     path = str(tmp_path / "c.{lang}")
-    item = build("pipelines.sources", {"lines": {"corpus": "acme", "path": path}})
+    item = built("pipelines.sources", {"lines": {"corpus": "acme", "path": path}})
     assert rows(item) == EXPECTED
 
 
@@ -120,7 +124,7 @@ def test_lines_of_every_kind_stay_aligned(tmp_path: Path, encoding: str, packed:
 def test_what_breaks_a_line_in_one_side_is_a_space(tmp_path: Path, mark: str) -> None:
     (tmp_path / "c.en").write_text(f"the shop{mark}at seven\r\nthe door\r\n", newline="")
     (tmp_path / "c.de").write_text("der Laden um sieben\r\ndie Tür\r\n", newline="")
-    item = build("pipelines.sources", {"lines": {"corpus": "a", "path": f"{tmp_path}/c.{{lang}}"}})
+    item = built("pipelines.sources", {"lines": {"corpus": "a", "path": f"{tmp_path}/c.{{lang}}"}})
     assert rows(item) == [("der Laden um sieben", "the shop at seven"), ("die Tür", "the door")]
     if mark != "\t":
         (tmp_path / "a.tsv").write_text(f"en\tde\nthe shop{mark}at seven\tder Laden\nthe door\tdie Tür\n", newline="")
@@ -143,11 +147,11 @@ def test_an_encoding_can_be_stated(tmp_path: Path) -> None:
     replaced = [("gr\ufffd\ufffder", "the fianc\ufffd"), ("sch\ufffdner", "the fa\ufffdade")]
     for name, settings, file in (("lines", lines, "c.de, line 1"), ("table", table, "a.csv, line 2")):
         with pytest.raises(UserError, match=rf"{file}: byte 0x\w\w at byte \d+ is not UTF-8; .* like windows-1252"):
-            rows(build("pipelines.sources", {name: settings}))
-        assert rows(build("pipelines.sources", {name: {**settings, "encoding": "windows-1252"}})) == expected
-        assert rows(build("pipelines.sources", {name: {**settings, "encoding": "utf-8"}})) == replaced
+            rows(built("pipelines.sources", {name: settings}))
+        assert rows(built("pipelines.sources", {name: {**settings, "encoding": "windows-1252"}})) == expected
+        assert rows(built("pipelines.sources", {name: {**settings, "encoding": "utf-8"}})) == replaced
         with pytest.raises(UserError, match="found 'utf-9'. Expected: an encoding that Python knows"):
-            build("pipelines.sources", {name: {**settings, "encoding": "utf-9"}})
+            built("pipelines.sources", {name: {**settings, "encoding": "utf-9"}})
 
 
 SURROGATE = r"Where is it \ud83d?"
@@ -159,23 +163,23 @@ def test_half_a_surrogate_pair_becomes_the_replacement_character_in_every_json(t
     for name, text in {"t.jsonl": f"{{{row}}}\n", "t.json": f"[{{{row}}}]"}.items():
         (tmp_path / name).write_text(text)
         path = str(tmp_path / name)
-        [example] = build("pipelines.tasks", {"messages": {"path": path, "train": ["en"]}}).examples("eng_Latn", HOME)
+        [example] = built("pipelines.tasks", {"messages": {"path": path, "train": ["en"]}}).examples("eng_Latn", HOME)
         assert (example.given[0]["content"], example.gold) == (fixed, fixed)
         task = {"path": path, "train": ["en"], "labels": ["x", "y"]}
-        [example] = build("pipelines.tasks", {"classification": task}).examples("eng_Latn", HOME)
+        [example] = built("pipelines.tasks", {"classification": task}).examples("eng_Latn", HOME)
         assert example.given == {"text": fixed}
         for lang in ("en", "de"):
             alpaca = f'{{"instruction": "{SURROGATE}", "input": "", "output": "{SURROGATE}"}}'
             (tmp_path / f"i.{lang}.{name}").write_text(alpaca if name == "t.jsonl" else f"[{alpaca}]")
-        item: Any = build("pipelines.sources", {"instructions": {"data_files": f"{tmp_path}/i.{{lang}}.{name}"}})
+        item: Any = built("pipelines.sources", {"instructions": {"data_files": f"{tmp_path}/i.{{lang}}.{name}"}})
         assert list(item.instructions("eng_Latn", HOME)) == [("0", fixed, "", fixed)]
         assert rows(item) == [(fixed, fixed)]
         assert harness._rows("xcopa", path)[0]["prompt"] == fixed
     (tmp_path / "h.json").write_text(f'{{"en": "{SURROGATE}", "de": "x"}}\n{{"en": "y", "de": null}}\n')
     hub = {"path": f"{tmp_path}/h.json", "columns": {"en": "en", "de": "de"}}
-    assert rows(build("pipelines.sources", {"hub": hub})) == [("x", fixed), ("", "y")]
+    assert rows(built("pipelines.sources", {"hub": hub})) == [("x", fixed), ("", "y")]
     (tmp_path / "x.jsonl").write_text(f'{{"utt": "{SURROGATE}", "annot_utt": "{SURROGATE}", "id": 1}}\n')
-    slots = build("pipelines.tasks", {"slot_filling": {"path": f"{tmp_path}/x.jsonl", "train": ["en"]}})
+    slots = built("pipelines.tasks", {"slot_filling": {"path": f"{tmp_path}/x.jsonl", "train": ["en"]}})
     assert [example.given for example in slots.examples("eng_Latn", HOME)] == [fixed]
     (tmp_path / "l.jsonl").write_text(
         f'{{"id": "a", "lang": "en", "question": "{SURROGATE}", "choices": ["a", "b\u2028"], "answer": 1}}\n'
@@ -188,7 +192,7 @@ def test_fields_of_several_types_are_named(tmp_path: Path) -> None:
     (tmp_path / "h.jsonl").write_text('{"en": "a", "de": "b"}\n{"en": 1, "de": "c"}\n')
     hub = {"path": f"{tmp_path}/h.jsonl", "columns": {"en": "en", "de": "de"}}
     with pytest.raises(UserError, match=r"h.jsonl: field 'en' has values of several types"):
-        rows(build("pipelines.sources", {"hub": hub}))
+        rows(built("pipelines.sources", {"hub": hub}))
 
 
 EMPTY = {"empty": b"", "line ends": b"\n\r\n", "mark": b"\xef\xbb\xbf", "packed": gzip.compress(b"")}
@@ -223,10 +227,10 @@ def test_empty_files_are_no_rows_or_one_sentence(tmp_path: Path, data: bytes) ->
         )
     with pytest.raises(UserError, match="eval.harness.data: .*a.parquet cannot be read: .*Parquet"):
         harness._rows("xnli", f"{tmp_path}/a.parquet")
-    assert rows(build("pipelines.sources", {"instructions": {"data_files": f"{tmp_path}/i.{{lang}}.json"}})) == []
+    assert rows(built("pipelines.sources", {"instructions": {"data_files": f"{tmp_path}/i.{{lang}}.json"}})) == []
     for task, file in (("messages", "a.jsonl"), ("slot_filling", "c.conll"), ("classification", "a.tsv")):
         more = {"labels": ["a", "b"]} if task == "classification" else {}
-        item = build("pipelines.tasks", {task: {"path": str(tmp_path), "data_files": file, "train": ["en"], **more}})
+        item = built("pipelines.tasks", {task: {"path": str(tmp_path), "data_files": file, "train": ["en"], **more}})
         with pytest.raises(UserError, match="eng_Latn: found no example. Needed: at least one"):
             list(item.examples("eng_Latn", HOME))
     assert Localisation.model_validate({"path": f"{tmp_path}/a.jsonl"}).items() == []
@@ -241,7 +245,7 @@ def test_a_damaged_parquet_file_is_one_sentence(tmp_path: Path, cut: int) -> Non
     table = {"corpus": "a", "paths": [str(file)], "columns": {"en": "en", "de": "de"}}
     for name, settings in (("table", table), ("hub", {"path": str(file), "columns": {"en": "en", "de": "de"}})):
         with pytest.raises(UserError, match=r"a\.parquet: "):
-            rows(build("pipelines.sources", {name: settings}))
+            rows(built("pipelines.sources", {name: settings}))
 
 
 def test_harness_data_may_be_packed_and_of_any_line_end(tmp_path: Path) -> None:
