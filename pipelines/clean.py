@@ -1,7 +1,8 @@
 """Stage: raw_bitext -> clean_bitext. Rows every filter keeps, with their scores, and the rejected with the reason.
 
 Every row gets every score, and the scores of all rows are kept beside the result (part `scores`): a bound moves, or a
-filter is added or left out, without scoring again what the others have scored.
+filter is added or left out, without scoring again what the others have scored. Only an expensive filter scores just the
+rows that the filters before it keep; the others have null there, and it scores again where a bound before it moves.
 """
 
 import shutil
@@ -44,8 +45,10 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
     if done := store.unchanged("clean_bitext", pair, print_):
         return done
     scored = {
-        f"score/{item.name}": fingerprint("pipelines.normalise", {}, inputs, plugins=[item.unbounded()])
-        for item in chain
+        f"score/{item.name}": fingerprint(
+            "pipelines.normalise", {}, inputs, plugins=[*(chain[:place] if item.is_expensive else ()), item.unbounded()]
+        )
+        for place, item in enumerate(chain)
     }
     notes = [sentence for item in chain for sentence in item.notes([pair])]
     names = [item.name for item in chain]
@@ -70,7 +73,7 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
             with LEARNING, error_context(f"filter '{item.name}', {pair}"):
                 notes += item.fit((_normalised(batch)[0] for batch in _raw(store, pair)), folder)
                 fitted[item.name] = item.reopen(folder)
-        work = Scorer([item for item in chain if item not in known], fitted)
+        work = Scorer(pair, chain, known, fitted)
         if recipe.corpus.engine == "local":
             work.open()  # once, not in each thread
         batches = mapped(work, _with_known(store, pair, known), recipe.corpus.engine)
@@ -119,8 +122,10 @@ class Scorer:
     It goes to other processes without what its filters have opened, but with what they have learnt.
     """
 
-    def __init__(self, chain: Sequence[Filter], fitted: dict[str, Any]):
-        self._chain, self._fitted = chain, fitted
+    def __init__(self, pair: Pair, chain: Sequence[Filter], known: Sequence[Filter], fitted: dict[str, Any]):
+        """`known` are the filters of the chain whose scores the batches have already."""
+        self._pair, self._chain, self._fitted = pair, chain, fitted
+        self._new = [item.name for item in chain if item not in known]
         self._opened: dict[str, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -129,20 +134,34 @@ class Scorer:
     def open(self) -> dict[str, Any]:
         """What the filters need to score, by name."""
         if self._opened is None:
-            self._opened = {item.name: item.open() for item in self._chain if not item.fits} | self._fitted
+            new = (item for item in self._chain if item.name in self._new and not item.fits)
+            self._opened = {item.name: item.open() for item in new} | self._fitted
         return self._opened
 
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         opened = self.open()
         rows, changed = _normalised(batch.select(BITEXT.names))
         out = batch.set_column(0, BITEXT.field("src"), rows["src"]).set_column(1, BITEXT.field("tgt"), rows["tgt"])
-        for item in self._chain:
-            with error_context(f"filter '{item.name}'"):
-                scores = item.score(rows, opened[item.name])
-            out = out.append_column(
-                f"score_{item.name}", scores if scores.type == RANGE else pc.cast(scores, pa.float64())
-            )
+        kept = pa.repeat(pa.scalar(True), rows.num_rows)
+        for place, item in enumerate(self._chain):
+            if item.name in self._new:
+                with error_context(f"filter '{item.name}'"):
+                    scores = _scores(item, rows, opened[item.name], kept)
+                out = out.append_column(f"score_{item.name}", scores)
+            if any(later.is_expensive for later in self._chain[place + 1 :]):
+                kept = pc.and_(kept, item.keep(out[f"score_{item.name}"], self._pair, rows["corpus"]))
         return out.append_column(CHANGED, changed)
+
+
+def _scores(item: Filter, rows: pa.RecordBatch, loaded: Any, kept: pa.Array) -> pa.Array:
+    """A score for each row; null where the filter is expensive and an earlier one does not keep the row."""
+    scores = item.score(rows.filter(kept) if item.is_expensive else rows, loaded)
+    if scores.type != RANGE:
+        scores = pc.cast(scores, pa.float64())
+    if not item.is_expensive:
+        return scores
+    place = np.cumsum(np.asarray(kept)) - 1
+    return scores.take(pa.array(place, mask=~np.asarray(kept)))
 
 
 def _raw(store: Store, pair: Pair) -> Iterator[pa.RecordBatch]:

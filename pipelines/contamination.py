@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.characters import nfc
 from pipelines.identifying import Conversation, Frequency, conversation, held_out, identifying, sentence_keys
 from pipelines.matching import match_key
 from pipelines.near import HeldOut, shingles
@@ -147,8 +148,8 @@ class _Search:
         collections = [own.filter(pc.equal(texts["eval"], name)) for name in sorted(set(texts["eval"].to_pylist()))]
         self._near = Together(pc.unique(own), lang, near, collections)
         self._written: dict[str, list[str]] = {}
-        for text, nfc in zip(texts["text"].to_pylist(), pc.utf8_normalize(own, form="NFC").to_pylist(), strict=True):
-            self._written.setdefault(nfc, []).append(text)
+        for text, normal in zip(texts["text"].to_pylist(), nfc(own).to_pylist(), strict=True):
+            self._written.setdefault(normal, []).append(text)
 
     def see(self, said: pa.Array) -> None:
         """Note in `kinds` which texts are held."""
@@ -156,8 +157,8 @@ class _Search:
         same = keys.filter(pc.is_in(keys, value_set=pa.array(list(self._keys), pa.string())))
         for key in pc.unique(same).to_pylist():
             self.kinds.update(dict.fromkeys(self._keys[key], "exact"))
-        for nfc in self._near.texts.filter(pa.array(self._near.held(said) > 0)).to_pylist():
-            for text in self._written[nfc]:
+        for normal in self._near.texts.filter(pa.array(self._near.held(said) > 0)).to_pylist():
+            for text in self._written[normal]:
                 self.kinds.setdefault(text, "near")
 
 

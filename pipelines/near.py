@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.characters import mapped
+from pipelines.characters import mapped, nfc
 from pipelines.engine import parallel
 from pipelines.languages import spaceless
 from pipelines.matching import POINT, folds
@@ -249,7 +249,7 @@ class HeldOut:
     def __init__(self, texts: pa.Array, lang: str, threshold: float, collections: Sequence[pa.Array] = ()):
         """collections: subsets of `texts`, such as those of one eval, which may share a wording."""
         self._size, self._threshold = size(lang), threshold
-        unique = pc.unique(pc.utf8_normalize(texts, form="NFC"))
+        unique = pc.unique(nfc(texts))
         found = distinct(shingles([unique], [self._size]))
         counts = np.diff(found.offsets)
         self.texts = unique.filter(pa.array(counts > 0))

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.characters import C1, DROPPED, JOINING, SPACE, SPACES, STACKED, UNUSUAL, read
+from pipelines.characters import C1, DROPPED, JOINING, SPACE, SPACES, STACKED, UNUSUAL, nfc, read
 
 NEL = "\x85"
 WINDOWS_1252 = {code: bytes([code]).decode("cp1252", "replace").replace("\ufffd", " ") for code in range(0x80, 0xA0)}
@@ -61,7 +61,7 @@ def normalised(texts: pa.Array) -> pa.Array:
         return texts
     some = pc.replace_substring_regex(c1_replaced(texts.filter(unsure)), f"{DROPPED}+", "")
     some = pc.utf8_trim(pc.replace_substring_regex(some, f"{SPACES}+", " "), " ")
-    return pc.replace_with_mask(texts, unsure, pc.utf8_normalize(some, form="NFC"))
+    return pc.replace_with_mask(texts, unsure, nfc(some))
 
 
 def _unsure(texts: pa.Array) -> np.ndarray:

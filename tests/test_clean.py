@@ -2,7 +2,7 @@ import json
 import math
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pytest
@@ -146,6 +146,46 @@ def test_a_bound_moves_and_a_filter_comes_without_scoring_again(
     assert asked == []
     clean.run(recipe([str(DE)], filters=FILTERS), store, DE)
     assert asked == ["markup"]
+
+
+class Expensive(Filter):
+    """Characters of the target, of rows that the filters before it keep."""
+
+    min: float | None = 10
+    is_expensive = True
+    seen: ClassVar[list[str]] = []
+
+    def score(self, batch: pa.RecordBatch, loaded: Any = None) -> pa.Array:
+        self.seen.extend(batch["src"].to_pylist())
+        return pa.array([float(len(text)) for text in batch["tgt"].to_pylist()], pa.float64())
+
+
+def test_an_expensive_filter_scores_only_rows_that_the_filters_before_it_keep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Expensive, "seen", seen := [])
+    chain = [*FILTERS[:3], Expensive(), *FILTERS[3:]]
+    store, first, _ = cleaned(tmp_path, filters=chain)
+    rows = [src for src, (_, reason) in ROWS.items() if reason not in ("char_length", "length_ratio", "script")]
+    assert seen == rows
+    scores = dict(zip(ROWS, store.table("clean_bitext", DE, "scores")["test_clean"].to_pylist(), strict=True))
+    assert scores == {src: float(len(tgt)) if src in rows else None for src, (tgt, _) in ROWS.items()}
+    assert store.table("clean_bitext", DE).column_names == [*BITEXT.names, *(f"score_{f}" for f in (
+        "char_length", "length_ratio", "script", "test_clean", "identical", "markup"))]  # fmt: skip
+    plain = cleaned(tmp_path / "plain")[0].table("clean_bitext", DE)
+    assert store.table("clean_bitext", DE).select(plain.column_names).equals(plain)
+    seen.clear()
+    later = clean.run(recipe([str(DE)], filters=[*chain[:3], Expensive(min=12), *FILTERS[3:4]]), store, DE)
+    assert seen == []  # neither its own bound nor a later filter decides which rows it scores
+    assert later.rows["data"] == 3
+    earlier = clean.run(recipe([str(DE)], filters=[{"char_length": {"min": 2}}, *chain[1:]]), store, DE)
+    assert seen == rows  # "Ei" is now dropped by length_ratio
+    assert earlier.ledger[1].dropped == 0
+    seen.clear()
+    clean.run(
+        recipe([str(DE)], filters=[{"char_length": {"min": 0, "max": 1}}, *chain[1:]], allow_empty=True), store, DE
+    )
+    assert seen == []
 
 
 PER = [  # settings of char_length's `per`, corpus of the rows, bounds that hold

@@ -1,6 +1,6 @@
 import pytest
 
-from pipelines.filters.identical import Identical
+from pipelines.filters.identical import LONGEST, Identical
 from pipelines.schema import bitext_batch
 
 TABLE = [  # src, tgt, score, verdict of the default
@@ -28,3 +28,21 @@ def test_score_is_the_similarity_of_what_is_language(src: str, tgt: str, score: 
     scores = item.score(bitext_batch([src, tgt], [tgt, src], "deu_Latn", "eng_Latn", "t/v1"))
     assert scores.to_pylist() == pytest.approx([score, score], abs=0.01)
     assert item.keep(scores).to_pylist() == [kept, kept]
+
+
+HALF = "".join(chr(0x4E00 + n * 37 % 20_000) for n in range(LONGEST))  # no two characters alike
+OTHER = "".join(chr(0xAC00 + n * 37 % 11_000) for n in range(LONGEST))
+LONG = [  # sides of more than LONGEST characters, score
+    (HALF * 250, HALF * 250, 1.0),  # 1,000,000 characters: compared in whole, it took 23 s
+    (HALF * 250, OTHER * 250, 0.0),
+    (HALF * 2, HALF + OTHER, 0.5),
+    (HALF * 2, HALF * 6, 0.5),  # as the lengths allow
+    (HALF * 2, HALF[:LONGEST], 2 / 3),
+    (HALF * 2, "", 0.0),
+]
+
+
+@pytest.mark.parametrize(("src", "tgt", "score"), LONG)
+def test_of_long_sides_the_ends_are_compared(src: str, tgt: str, score: float) -> None:
+    batch = bitext_batch([src, tgt], [tgt, src], "zho_Hans", "kor_Hang", "t/v1")
+    assert Identical().score(batch).to_pylist() == pytest.approx([score, score], abs=0.001)

@@ -25,6 +25,8 @@ TABLE = [  # text, score beside a plain side, verdict of the default
     ("<p>بيت</p>", 7 / 10, False),
     ("Die Funktion :func:`open` öffnet eine Datei.", 8 / 44, True),
     ("[[Haus]]", 1.0, False),
+    ("<!-- Haus -->", 1.0, False),
+    ("<!--{}" * 50_000, 1 / 3, True),  # comments without an end, in time linear in the length
     ("", 0.0, True),
 ]
 

@@ -1,6 +1,7 @@
 import pyarrow as pa
 import pytest
 
+from pipelines.matching import match_key
 from pipelines.normalise import has_c1, normalised, without_c1
 
 CASES = {
@@ -58,3 +59,24 @@ def test_c1_controls_are_those_of_windows_1252() -> None:
     for text in ("", "plain", "ä\u2028中\u2018\xa0é", "😀"):
         assert without_c1(text) == text
         assert not has_c1(text)
+
+
+MARKS = [  # combining marks in a row -> the same in canonical order, a joiner after every 30
+    ("\u0301\u0327" * 15, "\u0327" * 15 + "\u0301" * 15),
+    ("\u0316" * 31, "\u0316" * 30 + "\u034f\u0316"),
+    ("\u0301\u0327" * 31, ("\u0327" * 15 + "\u0301" * 15 + "\u034f") * 2 + "\u0327\u0301"),
+    ("\u0344" * 20, "\u0308\u0301" * 15 + "\u034f" + "\u0308\u0301" * 5),  # each one becomes two
+]
+
+
+@pytest.mark.parametrize(("marks", "expected"), MARKS)
+def test_many_marks_are_ordered_in_parts(marks: str, expected: str) -> None:
+    once = normalised(pa.array([f"q{marks}y", "e\u0301", ""]))
+    assert once.to_pylist() == [f"q{expected}y", "é", ""]
+    assert normalised(once).equals(once)
+    assert match_key(once).to_pylist() == match_key(pa.array([f"Q{marks}Y", "É", "."])).to_pylist()
+
+
+def test_a_megabyte_of_marks_is_normalised() -> None:  # in one run it takes hours
+    [text] = normalised(pa.array(["x" + "\u0301\u0327" * 500_000])).to_pylist()
+    assert len(text) == 1 + 1_000_000 + 33_333

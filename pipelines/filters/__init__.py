@@ -58,6 +58,9 @@ class Filter(Plugin):
 
     fits: ClassVar[bool] = False
     """Whether `fit` must learn from the pair's rows before they can be scored."""
+    is_expensive: ClassVar[bool] = False
+    """Whether a row takes longer than in most other filters together, as with a neural model: then only the rows that
+    the filters before it keep are scored."""
     judges_quality: ClassVar[bool] = False
     """Whether a higher score means a better translation: such scores can rank rows."""
 

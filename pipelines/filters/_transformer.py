@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,8 @@ from pipelines.languages import Pair
 
 class Neural(Filter):
     """A filter by a model that is loaded by hub id or from a folder; code that a model brings along is never run."""
+
+    is_expensive: ClassVar[bool] = True
 
     model: str
     """A hub id such as `sentence-transformers/LaBSE`, or a folder that `save_pretrained` wrote."""

@@ -1,17 +1,22 @@
 """Drops rows whose sides are the same text, or nearly: left untranslated."""
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.filters import Filter
 from pipelines.matching import match_key
 
+LONGEST = 4_000  # characters compared: the time of a comparison grows with their square
+
 
 class Identical(Filter):
     """Similarity of the sides in [0, 1]: 1 - Indel distance / summed length; 1 is identical.
 
     Case, digits, punctuation and spaces do not count, so two numbers score 1, as do two empty sides. Names and
-    interface words are often rightly the same in two languages, but teach no alignment.
+    interface words are often rightly the same in two languages, but teach no alignment. Of a side with more than
+    LONGEST characters the first and the last half of as many are compared, and the score is at most what the lengths
+    allow, so that the time is linear in the length.
     """
 
     max: float | None = 0.9
@@ -22,4 +27,16 @@ class Identical(Filter):
         from rapidfuzz import fuzz, process
 
         src, tgt = (pc.replace_substring_regex(match_key(batch[side]), r"\p{N}+", "") for side in ("src", "tgt"))
-        return pa.array(process.cpdist(src.to_pylist(), tgt.to_pylist(), scorer=fuzz.ratio) / 100, pa.float64())
+        lengths = [np.asarray(pc.utf8_length(side), np.float64) for side in (src, tgt)]
+        longer, shorter = np.maximum(*lengths), np.minimum(*lengths)
+        scores = process.cpdist(_shortened(src).to_pylist(), _shortened(tgt).to_pylist(), scorer=fuzz.ratio) / 100
+        limit = np.where(longer > LONGEST, 2 * shorter / np.maximum(longer + shorter, 1), 1)
+        return pa.array(np.minimum(scores, limit), pa.float64())
+
+
+def _shortened(texts: pa.Array) -> pa.Array:
+    half = LONGEST // 2
+    ends = pc.binary_join_element_wise(
+        pc.utf8_slice_codeunits(texts, 0, half), pc.utf8_slice_codeunits(texts, -half), ""
+    )
+    return pc.if_else(pc.greater(pc.utf8_length(texts), LONGEST), ends, texts)

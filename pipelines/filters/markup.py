@@ -11,7 +11,7 @@ from pipelines.filters import Filter
 
 TAGS = "|".join(
     [
-        r"<!--[^>]*-->",
+        r"<!--[^<>]*-->",  # without <: else each of many that are not closed is read to the end of the text
         r"</?[A-Za-z][^<>]*>",  # a < b > c is none
         r"&(?:#[0-9]+|#x[0-9A-Fa-f]+|[A-Za-z][A-Za-z0-9]+);",
         r"\{\{[^{}]*\}\}|[$%#]?\{ ?[-\w.:!$]* ?\}",  # {{x}}, ${x}, %{x}, {0}, {}, { -brand-name }

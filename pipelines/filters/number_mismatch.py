@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from pipelines.characters import DIGIT, Characters, digits, read
+from pipelines.characters import DIGIT, SPACE, Characters, digits, read
 from pipelines.filters import Filter, languages
 from pipelines.languages import script
 
@@ -97,6 +97,9 @@ def _joined(text: Characters, begin: np.ndarray, length: np.ndarray, myriads: bo
         np.add.at(spans, first[fits], 1)
         np.add.at(spans, last[fits] + 1, -1)
         joined |= np.cumsum(spans)[:-1] > 0
+    # Groups have one mark: another one after them stands before decimals, as in 1,234.567.
+    mark = np.where(text.kind[begin[1:] - 1] & SPACE > 0, ord(" "), mark)  # spaces may differ
+    joined[1:] &= ~(joined[:-1] & (mark[1:] != mark[:-1]) & (after[1:] == 3))
     return joined
 
 
