@@ -18,19 +18,20 @@ import struct
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, Annotated, Any, BinaryIO, cast
 
 import pyarrow as pa
 from pydantic import AfterValidator
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, quoted
 from pipelines.normalise import has_c1, without_c1
 from pipelines.paths import open_binary
 
 BLOCK = 1 << 20  # bytes read at a time
 LONGEST_LINE = 16 << 20  # characters
+LONGEST_NAME = 1_000  # characters of the name of a member in messages
 LARGEST = 64 << 30  # bytes unpacked; the largest files of OPUS (NLLB, CCMatrix) have about 30 GiB
 DENSEST = 200  # unpacked over packed size; text gives 3 to 10, deflate's most is 1,032
 SMALL = 10 << 20  # bytes unpacked below which the ratio does not matter
@@ -105,8 +106,8 @@ def reading(where: str) -> Iterator[None]:
             if not damage:  # EINVAL is a place before the file's beginning; all others are the disk's or the network's
                 raise
         raise UserError(
-            f"{where}: not a sound archive: {error}. Needed: a whole .gz, .bz2, .xz or .zst, or a .zip without a "
-            f"password, by deflate. Get it again."
+            f"{where}: not a sound archive: {quoted(error, 200)}. Needed: a whole .gz, .bz2, .xz or .zst, or a .zip "
+            f"without a password, by deflate. Get it again."
         ) from None
 
 
@@ -125,8 +126,9 @@ def streams(path: str, endings: tuple[str, ...] = ("",)) -> Iterator[tuple[str, 
         if head in (b"PK\3\4", b"PK\5\6"):
             with zipfile.ZipFile(raw) as package:
                 for name in _members(package, path, endings):
+                    where = f"{path}, '{quoted(name, LONGEST_NAME)}'"
                     with package.open(name) as member:
-                        yield f"{path}, '{name}'", _unpacked(_buffered(member), f"{path}, '{name}'")
+                        yield where, _unpacked(_buffered(member), where)
         else:
             yield path, _unpacked(_buffered(raw), path)
 
@@ -272,6 +274,18 @@ def objects(where: str, stream: IO[bytes]) -> Iterator[tuple[str, dict[str, Any]
             yield place, _object(place, parse_json(place, line))
 
 
+def csv_rows(lines: Iterable[str], where: str, delimiter: str, quotes: bool) -> Iterator[tuple[int, list[str]]]:
+    """(number of its last line, values) of the rows of a table that are not empty."""
+    rows = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE, strict=True)
+    try:
+        yield from ((rows.line_num, row) for row in rows if row)
+    except csv.Error as error:
+        raise UserError(
+            f"{where}, line {rows.line_num:,}: {error}. Expected: values in quotation marks end before the delimiter, "
+            f"and a quotation mark within is written twice. Fix: correct the line, or write the table with tabs (.tsv)."
+        ) from None
+
+
 def check_size(where: str, packed: int, unpacked: int, largest: int = LARGEST) -> None:
     """Raise UserError where something unpacks to more than text does."""
     if unpacked > largest or unpacked > max(SMALL, DENSEST * packed):
@@ -284,7 +298,7 @@ def check_size(where: str, packed: int, unpacked: int, largest: int = LARGEST) -
 def check_sizes(where: str, members: list[zipfile.ZipInfo]) -> None:
     """Raise UserError where a member of a .zip, or all together, unpack to more than text does; they may overlap."""
     for member in members:
-        check_size(f"{where}, '{member.filename}'", member.compress_size, member.file_size)
+        check_size(f"{where}, '{quoted(member.filename)}'", member.compress_size, member.file_size)
     end = max((member.header_offset + member.compress_size for member in members), default=0)
     check_size(where, end, sum(member.file_size for member in members), 2 * LARGEST)  # two sides of a corpus
 
@@ -367,7 +381,7 @@ def _members(package: zipfile.ZipFile, path: str, endings: tuple[str, ...]) -> l
                 raise zipfile.BadZipFile(f"'{member.filename}' is encrypted, or packed by another method")
     check_sizes(path, wanted)
     if not wanted:
-        names = ", ".join(f"'{name}'" for name in package.namelist()[:10]) or "nothing"
+        names = ", ".join(f"'{quoted(name)}'" for name in package.namelist()[:10]) or "nothing"
         raise UserError(f"{path}: found {names}. Needed: members that end in {', '.join(endings)}. Correct `paths`.")
     return sorted({member.filename for member in wanted})
 

@@ -165,7 +165,7 @@ def test_an_expensive_filter_scores_only_rows_that_the_filters_before_it_keep(
 ) -> None:
     monkeypatch.setattr(Expensive, "seen", seen := [])
     chain = [*FILTERS[:3], Expensive(), *FILTERS[3:]]
-    store, first, _ = cleaned(tmp_path, filters=chain)
+    store, *_ = cleaned(tmp_path, filters=chain)
     rows = [src for src, (_, reason) in ROWS.items() if reason not in ("char_length", "length_ratio", "script")]
     assert seen == rows
     scores = dict(zip(ROWS, store.table("clean_bitext", DE, "scores")["test_clean"].to_pylist(), strict=True))

@@ -17,6 +17,7 @@ from pipelines.evals import harness
 from pipelines.evals.localisation import Localisation
 from pipelines.languages import Pair
 from pipelines.registry import build
+from pipelines.tasks.json_extraction import JsonExtraction
 from pipelines.text_files import file_lines
 
 EN_DE = Pair.parse("en-de")
@@ -258,3 +259,34 @@ def test_harness_data_may_be_packed_and_of_any_line_end(tmp_path: Path) -> None:
     (tmp_path / "en.tsv").write_bytes(b"a\tb\xfc\tentailment\n")
     with pytest.raises(UserError, match=r"eval.harness.data: .*en.tsv, line 1: byte 0xFC at byte 4 is not UTF-8"):
         harness._rows("xnli", f"{tmp_path}/en.tsv")
+
+
+def test_text_after_a_closing_quotation_mark_is_refused_in_tasks_and_evaluations(tmp_path: Path) -> None:
+    (tmp_path / "en.csv").write_text('text,label\n"a",x\n"he said \\"yes\\", twice",y\n')
+    settings = {"path": f"{tmp_path}/en.csv", "train": ["en"], "labels": ["x", "y"]}
+    place = r"en\.csv, line 3: ',' expected after '\"'. Expected: values in quotation marks end before the delimiter"
+    with pytest.raises(UserError, match=place):
+        list(built("pipelines.tasks", {"classification": settings}).examples("eng_Latn", HOME))
+    with pytest.raises(UserError, match=f"eval.harness.data: .*{place}"):
+        harness._rows("none", f"{tmp_path}/en.csv")
+
+
+def test_surrogates_in_json_within_json_are_replaced() -> None:
+    row = {
+        "sentence": "Tom met Bob because he \ufffd came.",
+        "pronoun": r'["he", [4, 5], ["he", "\ud83d"]]',
+        "tokens": r'["Tom", "met", "Bob", "because", "he", "\ud83d", "came."]',
+        "candidates": r'[["Tom \ud83d", [0, 1], true], ["Bob", [2, 3], false]]',
+    }
+    found = harness._xwinograd(row)
+    assert found["option1"] == "Tom \ufffd"
+    assert found["sentence"] == "Tom met Bob because _ \ufffd came."
+    item = JsonExtraction.model_validate({"path": ".", "train": ["en"]})
+    assert item.parse(r'{"Results": [{"TypeName": "person", "Text": "Bob \ud83d"}]}') == (("person", "Bob \ufffd"),)
+
+
+@pytest.mark.parametrize("name", ["{}", "[1]", '["a", "b"]', "3"])
+def test_json_that_is_no_list_of_objects_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "en.json").write_text(name)
+    with pytest.raises(UserError, match="eval.harness.data: .*en.json"):
+        harness._rows("xcopa", f"{tmp_path}/en.json")

@@ -4,7 +4,6 @@ Source: Gao et al., A framework for few-shot language model evaluation (doi 10.5
 of the hub, or local files in the form in which the benchmark's authors publish them.
 """
 
-import csv
 import importlib.util
 import io
 import json
@@ -30,7 +29,7 @@ from pipelines.languages import Pair, alpha2, iso, name, parse
 from pipelines.matching import match_key
 from pipelines.paths import content_hash, expand, open_binary
 from pipelines.schema import EVAL_TEXT
-from pipelines.text_files import file_lines, parse_json, repaired, unpacked_name
+from pipelines.text_files import csv_rows, file_lines, parse_json, repaired, unpacked_name
 
 Role = Literal["test", "validation", "train"]
 Shots = Annotated[int, Field(ge=0)]
@@ -75,12 +74,12 @@ def _xwinograd(row: Row) -> Row:
     if "option1" in row:
         return row
     sentence, at = row["sentence"], 0
-    text, (begin, _), words = json.loads(row["pronoun"])
-    for token in json.loads(row["tokens"])[:begin]:
+    text, (begin, _), words = repaired(json.loads(row["pronoun"]))
+    for token in repaired(json.loads(row["tokens"]))[:begin]:
         place = sentence.find(token.strip(), at)  # -1 of a quotation mark, which the tokens spell otherwise
         at = at if place < 0 else place + len(token.strip())
     at = sentence.index(words[0], at)
-    options = json.loads(row["candidates"])
+    options = repaired(json.loads(row["candidates"]))
     answer = next(str(i) for i, option in enumerate(options, start=1) if option[-1])
     gap = sentence[:at] + "_" + sentence[at + len(text) :]
     return {"sentence": gap, "option1": options[0][0], "option2": options[1][0], "answer": answer}
@@ -382,7 +381,7 @@ def _rows(family: str, file: str) -> list[Row]:
         rows = _parquet(file) if kind == "parquet" else list(_parsed(file, kind, known.columns if known else ()))
     except UserError as error:
         raise UserError(f"eval.harness.data: {error}") from None
-    except (ValueError, csv.Error) as error:
+    except ValueError as error:
         raise UserError(
             f"eval.harness.data: {file} cannot be read: {error}. Allowed: tsv, csv, jsonl, json or parquet, in UTF-8, "
             f"with as many columns in every line. Correct or convert it."
@@ -391,7 +390,7 @@ def _rows(family: str, file: str) -> list[Row]:
     for number, row in enumerate(rows, start=1):
         try:
             out.append(known.read(row) if known else row)
-        except (KeyError, ValueError, IndexError, StopIteration) as error:
+        except (KeyError, TypeError, ValueError, IndexError, StopIteration) as error:
             raise UserError(
                 f"eval.harness.data: {file}, item {number:,}: found {str(row)[:200]}, which is no item of {family} "
                 f"({type(error).__name__}: {error}). Allowed: the form in which its authors publish it, or the hub's "
@@ -408,7 +407,7 @@ def _parquet(file: str) -> list[Row]:
     with open_binary(file) as stream:
         try:
             return repaired(pq.read_table(stream).to_pylist())
-        except (OSError, UnicodeDecodeError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise ValueError(f"not a sound Parquet file: {error}") from None
 
 
@@ -416,12 +415,14 @@ def _parsed(file: str, kind: str, columns: Sequence[str]) -> Iterator[Row]:
     if kind == "jsonl":
         yield from (parse_json(where, line) for where, line in file_lines(file) if line.strip())
     elif kind == "json":
-        yield from parse_json(file, "\n".join(line for _, line in file_lines(file)))
+        found = parse_json(file, "\n".join(line for _, line in file_lines(file)))
+        if not isinstance(found, list):
+            raise ValueError(f"found {type(found).__name__} in place of a list of objects")
+        yield from found
     elif kind in ("tsv", "csv"):
-        quoting = csv.QUOTE_MINIMAL if kind == "csv" else csv.QUOTE_NONE
         text = (f"{line}\n" for _, line in file_lines(file))
-        lines = csv.reader(text, delimiter="," if kind == "csv" else "\t", quoting=quoting)
-        table = [line for line in lines if line]
+        comma = kind == "csv"
+        table = [line for _, line in csv_rows(text, file, "," if comma else "\t", quotes=comma)]
         head = list(columns)
         if table and (not head or set(table[0]) & set(head)):
             head = table.pop(0)

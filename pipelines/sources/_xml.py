@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 from xml.parsers import expat
 
 from pipelines import text_files
-from pipelines.errors import UserError
+from pipelines.errors import UserError, quoted
 from pipelines.normalise import WINDOWS_1252
 
 LONGEST = 16 << 20  # bytes of a tag or characters of a segment; the longest line that `opus` takes, too
@@ -69,7 +69,7 @@ def parse(stream: BinaryIO, handler: Handler) -> Iterator[None]:
 
     def declared(name: str, *_: Any) -> None:
         raise handler.fail(
-            f"found the declaration of an entity, '{name}', which can unfold without end or read other files",
+            f"found the declaration of an entity, '{quoted(name)}', which can unfold without end or read other files",
             "the entities of XML and HTML. Write the text in its place, or do not use this file",
         )
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, quoted
 from pipelines.languages import Pair, parse
 from pipelines.paths import open_binary
 from pipelines.sources._files import ROWS, Codes, Listed, Rows
@@ -246,12 +246,12 @@ def _of_pair(columns: list[pa.Array], pair: Pair, codes: Codes) -> tuple[pa.Arra
 
 
 def _listed(names: Iterable[Any]) -> str:
-    some = [str(name) for name in itertools.islice(names, 31)]
+    some = [quoted(name) for name in itertools.islice(names, 31)]
     return ", ".join(some[:30]) + (" ..." if len(some) > 30 else "") or "nothing"
 
 
 def _bad_table(where: str, error: Exception) -> UserError:
-    text = str(error)[:300]
+    text = quoted(error, 300)
     if "straddl" in text:
         text = f"a row of more than {LONGEST_LINE:,} characters, or a quotation mark that is not closed"
     return UserError(
@@ -406,7 +406,9 @@ def _parquet(file: BinaryIO, where: str, columns: list[int | str]) -> Iterator[l
         for batch in table.iter_batches(ROWS, columns=[".".join(path) for path in paths], use_threads=False):
             yield [_text(_field(batch, path), where, path) for path in paths]
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{where}: not a sound Parquet file: {error}. Needed: a whole one. Make it again.") from None
+        raise UserError(
+            f"{where}: not a sound Parquet file: {quoted(error, 300)}. Needed: a whole one. Make it again."
+        ) from None
 
 
 def _fields(within: Any, above: Path) -> Iterator[Path]:

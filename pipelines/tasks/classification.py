@@ -5,7 +5,6 @@ Sources of data in these forms: XNLI (Conneau et al. 2018, arXiv 1809.05053), PA
 2105.07316).
 """
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, cast
@@ -15,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pipelines.errors import UserError
 from pipelines.tasks import Example, Message
 from pipelines.tasks._files import CONLL, JSON, Block, DataTask, Record
-from pipelines.text_files import numbered_lines, packed, reading, streams
+from pipelines.text_files import csv_rows, numbered_lines, packed, reading, streams, unpacked_name
 
 TABLES = packed(".tsv", ".csv")
 
@@ -118,13 +117,10 @@ class Classification(DataTask):
     def _lines(self, where: str, stream: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         """(place, {column: text}) of a table; quotation marks mean nothing between tabs."""
         text = (f"{line}\n" for _, line in numbered_lines(stream, where))
-        tabs = ".tsv" in where.lower()
-        lines = csv.reader(text, delimiter="\t" if tabs else ",", quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL)
+        tabs = unpacked_name(where).endswith(".tsv")
         head = self.header
-        for line in lines:
-            place = f"{where}, line {lines.line_num}"
-            if not line:
-                continue
+        for number, line in csv_rows(text, where, "\t" if tabs else ",", quotes=not tabs):
+            place = f"{where}, line {number}"
             if not head:
                 head = line
             elif len(line) != len(head):

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from pipelines.tasks import Example, Message, Span
 from pipelines.tasks._spans import SpanData
+from pipelines.text_files import repaired
 
 TYPES = {
     "PER": "a person",
@@ -49,7 +50,7 @@ class JsonExtraction(SpanData):
         """The entities in the order said; without the outer braces too, as Universal NER's instruction data have it."""
         text = answer.strip()
         try:
-            found = json.loads(f"{{{text}}}" if text.startswith('"Results"') else text)
+            found = repaired(json.loads(f"{{{text}}}" if text.startswith('"Results"') else text))
         except (json.JSONDecodeError, RecursionError):
             return None
         rows = found.get("Results") if isinstance(found, dict) else None
