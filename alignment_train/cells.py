@@ -10,7 +10,8 @@ from typing import Any, Literal
 from alignment_train import measure
 from alignment_train.layers import layer_index
 from alignment_train.lm import LM
-from alignment_train.model import Model, load
+from alignment_train.model import Model
+from alignment_train.models.load import load
 from alignment_train.objectives import Objective
 from alignment_train.stages import KEY, Trainer
 from pipelines.storage.fingerprint import fingerprint

@@ -16,7 +16,8 @@ from alignment_train import adapter, card
 from alignment_train.config import Merge
 from alignment_train.data import conversations
 from alignment_train.lm import LM
-from alignment_train.model import Model, load
+from alignment_train.model import Model
+from alignment_train.models.load import load
 from alignment_train.writing import os_errors
 from pipelines.config import Recipe
 from pipelines.errors import UserError

@@ -15,7 +15,8 @@ from alignment_train.data import read_parts, segments
 from alignment_train.layers import layer_index
 from alignment_train.lm import LM
 from alignment_train.measure import ASSETS
-from alignment_train.model import Model, choose_device, choose_precision, load, load_base, untrained
+from alignment_train.model import Model, choose_device, choose_precision
+from alignment_train.models.load import load, load_base, untrained
 from alignment_train.objectives import Objective
 from alignment_train.objectives.language_model import LanguageModel
 from alignment_train.report import Reporter

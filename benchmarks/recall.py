@@ -28,7 +28,8 @@ import torch
 from alignment_train.config import TrainConfig
 from alignment_train.data import segments
 from alignment_train.lm import LM
-from alignment_train.model import Model, choose_device, choose_precision, load
+from alignment_train.model import Model, choose_device, choose_precision
+from alignment_train.models.load import load
 from alignment_train.objectives import Objective
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.instruction import Instruction

@@ -7,7 +7,8 @@ import torch
 
 from alignment_train.config import Base
 from alignment_train.data import pack
-from alignment_train.model import choose_device, choose_precision, load, load_base, untrained
+from alignment_train.model import choose_device, choose_precision
+from alignment_train.models.load import load, load_base, untrained
 from tests.models import SHAPES, bitext, tiny
 
 TEXTS = [*bitext(5)["tgt"].to_pylist(), "nine", "one two three four five six seven eight"]
