@@ -3,6 +3,7 @@
 On several devices: python -m torch.distributed.run --nproc-per-node N -m alignment_train train RECIPE --store DIR.
 python -m alignment_train compare RECIPE... --store DIR: several recipes or methods over several seeds, in one table.
 python -m alignment_train report RUN...: evaluations that are there, in one table.
+python -m alignment_train check MODEL|RECIPE: what a base model is, and whether it can be aligned.
 """
 
 import argparse
@@ -29,6 +30,8 @@ def _main(words: list[str]) -> int:
         return _compare(words[1:])
     if words[:1] == ["report"]:
         return _report(words[1:])
+    if words[:1] == ["check"]:
+        return _check(words[1:])
     parser = argparse.ArgumentParser(prog="python -m alignment_train", description=__doc__)
     parser.add_argument("command", choices=["base", "probe", "control", "train", "merge", "eval", "all", "push"], help=(
         "base: load or make base_model; probe: write layer_probe; control: train control_model; train: train "
@@ -115,6 +118,22 @@ def _report(words: list[str]) -> int:
     return 0
 
 
+def _check(words: list[str]) -> int:
+    """Exit code 0; 1 where the base model cannot be used."""
+    parser = argparse.ArgumentParser(prog="python -m alignment_train check", description=(
+        "Load a base model as training would, run it on a few tokens, and list what it is, what was changed about it "
+        "and what stands in the way. Of a recipe, its settings are compared with the model too."
+    ))  # fmt: skip
+    parser.add_argument("model", help="the folder of a model, a hub id, or a recipe (.yaml) that names one")
+    parser.add_argument("--revision", help="branch, tag or commit on the hub")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run code that lies beside the weights")
+    parser.add_argument("--quiet", action="store_true", help="print problems alone")
+    given = parser.parse_args(words)
+    from alignment_train.models.check import check
+
+    return check(given.model, given.revision, given.trust_remote_code, given.quiet)
+
+
 def _run(command: str, recipe_path: str, root: str, device: str | None) -> None:
     from alignment_train import ranks
     from alignment_train.config import TrainConfig
@@ -168,6 +187,8 @@ def _run(command: str, recipe_path: str, root: str, device: str | None) -> None:
             manifest = steps[asset]()
             made = f"done, {manifest.seconds:.0f} s of work" if manifest != before else "unchanged"
             progress.finish(f"{made}, in {store.where(asset)}")
+            if manifest != before and manifest.numbers.get("notes"):
+                print(printable(f"Note: {manifest.numbers['notes']}"), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from alignment_train.model import Model
 
 NAME = "default"
+STATE_SPACE = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
+PEFT_REFUSES = ("out_proj", "conv1d")  # in models of these types
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
@@ -30,8 +32,10 @@ def add(model: "Model", settings: Lora | Prefix, base: Base, seed: int) -> None:
 
     base: what adapter_config.json names, by hub id, else as `base_model`, which lies beside it in a store.
     """
-    from peft import get_peft_model
+    from peft import get_peft_model, prepare_model_for_kbit_training
 
+    if getattr(model.lm, "is_quantized", False):  # QLoRA: Dettmers et al. 2023 (arXiv 2305.14314)
+        prepare_model_for_kbit_training(model.lm, use_gradient_checkpointing=False)
     config = prefix.config(model, settings) if isinstance(settings, Prefix) else _lora(model, settings)
     torch.manual_seed(seed)
     with _without_warnings():
@@ -42,22 +46,32 @@ def add(model: "Model", settings: Lora | Prefix, base: Base, seed: int) -> None:
     config.revision = base.revision if base.hub else None
 
 
+def targets(model: "Model", settings: Lora) -> list[str]:
+    """Names of the linear layers that LoRA adapts; UserError where the recipe names others than there are."""
+    layers = linear_layers(model)
+    if settings.targets == "blocks":
+        return sorted(layers)
+    if unknown := [name for name in settings.targets if name not in layers]:
+        raise UserError(
+            f"train.adapter.lora.targets: found {', '.join(unknown)}. Allowed for {type(model.lm).__name__}: "
+            f"{', '.join(sorted(layers)) or 'none'}, or 'blocks' for all of them. Choose some."
+        )
+    return settings.targets
+
+
 def _lora(model: "Model", settings: Lora) -> "LoraConfig":
     from peft import LoraConfig, TaskType
 
-    there = _linear(model)
-    wanted = sorted(there) if settings.targets == "blocks" else settings.targets
-    if unknown := [name for name in wanted if name not in there]:
-        raise UserError(
-            f"train.adapter.lora.targets: found {', '.join(unknown)}. Allowed for {type(model.lm).__name__}: "
-            f"{', '.join(sorted(there))}, or 'blocks' for all of them. Choose some."
-        )
+    layers, names = linear_layers(model), targets(model, settings)
+    within = {f"{prefix}.{name}" for prefix, block in _named_blocks(model) for name, _ in block.named_modules()}
+    outside = [name for name, _ in model.lm.named_modules() if name not in within and _matches(name, names)]
     return LoraConfig(
         r=settings.r,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # a float does
         lora_dropout=settings.dropout,
-        target_modules=wanted,
-        fan_in_fan_out=any(issubclass(there[name], Conv1D) for name in wanted),
+        target_modules=names,
+        exclude_modules=outside or None,
+        fan_in_fan_out=any(issubclass(layers[name], Conv1D) for name in names),
         task_type=TaskType.CAUSAL_LM,
     )
 
@@ -121,10 +135,33 @@ def _without_warnings() -> Iterator[None]:
         yield
 
 
-def _linear(model: "Model") -> dict[str, type[nn.Module]]:
-    """{name: class} of the linear layers within blocks."""
-    return {
-        name.rpartition(".")[2]: type(module)
+def linear_layers(model: "Model") -> dict[str, type[nn.Module]]:
+    """{name: class} of the linear layers within blocks that LoRA can adapt, whatever their family calls them.
+
+    A name is the last part of a module's path, with the part before it where it is a number. PEFT refuses what fused
+    kernels of state-space models read the weights of.
+    """
+    refused = PEFT_REFUSES if model.lm.config.model_type in STATE_SPACE else ()
+    found = {
+        _short(name): type(module)
         for name, module in model.blocks.named_modules()
         if isinstance(module, nn.Linear | Conv1D)
     }
+    return {name: kind for name, kind in sorted(found.items()) if name not in refused}
+
+
+def _short(path: str) -> str:
+    """`0.mlp.up_proj` -> `up_proj`, `0.ffn.2` -> `ffn.2`."""
+    parts = path.split(".")
+    first = next((i for i in range(len(parts) - 1, -1, -1) if not parts[i].isdigit()), 0)
+    return ".".join(parts[first:])
+
+
+def _matches(path: str, names: list[str]) -> bool:
+    """As PEFT does: the path is a name, or ends with one."""
+    return any(path == name or path.endswith(f".{name}") for name in names)
+
+
+def _named_blocks(model: "Model") -> Iterator[tuple[str, nn.Module]]:
+    mine = {id(block) for block in model.blocks}
+    return ((name, module) for name, module in model.lm.named_modules() if id(module) in mine)

@@ -11,7 +11,6 @@ from alignment_train import measure
 from alignment_train.layers import layer_index
 from alignment_train.lm import LM
 from alignment_train.model import Model
-from alignment_train.models.load import load
 from alignment_train.objectives import Objective
 from alignment_train.stages import KEY, Trainer
 from pipelines.storage.fingerprint import fingerprint
@@ -19,7 +18,7 @@ from pipelines.store import Manifest, Store
 
 Role = Literal["base", "control", "aligned"]
 DEV_ROWS = 100  # most segment pairs of a language pair by which a layer is chosen: the choice is among few
-MODULES = ("alignment_train.lm", "alignment_train.layers")
+MODULES = ("alignment_train.lm", "alignment_train.layers", "alignment_train.models.load")
 LIBRARIES = ("torch", "transformers")
 
 
@@ -34,7 +33,7 @@ def make(trainer: Trainer, role: Role, keep: bool = False) -> Manifest:
     if done and not (keep and not any(name.endswith(".safetensors") for name in done.files)):
         return done
     if role == "base":
-        model = load(trainer.store.fetched("base_model"))
+        model = trainer.stored("base_model")
         with trainer.store.writing("cells", print_[:KEY]) as out:
             _measure(trainer, role, model, out.path)
             numbers = {"recipe": trainer.recipe.name}

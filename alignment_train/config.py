@@ -1,5 +1,6 @@
 """The `train` section of a recipe. Imports no torch, so that the graph can check it."""
 
+import re
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
@@ -12,6 +13,8 @@ from alignment_train.objectives import Objective
 from pipelines.config import Recipe, validate
 from pipelines.errors import UserError
 from pipelines.registry import Strict, plugin_field
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
 class Optimiser(Strict):
@@ -72,6 +75,11 @@ class Base(Strict):
     def hub(self) -> str | None:
         """The hub id, None for a seed and for a local path."""
         return None if self.model is None or Path(self.model).is_dir() else self.model
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it can be loaded, or refused, without a hub: a path, there or not, and no hub id."""
+        return self.model is not None and (Path(self.model).exists() or not HUB_ID.fullmatch(self.model))
 
     @model_validator(mode="after")
     def _one(self) -> "Base":
@@ -298,6 +306,10 @@ class TrainConfig(Strict):
         chosen = self.objectives if objectives is None else objectives
         turns = {} if self.schedule == "joint" else {"turns": self.turns}
         return {**out, **turns, "objectives": [objective.settings() for objective in chosen]}
+
+    def uses_chat(self, recipe: Recipe) -> bool:
+        """Whether conversations are rendered somewhere: in training, merging or an eval."""
+        return self.merge is not None or any(plugin.uses_chat for plugin in (*self.objectives, *recipe.eval))
 
     @classmethod
     def of(cls, recipe: Recipe) -> "TrainConfig":

@@ -17,7 +17,7 @@ from pipelines.store import Manifest, Meter, Store
 from pipelines.summary import MODELS, Metrics, models, summary
 from pipelines.verdict import verdict
 
-MODULES = ("alignment_train.lm", "alignment_train.layers")  # what `lms` are
+MODULES = ("alignment_train.lm", "alignment_train.layers", "alignment_train.models.load")  # what `lms` are
 LIBRARIES = ("torch", "transformers", "matplotlib", "umap-learn")
 
 

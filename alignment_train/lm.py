@@ -37,8 +37,7 @@ class LM:
     @torch.inference_mode()
     def embed(self, texts: list[str], layers: list[int], pooling: str) -> dict[int, np.ndarray]:
         """{layer: float32 [N, H]}, one forward pass for all layers; of one layer, without the blocks above it."""
-        width = self.model.lm.config.hidden_size
-        out = {layer: np.empty((len(texts), width), np.float32) for layer in layers}
+        out: dict[int, np.ndarray] = {}
         for chosen, batch in self._batches(texts):
             ids, mask = batch["input_ids"], batch["attention_mask"]
             if len(layers) == 1:
@@ -47,8 +46,10 @@ class LM:
                 states = dict(enumerate(self.model.hidden_states(ids, mask)))
             for layer in layers:
                 pooled = pool(states[layer].float(), mask, "last" if pooling == "last" else "mean")
+                if layer not in out:
+                    out[layer] = np.empty((len(texts), pooled.shape[1]), np.float32)
                 out[layer][chosen] = pooled.cpu().numpy()
-        return out
+        return out or {layer: np.empty((0, self.model.width(layer)), np.float32) for layer in layers}
 
     @torch.inference_mode()
     def loss(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -173,10 +174,9 @@ class LM:
 
     @property
     def window(self) -> int:
-        """Tokens that the model takes at once, looked up where lm-eval looks it up."""
-        config, limit = self.model.lm.config.get_text_config(), self.model.tokenizer.model_max_length
-        named = [getattr(config, name, None) for name in ("n_positions", "max_position_embeddings", "n_ctx")]
-        return next((int(found) for found in named if found), limit if limit < UNLIMITED else WINDOW)
+        """Tokens that the model takes at once; where it has no limit, those of the tokenizer, as in lm-eval."""
+        limit = self.model.tokenizer.model_max_length
+        return self.model.positions or (limit if limit < UNLIMITED else WINDOW)
 
     @property
     def _start(self) -> int:

@@ -46,10 +46,12 @@ class Model:
     def __init__(self, lm: nn.Module, tokenizer: PreTrainedTokenizerBase):
         self.lm: Any = lm
         self.tokenizer: Any = tokenizer
-        self.body: Any = self.lm.base_model
+        self.body: Any = _body(self.lm)
         self.blocks = _blocks(self.body, self.lm.config.num_hidden_layers)
         self.adapter: Any = None
         self.prefix: Any = None
+        self.notes: list[str] = []
+        """What was changed about a base model when it was loaded."""
         self.chat_date = DATE
         """The date that chat templates write which write one."""
         self._chat: ChatFormat | None = None
@@ -97,10 +99,14 @@ class Model:
         raise AssertionError(f"{type(self.lm).__name__} never ran block {layer}")
 
     def hidden_states(self, input_ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
-        """All of `hidden_states`, each [N, T, H], in one forward pass."""
-        return self.body(
-            input_ids=input_ids, attention_mask=mask, use_cache=False, output_hidden_states=True
-        ).hidden_states
+        """All of `hidden_states`, each [N, T, H], in one forward pass: the same as those of `hidden`.
+
+        Those that transformers returns are other states in some families (Mamba and RWKV: after the block).
+        """
+        layers = range(len(self.blocks) + 1)
+        with self.recording(layers) as states:
+            self.body(input_ids=input_ids, attention_mask=mask, use_cache=False)
+        return tuple(states[layer] for layer in layers)
 
     @contextmanager
     def recording(self, layers: Collection[int]) -> Iterator[dict[int, Tensor]]:
@@ -169,14 +175,35 @@ class Model:
         return torch.cat(nats), torch.cat(likeliest), out.past_key_values if keep else None
 
     @cached_property
+    def _widths(self) -> tuple[int, ...]:
+        ids = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+        with self.measuring():
+            return tuple(state.shape[-1] for state in self.hidden_states(ids, torch.ones_like(ids)))
+
+    def width(self, layer: int) -> int:
+        """H of `hidden_states[layer]`. Not the same everywhere: OPT-350M projects its last state down."""
+        return self._widths[layer]
+
+    @property
+    def positions(self) -> int | None:
+        """Most tokens of a text, after a prefix where there is one; None where there is no limit."""
+        limit = positions(self.lm.config)
+        length = 0 if self.prefix is None else self.adapter.active_peft_config.num_virtual_tokens
+        return limit and limit - length
+
+    @cached_property
     def plain_head(self) -> bool:
         """Whether logits are the output embedding of the last state and nothing more (Gemma caps, Cohere scales)."""
         ids = torch.arange(8, device=self.device)[None]
         ones = torch.ones_like(ids)
-        with self._asking():
+        head = self.lm.get_output_embeddings()
+        with self.measuring():
             whole = self.lm(input_ids=ids, attention_mask=ones, use_cache=False).logits
-            plain = self.lm.get_output_embeddings()(self.hidden(ids, ones, len(self.blocks)))
-        return torch.allclose(whole, plain, atol=1e-5, rtol=1e-5)
+            top = self.hidden(ids, ones, len(self.blocks))
+            if top.shape[-1] != head.weight.shape[-1]:  # a projection stands between them (Electra)
+                return False
+            plain = head(top)
+        return whole.shape == plain.shape and torch.allclose(whole, plain, atol=1e-5, rtol=1e-5)
 
     @cached_property
     def packing(self) -> Packing | None:
@@ -188,7 +215,7 @@ class Model:
         ids = torch.arange(5, 17, device=self.device)[None] % self.lm.config.vocab_size  # texts of 5 and 7 tokens
         positions = torch.tensor([[*range(5), *range(7)]], device=self.device)
         ones, top = torch.ones_like(ids), len(self.blocks)
-        with self._asking():
+        with self.measuring():
             alone = torch.cat([self.hidden(part, torch.ones_like(part), top) for part in ids.split([5, 7], 1)], 1)
             leak = (self.hidden(ids, ones, top) - alone).abs().max()
             for way in ("positions", "mask"):
@@ -201,8 +228,8 @@ class Model:
         return None
 
     @contextmanager
-    def _asking(self) -> Iterator[None]:
-        """Without dropout, which would blur the answer and move the random state of a training."""
+    def measuring(self) -> Iterator[None]:
+        """Run the model without gradients and dropout, which would blur a measurement and move the random state."""
         training = self.lm.training
         self.lm.eval()
         try:
@@ -265,7 +292,9 @@ class Model:
         """
         stops_at_end_of_turn(self)
         if self.adapter is None:
-            self.lm.save_pretrained(folder)
+            # of quantised weights transformers cannot undo what it did to read them; they are saved as they are
+            as_they_are = {"save_original_format": False} if getattr(self.lm, "is_quantized", False) else {}
+            self.lm.save_pretrained(folder, **as_they_are)
         else:
             adapter.save(self.adapter, folder)
             if self.tokenizer.chat_template:
@@ -292,11 +321,48 @@ def stops_at_end_of_turn(model: Model) -> None:
         config.do_sample = True  # what the model's authors meant; transformers saves no such contradiction
 
 
+POSITIONS = ("n_positions", "max_position_embeddings", "n_ctx", "max_seq_len", "max_sequence_length", "seq_length")
+ROBERTA = ("roberta", "camembert", "xlm-roberta", "data2vec-text", "xmod")  # their positions begin after that of pad
+
+
+def positions(config: Any) -> int | None:
+    """Most tokens that a model of this configuration takes; None where it has no limit: ALiBi, state-space models.
+
+    Positions that are learned or tabulated end there; rotary ones can be computed beyond, but were not trained.
+    """
+    kind, attention = str(config.model_type), getattr(config, "attn_config", None)
+    is_alibi = any(getattr(part, "alibi", False) for part in (config, attention))
+    if kind in ("bloom", "mpt") or is_alibi or getattr(config, "position_embedding_type", None) == "alibi":
+        return None
+    found = next((limit for name in POSITIONS if (limit := getattr(config, name, None))), None)
+    if not isinstance(found, int) or found <= 0:
+        return None
+    if kind.startswith(ROBERTA):
+        return found - 1 - (config.pad_token_id or 0)
+    rope = getattr(config, "rope_parameters", None) or {}
+    scaled = [
+        part["factor"] * part["original_max_position_embeddings"]
+        for part in (rope, *rope.values())
+        if isinstance(part, dict) and part.get("factor") and part.get("original_max_position_embeddings")
+    ]
+    if rope.get("rope_type") in ("linear", "dynamic"):  # its configuration names the positions before scaling
+        scaled.append(found * rope.get("factor", 1))
+    return int(max([found, *scaled]))
+
+
 def _isolated(positions: Tensor, dtype: torch.dtype) -> Tensor:
     """[N, 1, T, T], to be added to the logits of attention: 0 where a token may look, the least number elsewhere."""
     text = (positions == 0).cumsum(1)  # [N, T]
     seen = (text[:, :, None] == text[:, None]).tril()
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)[:, None]
+
+
+def _body(lm: Any) -> Any:
+    """The model without its head; `base_model` is the whole one where a class names no such part (Llama 4)."""
+    head = lm.get_output_embeddings()
+    if lm.base_model is not lm or head is None:
+        return lm.base_model
+    return next(child for child in lm.children() if child is not head)
 
 
 def _blocks(body: nn.Module, count: int) -> nn.ModuleList:

@@ -46,7 +46,7 @@ def begin(model: "Model", length: int) -> None:
     Li & Liang 2021 (arXiv 2101.00190, section 7.4): better than random numbers, of any words. ValueError where the
     states after the prefix are not those after the tokens: then the model has no use for it.
     """
-    places = getattr(model.lm.config, "max_position_embeddings", None)
+    places = model.positions
     if places and length + TEXT > places:
         raise UserError(
             f"train.adapter.prefix.length: found {length}, where {type(model.lm).__name__} has {places} places for "

@@ -42,7 +42,8 @@ def run(recipe: Recipe, store: Store, base: Callable[[], LanguageModel], tell: T
         "poolings": config.poolings,
         "max_length": config.max_length,
     }
-    print_ = fingerprint(__name__, settings, inputs, libraries=LIBRARIES, modules=("alignment_train.lm",))
+    modules = ("alignment_train.lm", "alignment_train.models.load")
+    print_ = fingerprint(__name__, settings, inputs, libraries=LIBRARIES, modules=modules)
     if done := store.unchanged("layer_probe", None, print_):
         return done
     asked = texts(recipe, store.table("training_mix", part="dev"))

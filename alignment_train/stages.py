@@ -16,6 +16,7 @@ from alignment_train.layers import layer_index
 from alignment_train.lm import LM
 from alignment_train.measure import ASSETS
 from alignment_train.model import Model, choose_device, choose_precision
+from alignment_train.models.check import check_recipe
 from alignment_train.models.load import load, load_base, untrained
 from alignment_train.objectives import Objective
 from alignment_train.objectives.language_model import LanguageModel
@@ -30,6 +31,7 @@ from pipelines.store import Manifest, Store, sha256
 from pipelines.summary import MERGED
 
 CODE = "alignment_train.train"  # with what it imports: the code that decides the weights
+LOADING = "alignment_train.models.load"
 LIBRARIES = ("torch", "transformers", "accelerate", "peft")
 KEY = 16  # digits of a cell's fingerprint by which it is stored
 Write = Callable[[Model, Path], None]
@@ -94,14 +96,14 @@ class Trainer:
         local = Path(settings.model or "")
         files = {f.name: sha256(f) for f in sorted(local.glob("*")) if f.is_file()} if local.is_dir() else {}
         said = {"model": settings.model, "revision": settings.revision, "files": files}
-        print_ = fingerprint("alignment_train.model", said, {}, libraries=LIBRARIES)
+        print_ = fingerprint(LOADING, said, {}, libraries=LIBRARIES)
         if done := self._done("base_model", print_):
             return done
         if not ranks.first():
             ranks.wait()
             return self.store.require("base_model")
-        model = self._dated(load_base(settings))
-        conversations = self._conversations(model)  # a chat template that cannot be used is refused here
+        model = self._checked(load_base(settings, self.config.adapter))
+        conversations = self._conversations(model)
         with self.store.writing("base_model") as out:
             with os_errors(out.path):
                 model.save(out.path)
@@ -111,6 +113,7 @@ class Trainer:
                 "parameters": _parameters(model),
                 "blocks": len(model.blocks),
                 **conversations,
+                **({"notes": "; ".join(model.notes)} if model.notes else {}),
             }
             manifest = out.commit(print_, self.recipe.resolved(), numbers=numbers)
         ranks.wait()
@@ -126,7 +129,7 @@ class Trainer:
         """layer_probe: what every layer of the base model already knows of translations, and which to align at."""
 
         def base() -> LM:
-            return LM(load(self.store.fetched("base_model")), 0, self.config.max_length, self.device)
+            return LM(self.stored("base_model"), 0, self.config.max_length, self.device)
 
         return ranks.in_turn(lambda: probe.run(self.recipe, self.store, base, self.tell))
 
@@ -157,21 +160,27 @@ class Trainer:
             return LM(model, layer, self.config.max_length, self.device)
 
         found = {name: partial(opened, asset) for name, asset in names.items() if self.store.manifest(asset)}
-        return {**found, "random": partial(opened, "base_model", partial(untrained, seed=self.recipe.seed))}
+        random = partial(untrained, seed=self.recipe.seed, trust_remote_code=self.config.base.trust_remote_code)
+        return {**found, "random": partial(opened, "base_model", random)}
 
     def stored(self, asset: str) -> Model:
         """A model of the store, an adapter laid on the base_model that it was trained on."""
         folder, trusted = self.store.fetched(asset), self.config.base.trust_remote_code
         if not adapter.is_adapter(folder):
-            return self._dated(load(folder, trust_remote_code=trusted))
+            return self._checked(load(folder, trust_remote_code=trusted))
         made_of = self.store.require(asset).inputs["base_model"]
         if self.store.require("base_model").fingerprint != made_of:
             raise UserError(
                 f"{asset}: an adapter of another base_model than that of store {self.store.address}. Needed: the one "
                 f"that it was trained on. Make it again with 'make align', or with 'python -m alignment_train all'."
             )
-        model = self._dated(load(self.store.fetched("base_model"), trust_remote_code=trusted))
+        model = self._checked(load(self.store.fetched("base_model"), trust_remote_code=trusted))
         adapter.load(model, folder)
+        return model
+
+    def _checked(self, model: Model) -> Model:
+        """The model; UserError where settings do not fit it, which may have changed since it was stored."""
+        check_recipe(self._dated(model), self.recipe, self.config)
         return model
 
     def _dated(self, model: Model) -> Model:
@@ -180,9 +189,7 @@ class Trainer:
 
     def _conversations(self, model: Model) -> dict[str, str]:
         """How conversations are written for the model, where the recipe has some."""
-        plugins = (*self.config.objectives, *self.recipe.eval)
-        has_some = self.config.merge is not None or any(plugin.uses_chat for plugin in plugins)
-        return {"conversations": model.chat.describe()} if has_some else {}
+        return {"conversations": model.chat.describe()} if self.config.uses_chat(self.recipe) else {}
 
     @property
     def resolved(self) -> TrainConfig:
@@ -194,7 +201,7 @@ class Trainer:
         base, mix = self.store.require("base_model"), self.store.require("training_mix")
         inputs = {"base_model": base.fingerprint, "training_mix": mix.fingerprint}
         said = {"seed": self.recipe.seed, "train": self.resolved.settings(objectives)}
-        return fingerprint(CODE, said, inputs, objectives, LIBRARIES), inputs
+        return fingerprint(CODE, said, inputs, objectives, LIBRARIES, (LOADING,)), inputs
 
     def cell(self, objectives: list[Objective], print_: str, inputs: dict[str, str], write: Write) -> Manifest:
         """A training whose model is not kept: `write` leaves in a folder what is; stored by its fingerprint."""

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ from assets.corpus import all_pairs
 from assets.recovery import this_process
 from assets.resources import QUIET, Place, home, place, remember
 from pipelines.config import Recipe, read_recipe
-from pipelines.errors import printable, run_command
+from pipelines.errors import EXIT_OK, printable, run_command
 from pipelines.progress import clock
 from pipelines.store import Store
 from pipelines.summary import table
@@ -72,8 +73,14 @@ def _run(chosen: argparse.Namespace) -> int:
     config = TrainConfig.of(recipe)
     notes = recipe.notes()
     if chosen.command == "align" and chosen.dry_run:
-        print(printable(_plan(recipe, config, notes)))
-        return 0
+        code, findings = _check_base(used, config)
+        print(printable(_plan(recipe, config, notes, code == EXIT_OK)))
+        print(findings, end="")
+        return code
+    if chosen.command == "align" and not _base_is_checked(used, recipe, config):
+        code, _ = _check_base(used, config, "--quiet")
+        if code != EXIT_OK:
+            return code
     _prepare_home()
     Store.open(used.store, recipe.name)
     os.environ.update(RECIPE=str(used.recipe), STORE=used.store)
@@ -85,8 +92,8 @@ def _run(chosen: argparse.Namespace) -> int:
     return _align(used, recipe)
 
 
-def _plan(recipe: Recipe, config: TrainConfig, notes: list[str]) -> str:
-    """What a sound recipe would do, a line a section."""
+def _plan(recipe: Recipe, config: TrainConfig, notes: list[str], is_sound: bool) -> str:
+    """What a recipe would do, a line a section."""
     corpus = recipe.corpus
     named = {
         "pairs": [str(pair) for pair in corpus.pairs],
@@ -102,7 +109,34 @@ def _plan(recipe: Recipe, config: TrainConfig, notes: list[str]) -> str:
         "note": notes,
     }
     lines = [f"{what}: {', '.join(map(str, found))}" for what, found in named.items() if found]
-    return "\n".join([f"Recipe {recipe.name} is sound. Nothing was downloaded or written.", *lines])
+    state = "is sound" if is_sound else "cannot be run: see the base model below"
+    return "\n".join([f"Recipe {recipe.name} {state}. Nothing was downloaded or written.", *lines])
+
+
+def _check_base(used: Place, config: TrainConfig, *flags: str) -> tuple[int, str]:
+    """Load a local base model as training will, before hours of corpus work: the exit code, and the findings.
+
+    In a process of its own, for it needs torch. A model of a hub is checked once it is downloaded.
+    """
+    if not config.base.is_local:
+        later = f"not here and not checked. python -m alignment_train check {used.recipe} does both now."
+        return EXIT_OK, "" if flags or not config.base.model else f"base model of a hub: {config.base.model}, {later}\n"
+    command = [sys.executable, "-m", "alignment_train", "check", str(used.recipe), *flags]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+    return done.returncode, done.stdout
+
+
+def _base_is_checked(used: Place, recipe: Recipe, config: TrainConfig) -> bool:
+    """Whether the store has the base model of these very settings and files: only one that passed is stored."""
+    store = Store(used.store)
+    file, manifest = store.folder("base_model") / "manifest.json", store.manifest("base_model")
+    if manifest is None or not file.is_file() or not config.base.model:
+        return False
+    resolved = recipe.resolved()
+    if any(manifest.recipe.get(section) != resolved.get(section) for section in ("train", "eval")):
+        return False
+    stored = file.stat().st_mtime
+    return all(other.stat().st_mtime <= stored for other in Path(config.base.model).glob("*"))
 
 
 def _prepare_home() -> None:

@@ -9,6 +9,7 @@ from alignment_train.config import Base
 from alignment_train.data import pack
 from alignment_train.model import choose_device, choose_precision
 from alignment_train.models.load import load, load_base, untrained
+from pipelines.errors import UserError
 from tests.models import SHAPES, bitext, tiny
 
 TEXTS = [*bitext(5)["tgt"].to_pylist(), "nine", "one two three four five six seven eight"]
@@ -19,7 +20,9 @@ def test_a_truncated_forward_gives_the_hidden_state_of_the_whole_one(kind: str):
     model = tiny(kind)
     batch, _ = model.encode(TEXTS, 64)
     states = model.hidden_states(batch["input_ids"], batch["attention_mask"])
-    assert len(states) == 4
+    theirs = model.lm(**batch, output_hidden_states=True, use_cache=False).hidden_states
+    assert len(states) == len(theirs) == 4
+    assert all(torch.equal(one, other) for one, other in zip(states, theirs, strict=True))
     real = batch["attention_mask"].bool()
     for layer in range(4):
         cut = model.hidden(batch["input_ids"], batch["attention_mask"], layer)
@@ -138,7 +141,7 @@ def test_a_saved_model_loads_with_the_same_logits(tmp_path):
 
 
 def test_a_model_that_cannot_be_had_is_refused_in_a_sentence(tmp_path):
-    with pytest.raises(ValueError, match=r"train.base .*nothing: cannot be loaded: .*Allowed: 'seed', a local folder"):
+    with pytest.raises(UserError, match=r"model .*nothing: found no such folder. Expected: 'seed', a local"):
         load(tmp_path / "nothing")
 
 

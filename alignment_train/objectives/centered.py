@@ -43,13 +43,15 @@ class Centered(Contrastive):
         """A module of buffers, which every loss moves on: the mean of each language and the rows it rests on."""
         import torch
 
+        from alignment_train.layers import layer_index
+
         codes = sorted({code for side in ("src_lang", "tgt_lang") for code in table[side].unique().to_pylist()})
         if self.pivot and self.pivot not in codes:
             raise UserError(
                 f"train.objectives.centered.pivot: found {self.pivot}, which no pair has. Allowed: {', '.join(codes)}. "
                 f"Name one of them, or leave pivot out."
             )
-        held, size = torch.nn.Module(), model.lm.config.hidden_size
+        held, size = torch.nn.Module(), model.width(layer_index(self.layer, len(model.blocks)))
         held.register_buffer("numbers", language_numbers(codes, model.device))
         held.register_buffer("means", torch.zeros(len(codes), size, device=model.device))
         held.register_buffer("counts", torch.zeros(len(codes), device=model.device))

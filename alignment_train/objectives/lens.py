@@ -81,10 +81,11 @@ class Lens(Objective):
         """The base model, frozen, and its subspaces on `table`. Two forward passes over probe_rows pairs a language."""
         import torch
 
+        from alignment_train.layers import layer_index
         from alignment_train.losses import language_subspaces
 
         pairs = self._probes(table)
-        size = model.lm.config.hidden_size
+        size = model.width(layer_index(self.layer, len(model.blocks)))
         if len(pairs) + 1 > size:
             raise UserError(
                 f"train.objectives.lens: found {len(pairs) + 1} languages for states of {size} numbers. Allowed: as "

@@ -94,7 +94,7 @@ class Span(Objective):
         """The classifier, three matrices without biases: gate and up from 2H to `units`, down to different and same."""
         from torch import nn
 
-        size = 2 * model.lm.config.hidden_size
+        size = 2 * model.width(len(model.blocks))
         sides = {"gate": (size, self.units), "up": (size, self.units), "down": (self.units, 2)}
         return nn.ModuleDict({part: nn.Linear(*shape, bias=False) for part, shape in sides.items()}).to(model.device)
 
