@@ -31,7 +31,7 @@ from alignment_train.objectives import Objective
 from alignment_train.report import Reporter
 from alignment_train.writing import os_errors
 from pipelines import files
-from pipelines.errors import UserError, error_context
+from pipelines.errors import UserError, error_context, printable
 
 if TYPE_CHECKING:
     from alignment_train.fsdp import Divided
@@ -377,7 +377,7 @@ def _last_whole(checkpoints: Path) -> Path | None:
             shutil.rmtree(last)
             start = _last(checkpoints) or "the beginning"
             sentence = f"Checkpoint {last}: {cause}. It was removed; training starts from {start}."
-            print("\n" * sys.stderr.isatty() + sentence, file=sys.stderr)  # after the progress line
+            print(printable("\n" * sys.stderr.isatty() + sentence), file=sys.stderr)  # after the progress line
     ranks.wait()
     return _last(checkpoints)
 

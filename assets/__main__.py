@@ -75,7 +75,7 @@ def _run(chosen: argparse.Namespace) -> int:
     if chosen.command == "align" and chosen.dry_run:
         code, findings = _check_base(used, config)
         print(printable(_plan(recipe, config, notes, code == EXIT_OK)))
-        print(findings, end="")
+        print(printable(findings), end="")
         return code
     if chosen.command == "align" and not _base_is_checked(used, recipe, config):
         code, _ = _check_base(used, config, "--quiet")

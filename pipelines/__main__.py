@@ -172,7 +172,7 @@ def _verify(place: str, repair: bool) -> int:
     compared, faults = verification.verify(store)
     for fault in faults:
         print(quoted(fault, 4096))
-    print(f"{compared:,} files compared, {len(faults):,} damaged or missing")
+    print(printable(f"{compared:,} files compared, {len(faults):,} damaged or missing"))
     if not faults:
         return 0
     if not repair:
