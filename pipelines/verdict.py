@@ -42,6 +42,8 @@ CONTAMINATED = 0.01
 """Share of an eval's texts in the mix from which its figures are not to be believed."""
 RUINED = 0.1
 """Share by which the pivot's loss may rise over control's before the pivot counts as ruined."""
+INVALID = 0.1
+"""Share of a task's answers in the required format, in the languages it was trained in, below which none count."""
 GROUPS = {
     "pivot": "retention",
     "seen": "languages seen in alignment",
@@ -82,7 +84,8 @@ class Verdict(NamedTuple):
     """One short sentence, without its full stop; what it rests on is in `sentences`."""
     sentences: list[str]
     guards: list[str] = []
-    """What was found that no figure makes good: collapsed representation, contaminated mix, ruined English."""
+    """What was found that no figure makes good: collapsed representation, contaminated mix, ruined English, invalid
+    answers."""
     groups: list[Group] = []
 
 
@@ -99,7 +102,7 @@ def verdict(metrics: Metrics, pivot: str = "eng_Latn") -> Verdict:
         headline += f", worse for {' and '.join(suffered)}"
     named: list[str] = []
     guards: list[str] = []
-    for guard in (_collapsed, _contaminated, _ruined):
+    for guard in (_collapsed, _contaminated, _ruined, _invalid):
         name, said = guard(metrics, pivot)
         if name:
             guards += [name]
@@ -356,6 +359,19 @@ def _ruined(metrics: Metrics, pivot: str) -> tuple[str, list[str]]:
         return "", []
     by = "is not a number" if aligned is None else f"is {percent(aligned / other - 1)} above {against}'s"
     return f"ruined {name}", [f"Ruined {name}: its loss {by}; the bound is {_bound(RUINED)}."]
+
+
+def _invalid(metrics: Metrics, pivot: str) -> tuple[str, list[str]]:
+    """Whether a task's answers are not even in the required format in the languages that the task was trained in."""
+    means = metrics.get("means", {}).get("aligned", {})
+    shares = {key.split("/")[0]: means[key]["value"] for key in sorted(means) if key.endswith(f"/{SOURCE}/valid")}
+    few = [f"{percent(share)} of the answers of {task}" for task, share in shares.items() if share < INVALID]
+    if not few:
+        return "", []
+    return "invalid answers", [
+        f"Invalid answers: {' and '.join(few)} are in the required format, in the languages that the "
+        f"task was trained in; the bound is {_bound(INVALID)}. Its other figures say nothing: see the generations."
+    ]
 
 
 def _minority(metrics: Metrics, keys: list[str], what: str, sentences: list[str]) -> None:

@@ -266,3 +266,19 @@ def test_whether_english_is_retained_is_said_of_its_tasks_too(after: float, said
     assert [(row.key, row.word) for row in found.groups if row.group == "pivot"] == [
         ("loss/eng_Latn/nats_per_token", "cannot be told apart"), ("xnli/eng_Latn/acc", word),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("valid", "guards"), [(0.0, ["invalid answers"]), (0.09, ["invalid answers"]), (0.1, []), (1.0, [])]
+)
+def test_answers_that_are_in_no_form_where_the_task_was_trained_are_named(valid: float, guards: list[str]):
+    some = metrics(BETTER, EVEN)
+    for model in ("base", "control", "aligned"):
+        some.setdefault("means", {}).setdefault(model, {})["intents/source/valid"] = scored(valid, 100)
+    found = verdict(some)
+    assert found.guards == guards
+    if guards:
+        assert (found.tone, found.headline[:16]) == ("mixed", "Invalid answers:")
+        said = found.sentences[0].replace("\u00a0", " ")
+        assert "of the answers of intents are in the required format" in said
+        assert said.endswith("the bound is 10 %. Its other figures say nothing: see the generations.")
