@@ -14,6 +14,8 @@ from pipelines.config import Recipe, validate
 from pipelines.errors import UserError
 from pipelines.registry import Strict, plugin_field
 
+CENTERED = ", centered"
+"""After a pooling: less the mean of each language."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
@@ -288,11 +290,11 @@ class TrainConfig(Strict):
     @property
     def poolings(self) -> list[str]:
         """By which layer_probe measures: those of the objectives that have a layer; mean where none has."""
-        return sorted({_pooling(o) for o in self.objectives if hasattr(o, "layer")}) or ["mean"]
+        return sorted({pooled_as(o) for o in self.objectives if hasattr(o, "layer")}) or ["mean"]
 
     def at(self, layers: Mapping[str, int]) -> "TrainConfig":
         """The same with each `auto` replaced by what `layers` has for the objective's pooling."""
-        objectives = [_at(layers[_pooling(o)], o) if _is_auto(o) else o for o in self.objectives]
+        objectives = [_at(layers[pooled_as(o)], o) if _is_auto(o) else o for o in self.objectives]
         return self.model_copy(update={"objectives": objectives})
 
     @property
@@ -341,5 +343,11 @@ def _at(layer: int | str, objective: Objective) -> Objective:
     return objective.model_copy(update={"layer": layer}) if _is_auto(objective) else objective
 
 
-def _pooling(objective: Objective) -> str:
-    return getattr(objective, "pooling", "mean")
+def pooled_as(objective: Objective) -> str:
+    """How an objective makes one vector of a text's states, by which layer_probe asks for it.
+
+    A `pipelines.evals.Pooling`, followed by `, centered` where the mean of each language is subtracted.
+    """
+    special = "+special" if getattr(objective, "special_tokens", False) else ""
+    centered = CENTERED if getattr(objective, "center", "none") != "none" else ""
+    return f"{getattr(objective, 'pooling', 'mean')}{special}{centered}"

@@ -91,7 +91,8 @@ class Watch:
         layer = layer_index(getattr(objective, "layer", "middle"), len(self.model.blocks))
         training = lm.training
         lm.eval()
-        states = pool(self.model.hidden(ids, mask, layer), mask, getattr(objective, "pooling", "mean"))
+        pooled = mask if getattr(objective, "special_tokens", False) else self.model.text_mask(ids, mask)
+        states = pool(self.model.hidden(ids, mask, layer), pooled, getattr(objective, "pooling", "mean"))
         lm.train(training)
         return effective_rank(F.normalize(states.float(), dim=-1))
 

@@ -10,7 +10,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 
 from alignment_train import heap, scoring
 from alignment_train.data import texts as language_model_batch
-from alignment_train.losses import pool
+from alignment_train.losses import pool, pooling_mask
 from alignment_train.model import Model
 from pipelines.errors import UserError
 
@@ -36,16 +36,21 @@ class LM:
 
     @torch.inference_mode()
     def embed(self, texts: list[str], layers: list[int], pooling: str) -> dict[int, np.ndarray]:
-        """{layer: float32 [N, H]}, one forward pass for all layers; of one layer, without the blocks above it."""
+        """{layer: float32 [N, H]}, one forward pass for all layers; of one layer, without the blocks above it.
+
+        pooling: `mean` or `last` of the tokens that are text; `mean+special` or `last+special` of all.
+        """
+        kind, _, special = pooling.partition("+")
         out: dict[int, np.ndarray] = {}
         for chosen, batch in self._batches(texts):
             ids, mask = batch["input_ids"], batch["attention_mask"]
+            text = pooling_mask(batch, bool(special))
             if len(layers) == 1:
                 states = {layers[0]: self.model.hidden(ids, mask, layers[0])}
             else:
                 states = dict(enumerate(self.model.hidden_states(ids, mask)))
             for layer in layers:
-                pooled = pool(states[layer].float(), mask, "last" if pooling == "last" else "mean")
+                pooled = pool(states[layer].float(), text, "last" if kind == "last" else "mean")
                 if layer not in out:
                     out[layer] = np.empty((len(texts), pooled.shape[1]), np.float32)
                 out[layer][chosen] = pooled.cpu().numpy()

@@ -64,6 +64,15 @@ def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.float(), labels)
 
 
+def pooling_mask(batch: dict[str, Tensor], special_tokens: bool = False) -> Tensor:
+    """0/1 mask [N, T] of the tokens of a batch from `Model.encode` to pool over: those of text, or also special ones.
+
+    A special token can be an attention sink. In Gemma 3 the state of BOS is up to 40 times as long as others and nearly
+    the same in every text, so a mean over it is too.
+    """
+    return batch["attention_mask" if special_tokens else "text_mask"]
+
+
 def pool(hidden: Tensor, mask: Tensor, pooling: Literal["mean", "last"]) -> Tensor:
     """[N, T, H] and a 0/1 mask [N, T] to [N, H]: the mean over, or the last of, the positions where the mask is 1.
 
@@ -104,6 +113,20 @@ def language_means(
     weight = counts.clamp(min=1)
     new = (weight[:, None] * old + sums) / (weight + fresh)[:, None]
     return torch.where(fresh[:, None] > 0, new, means), (counts + fresh).clamp(max=memory).where(fresh > 0, counts)
+
+
+def batch_language_means(states: Tensor, language: Tensor) -> Tensor:
+    """The mean state of each language in a batch, one row for each text [N, H], with gradient.
+
+    states: [N, H]; language: [N], any integers. The mean of a language with a single row is halfway to the mean of the
+    whole batch, through which no gradient goes: less its own mean that row would be 0 and have no direction.
+    """
+    states = states.float()
+    language, counts = language.unique(return_inverse=True, return_counts=True)[1:]
+    sums = torch.zeros(len(counts), states.shape[1], device=states.device).index_add(0, language, states)
+    single = (counts == 1).float()[:, None]
+    means = (sums + single * states.detach().mean(0)) / (counts[:, None] + single)
+    return means[language]
 
 
 def language_subspaces(means: Tensor) -> tuple[Tensor, Tensor]:

@@ -252,10 +252,30 @@ class Model:
         return {"input_ids": input_ids, "position_ids": positions, "use_cache": False, **isolated}
 
     def encode(self, texts: list[str], max_length: int) -> tuple[dict[str, Tensor], int]:
-        """input_ids and attention_mask, [N, T] each, padded right on the model's device; and how many were cut."""
+        """input_ids, attention_mask and text_mask, [N, T] each, padded right on the model's device; how many were cut.
+
+        text_mask: see `text_mask`.
+        """
         ids = self.tokenizer(texts, add_special_tokens=True)["input_ids"]
         cut = sum(len(row) > max_length for row in ids)
-        return self.pad([row[:max_length] or [self.tokenizer.eos_token_id] for row in ids]), cut
+        batch = self.pad([row[:max_length] or [self.tokenizer.eos_token_id] for row in ids])
+        return {**batch, "text_mask": self.text_mask(batch["input_ids"], batch["attention_mask"])}, cut
+
+    def text_mask(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """0/1 [N, T], 1 at tokens that are text: not padding, not special. Padding on either side.
+
+        A row of special tokens alone keeps them all, so that each row has a 1. The unknown token stands for text.
+        """
+        special = torch.tensor(self._special_ids, dtype=input_ids.dtype, device=input_ids.device)
+        text = mask * ~torch.isin(input_ids, special)
+        return torch.where(text.any(1, keepdim=True), text, mask)
+
+    @property
+    def _special_ids(self) -> list[int]:
+        tokenizer = self.tokenizer
+        named = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id]
+        unknown = {tokenizer.unk_token_id} - set(named)  # GPT-2 has one token for all four
+        return sorted(set(tokenizer.all_special_ids) - unknown)
 
     def pad(self, ids: list[list[int]], labels: list[list[int]] | None = None) -> dict[str, Tensor]:
         """input_ids, attention_mask and, where given, labels (-100 where padded), [N, T] each, padded right."""

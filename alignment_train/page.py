@@ -423,11 +423,17 @@ def _glance(metrics: Metrics, pivot: str) -> list[dict[str, Any]]:
     return out
 
 
-def _layers(metrics: Metrics) -> list[tuple[int, list[str]]]:
-    """(layer, recall@1 of each model) for people who cannot see the picture."""
-    curves = {name: by_layer(metrics, name) for name in models(metrics) if name in metrics}
-    layers = sorted({layer for curve in curves.values() for layer in curve})
-    return [(layer, [_shown(curve.get(layer), RECALL)["value"] for curve in curves.values()]) for layer in layers]
+def _layers(metrics: Metrics) -> list[tuple[str, list[tuple[int, list[str]]]]]:
+    """(what is measured, [(layer, recall@1 of each model)]) for people who cannot see the picture."""
+    from alignment_train import plots
+
+    out = []
+    for metric, title in plots.RECALLS.items():
+        curves = {name: by_layer(metrics, name, metric) for name in models(metrics) if name in metrics}
+        layers = sorted({layer for curve in curves.values() for layer in curve})
+        rows = [(n, [_shown(curve.get(n), RECALL)["value"] for curve in curves.values()]) for n in layers]
+        out += [(title, rows)] if rows else []
+    return out
 
 
 def _trainings(found: dict[tuple[str, str | None], Manifest]) -> dict[str, Any]:

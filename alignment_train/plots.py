@@ -33,6 +33,8 @@ MEASURES = {
     "mexa": ("MEXA", "#009e73", "^", "-."),
 }
 """What is drawn of layer_probe, and how."""
+RECALLS = {"recall@1": "States as they are", "recall@1_centered": "Less the mean of each language"}
+"""What is drawn of retrieval by layer."""
 GUARDS = {
     "effective_rank": ("Effective rank", 1),
     "uniformity": ("Uniformity, nats", 1),
@@ -52,30 +54,41 @@ POINTS = 400  # most points of a curve; more are averaged
 
 
 def recall_by_layer(metrics: Metrics, svg: bool = False) -> bytes | None:
-    """Mean recall@1 over pairs at each layer for base, control and aligned; None where no metric is per layer."""
-    curves = {name: found for name in models(metrics) if (found := by_layer(metrics, name))}
-    if not curves:
+    """Mean recall@1 over pairs at each layer for base, control and aligned; None where no metric is per layer.
+
+    Where it was measured, also of states less the mean of their language, in a panel below.
+    """
+    panels = {
+        title: curves
+        for metric, title in RECALLS.items()
+        if (curves := {name: found for name in models(metrics) if (found := by_layer(metrics, name, metric))})
+    }
+    if not panels:
         return None
-    figure, (axes,) = _figure(1)
-    for name, layers in curves.items():
-        x, marker, dash = list(layers), *STYLES[name]
-        y = [layers[layer]["value"] * 100 for layer in x]
-        width = 2.4 if name == "aligned" else 1.6
-        axes.plot(x, y, color=COLOURS[name], marker=marker, linestyle=dash, linewidth=width, markersize=5, label=name)
-        if all("low" in layers[layer] for layer in x):
-            low, high = ([layers[layer][part] * 100 for layer in x] for part in ("low", "high"))
-            axes.fill_between(x, low, high, color=COLOURS[name], alpha=0.15, linewidth=0)
-    for name, (title, dash) in LEVELS.items():
-        if (level := _level(metrics, name)) is not None:
-            label = f"{title} ({level:.2g} %)"
-            axes.axhline(level, color=COLOURS["chance"], linestyle=dash, linewidth=1.4, label=label)
-    if (trained := metrics.get("trained_layer")) is not None:
-        _mark(axes, trained, "trained")
-    layers = sorted({layer for found in curves.values() for layer in found})
-    _layer_axis(axes, layers)
-    axes.set_ylabel("Recall@1, %, mean over pairs")
-    axes.set_ylim(bottom=0)
-    _legend(figure, [axes])
+    figure, grid = _figure(len(panels), height=2.4)
+    for axes, (title, curves) in zip(grid, panels.items(), strict=True):
+        for name, layers in curves.items():
+            x, marker, dash = list(layers), *STYLES[name]
+            y = [layers[layer]["value"] * 100 for layer in x]
+            width = 2.4 if name == "aligned" else 1.6
+            axes.plot(
+                x, y, color=COLOURS[name], marker=marker, linestyle=dash, linewidth=width, markersize=5, label=name
+            )
+            if all("low" in layers[layer] for layer in x):
+                low, high = ([layers[layer][part] * 100 for layer in x] for part in ("low", "high"))
+                axes.fill_between(x, low, high, color=COLOURS[name], alpha=0.15, linewidth=0)
+        for name, (what, dash) in LEVELS.items():
+            if (level := _level(metrics, name)) is not None:
+                label = f"{what} ({level:.2g} %)"
+                axes.axhline(level, color=COLOURS["chance"], linestyle=dash, linewidth=1.4, label=label)
+        if (trained := metrics.get("trained_layer")) is not None:
+            _mark(axes, trained, "trained")
+        _layer_axis(axes, sorted({n for layers in curves.values() for n in layers}), named=axes is grid[-1])
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel("Recall@1, %, mean over pairs" if len(panels) == 1 else "Recall@1, %")
+        if len(panels) > 1:
+            axes.set_title(title, fontsize=11, color=INK, loc="left")
+    _legend(figure, grid)
     return _bytes(figure, svg)
 
 

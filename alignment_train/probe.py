@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from alignment_train import plots
-from alignment_train.config import TrainConfig
+from alignment_train.config import CENTERED, TrainConfig
 from pipelines.config import Recipe
 from pipelines.errors import UserError
 from pipelines.evals import LanguageModel
 from pipelines.evals._bitext import questions
-from pipelines.evals.retrieval import cosines, embedded, found, mexa, ratio_margin, sides
+from pipelines.evals.retrieval import center, cosines, embedded, found, mexa, ratio_margin, sides
 from pipelines.progress import Tell, silent
 from pipelines.storage.fingerprint import fingerprint
 from pipelines.store import Manifest, Store
@@ -29,7 +29,7 @@ LIBRARIES = ("torch", "transformers", "numpy", "matplotlib")
 
 
 def run(recipe: Recipe, store: Store, base: Callable[[], LanguageModel], tell: Tell = silent) -> Manifest:
-    """Probe the base model; `base` loads it. For each pooling of the objectives, a layer is chosen of its own."""
+    """Probe the base model; `base` loads it. A layer is chosen for each way in which objectives pool and center."""
     config = TrainConfig.of(recipe)
     pairs = [str(pair) for pair in recipe.corpus.pairs]
     inputs = {
@@ -84,17 +84,20 @@ def measure(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Figures of every layer, means over pairs, and of every pair and layer; the texts pass the model once.
 
+    pooling: as `config.pooled_as` says it; centered, each state is less the mean of its side of the pair.
     recall@1 and margin_recall@1 (by ratio margin) are means of both directions. `behind` is how far margin_recall@1 is
     below the best layer's, `noise` the half-width of that difference's 95 % interval, `chance` that of guessing.
     """
     count, pairs = lm.num_layers + 1, len(set(asked["pair"].to_pylist()))
     each: list[dict[str, Any]] = []
     credit: list[np.ndarray] = []
-    for done, (pair, src, tgt) in enumerate(embedded(lm, sides(asked), list(range(count)), pooling)):
+    kind, prepare = pooling.removesuffix(CENTERED), center if pooling.endswith(CENTERED) else np.asarray
+    for done, (pair, src, tgt) in enumerate(embedded(lm, sides(asked), list(range(count)), kind)):
         tell(done, pairs, f"{pooling}, {pair}")
         own = []
         for layer in range(count):
-            cosine = cosines(src.states[layer], tgt.states[layer], f"layer_probe, {pair}, layer {layer}")
+            both = prepare(src.states[layer]), prepare(tgt.states[layer])
+            cosine = cosines(*both, f"layer_probe, {pair}, layer {layer}")
             own.append(found(ratio_margin(cosine)).mean(axis=0))
             figures = {
                 "recall@1": found(cosine).mean(),

@@ -6,6 +6,9 @@ from torch import Tensor
 from alignment_train import losses
 from alignment_train.model import Model
 
+RAW = {"center": "none", "special_tokens": True}
+"""Of `contrastive`: AFP's and mid-align's, which the benchmarks' figures are of."""
+
 
 def afp_loss(model: Model, pairs: dict[str, Tensor], talks: dict[str, Tensor]) -> Tensor:
     """All blocks and all hidden states of the pairs, the last token at layer 1; logits at all positions of the talks.

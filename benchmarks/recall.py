@@ -35,6 +35,7 @@ from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.instruction import Instruction
 from alignment_train.report import Reporter
 from alignment_train.train import Plan, train
+from benchmarks.afp import RAW
 from benchmarks.rival import machine
 from benchmarks.table import markdown
 from pipelines.config import read_recipe
@@ -97,7 +98,7 @@ def settings(config: TrainConfig) -> dict[str, list[Objective]]:
     """The objectives of each method, by the name it has in the table."""
 
     def paper(rows: int, weight: float, **contrast: Any) -> list[Objective]:
-        one_way = {"direction": "src_to_tgt", "rows": rows, **contrast}
+        one_way = {"direction": "src_to_tgt", "rows": rows, **RAW, **contrast}
         return [
             Contrastive.model_validate(one_way),
             Instruction.model_validate({"rows": rows, "weight": weight}),
@@ -192,7 +193,7 @@ def recall(lm: LM, dev: pa.Table) -> float:
             rows.append((row["src"], row["tgt"]))
     sums = np.zeros(len(layers))
     for rows in by_pair.values():
-        src, tgt = (lm.embed(list(side), layers, "mean") for side in zip(*rows, strict=True))
+        src, tgt = (lm.embed(list(side), layers, "mean+special") for side in zip(*rows, strict=True))
         sums += [credits(src[layer], tgt[layer]).mean() for layer in layers]
     return float(sums.max() / len(by_pair))
 

@@ -36,7 +36,7 @@ from alignment_train.model import Model
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.instruction import Instruction
 from alignment_train.seed import sentences, train_tokenizer
-from benchmarks.afp import afp_loss
+from benchmarks.afp import RAW, afp_loss
 from benchmarks.rival import WORK, machine, measured
 from benchmarks.table import markdown
 from pipelines.config import read_recipe
@@ -186,8 +186,9 @@ def spelt(model: Model, talks: pa.Table) -> tuple[list[list[int]], list[list[int
 def ours(
     model: Model, bitext: pa.Table, talks: pa.Table, contrast: dict[str, Any], instruction: dict[str, Any]
 ) -> Iterator[int]:
-    """The gradients of our steps over all rows once, as train.py draws and runs them."""
-    objectives = Contrastive.model_validate(contrast), Instruction.model_validate({"weight": 1.5, **instruction})
+    """The gradients of our steps over all rows once, as train.py draws and runs them; the contrast is AFP's."""
+    contrastive = Contrastive.model_validate({**RAW, **contrast})
+    objectives = contrastive, Instruction.model_validate({"weight": 1.5, **instruction})
     held = [
         (item, Rows(table, item.rows, SEED, partial(item.measure, model=model)))
         for item, table in zip(objectives, (bitext, talks), strict=True)
@@ -261,7 +262,8 @@ def descend(model: Model, optimiser: torch.optim.Optimizer, steps: Iterator[int]
 def layers(model: Model, bitext: pa.Table, rows: int = 32, batches: int = 3) -> list[dict[str, float]]:
     """Seconds of the contrast by layer k of L, forward and backward, as a share of that at the top layer."""
     top = len(model.blocks)
-    items = {k: Contrastive.model_validate({"layer": k, "rows": rows}) for k in sorted({1, top // 4, top // 2, top})}
+    depths = sorted({1, top // 4, top // 2, top})
+    items = {k: Contrastive.model_validate({"layer": k, "rows": rows, **RAW}) for k in depths}
     spent = dict.fromkeys(items, float("inf"))
     for start in range(0, batches * rows, rows):
         some = bitext.slice(start, rows).to_pylist()
@@ -300,7 +302,7 @@ def once(work: str, rows: int, chunk: int | None) -> None:
         some = pa.ipc.open_file(source).read_all().slice(0, rows).to_pylist()
     heap.keep()  # as a training does
     model = shaped(AutoTokenizer.from_pretrained(Path(work) / "tokenizer"), SHAPE)
-    item = Contrastive.model_validate({"rows": rows, "chunk": chunk})
+    item = Contrastive.model_validate({"rows": rows, "chunk": chunk, **RAW})
     optimiser = torch.optim.AdamW(model.lm.parameters(), lr=1e-5, fused=True)
     item.loss(model, item.collate(some, model, LENGTH))[0].backward()
     descend(model, optimiser, iter([rows]))

@@ -36,7 +36,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCa
 
 from alignment_train.model import Model
 from alignment_train.objectives.contrastive import Contrastive
-from benchmarks.afp import afp_loss
+from benchmarks.afp import RAW, afp_loss
 
 Loss = Callable[[Model, dict[str, Tensor], dict[str, Tensor]], Tensor]
 """Of a model, pairs and talks, as `batches` gives them."""
@@ -239,7 +239,7 @@ def ours(_: Model, head: Head | None = None) -> Loss:
     """Contrast at the middle layer and the loss of the response; `head` makes it of states, else the trainer does."""
 
     def loss(model: Model, pairs: dict[str, Tensor], talks: dict[str, Tensor]) -> Tensor:
-        contrast = Contrastive.model_validate({"rows": len(talks["input_ids"])}).loss(model, pairs)[0]
+        contrast = Contrastive.model_validate({"rows": len(talks["input_ids"]), **RAW}).loss(model, pairs)[0]
         if head is None:
             return contrast + 1.5 * model.language_model_loss(talks)
         labels = talks["labels"][:, 1:]

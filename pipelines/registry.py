@@ -78,6 +78,8 @@ def load(package: str, name: str) -> type[Plugin]:
     available = names(package)
     if name not in available:
         kind = package.rpartition(".")[2].removesuffix("s")
+        if moved := getattr(importlib.import_module(package), "MOVED", {}).get(name):
+            raise UserError(f"no {kind} '{name}': {moved}")
         near = difflib.get_close_matches(name, available, n=1)
         hint = f"Did you mean '{near[0]}'? " if near else ""
         raise UserError(f"no {kind} '{name}'. {hint}Available: {', '.join(available)}.")

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from alignment_train import adapter, ranks
 from alignment_train.config import Base, Lora
 from alignment_train.data import segments
+from alignment_train.losses import gathered
 from alignment_train.model import Model
 from alignment_train.objectives import Objective
 from alignment_train.objectives.contrastive import Contrastive
@@ -81,6 +82,26 @@ def first_gradient() -> Iterator[dict[str, torch.Tensor]]:
 
 
 @contextmanager
+def language_means() -> Iterator[dict[str, torch.Tensor]]:
+    """Filled after a training within with the language means of its contrast, of each process [processes, L, H]."""
+    found: dict[str, torch.Tensor] = {}
+    modules: list[torch.nn.Module] = []
+    begin = Contrastive.open
+
+    def keep(self, model, table):
+        modules.append(begin(self, model, table))
+        return modules[-1]
+
+    Contrastive.open = keep  # type: ignore[method-assign]
+    try:
+        yield found
+    finally:
+        Contrastive.open = begin  # type: ignore[method-assign]
+    (module,) = modules
+    found.update({name: gathered(value[None]) for name, value in module.named_buffers()})
+
+
+@contextmanager
 def dying_at(last: int) -> Iterator[None]:
     step = Reporter.step
 
@@ -98,7 +119,8 @@ def dying_at(last: int) -> Iterator[None]:
 
 
 def main(folder: Path) -> None:
-    """For each way to be parallel: `first.pt`, the gradient of a step, `whole.pt`, `resumed.pt`, weights after five.
+    """For each way to be parallel: `first.pt`, the gradient of a step, `whole.pt`, `resumed.pt`, weights after five,
+    `means.pt` and `means_resumed.pt`, the language means of these.
 
     For `fsdp` also `continued.pt`, weights after five, of which two were undivided, and `parts.pt`, after three, of a
     model where adapters and a part of an objective are trained.
@@ -108,10 +130,12 @@ def main(folder: Path) -> None:
         own = folder / way
         with first_gradient() as found[f"{way}/first"]:
             go(own / "first", model(), what(1, way, chunk=8))
-        found[f"{way}/whole"] = go(own / "whole", model(), what(5, way))
+        with language_means() as found[f"{way}/means"]:
+            found[f"{way}/whole"] = go(own / "whole", model(), what(5, way))
         with dying_at(3):
             go(own / "broken", model(), what(5, way))
-        found[f"{way}/resumed"] = go(own / "broken", model(), what(5, way))
+        with language_means() as found[f"{way}/means_resumed"]:
+            found[f"{way}/resumed"] = go(own / "broken", model(), what(5, way))
     with dying_at(2):
         go(own / "continued", model(), what(5, "data"))
     found["fsdp/continued"] = go(own / "continued", model(), what(5, "fsdp"))

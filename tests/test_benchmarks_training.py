@@ -10,7 +10,7 @@ import torch
 from alignment_train.objectives import _next_token
 from alignment_train.objectives.contrastive import Contrastive
 from benchmarks import recall, training, training_gpu
-from benchmarks.afp import afp_loss
+from benchmarks.afp import RAW, afp_loss
 from benchmarks.training import afp, ours, pieces, spelt
 from pipelines.instructions.translate import Translate
 from tests.models import bitext, tiny
@@ -71,7 +71,7 @@ def test_each_way_of_our_step_has_the_loss_that_the_objectives_have():
         model = training_gpu.shaped(settings, 16, device)
         model.lm.eval()  # no dropout
         pairs, talks = training_gpu.batches(model, 4, training_gpu.TOY, device)
-        contrast = Contrastive.model_validate({"rows": 4}).loss(model, pairs)[0].item()
+        contrast = Contrastive.model_validate({"rows": 4, **RAW}).loss(model, pairs)[0].item()
         wanted = contrast + 1.5 * model.language_model_loss(talks).item()
         for head in (None, training_gpu.chunked):
             assert training_gpu.ours(model, head)(model, pairs, talks).item() == pytest.approx(wanted, rel=1e-5)

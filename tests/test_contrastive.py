@@ -24,7 +24,7 @@ def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> N
 @pytest.mark.parametrize("chunk", [1, 5, 26])
 def test_loss_and_gradients_are_the_same_in_chunks(family: str, chunk: int):
     model = tiny(family)
-    whole, parts = (Contrastive.model_validate({"layer": 2, "chunk": size}) for size in (None, chunk))
+    whole, parts = (Contrastive.model_validate({"layer": 2, "center": "none", "chunk": n}) for n in (None, chunk))
     batch = whole.collate(ROWS, model, 32)
     (expected, _), (found, _) = whole.loss(model, batch), parts.loss(model, batch)
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
@@ -34,7 +34,7 @@ def test_loss_and_gradients_are_the_same_in_chunks(family: str, chunk: int):
 def test_dropout_is_the_same_when_a_chunk_is_run_again():
     model = tiny(attention_dropout=0.4)
     model.lm.train()
-    item = Contrastive.model_validate({"layer": 2, "chunk": 5})
+    item = Contrastive.model_validate({"layer": 2, "center": "none", "special_tokens": True, "chunk": 5})
     batch = item.collate(ROWS, model, 32)
     ids, mask = batch["input_ids"], batch["attention_mask"]
     torch.manual_seed(7)
@@ -56,7 +56,7 @@ def test_each_chunk_is_run_again_by_itself(monkeypatch: pytest.MonkeyPatch):
     sizes: list[int] = []
     hidden = model.hidden
     monkeypatch.setattr(model, "hidden", lambda ids, *rest: sizes.append(len(ids)) or hidden(ids, *rest))
-    item = Contrastive.model_validate({"layer": 2, "chunk": 10})
+    item = Contrastive.model_validate({"layer": 2, "center": "none", "chunk": 10})
     loss, _ = item.loss(model, item.collate(ROWS, model, 32))
     assert sizes == [10, 10, 6]
     loss.backward()

@@ -92,7 +92,12 @@ def test_what_differs_between_languages_alone_is_in_the_specific_subspace():
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"layer": 1, "push": 0.5, "pull": 2.0, "retain": 3.0}, {"layer": "middle", "pull": 0, "retain": 0}]
+    "settings",
+    [
+        {},
+        {"layer": 1, "push": 0.5, "pull": 2.0, "retain": 3.0},
+        {"layer": "middle", "pull": 0, "retain": 0, "special_tokens": True},
+    ],
 )
 def test_loss_parts_and_gradient_are_those_computed_text_by_text_from_projections(settings):
     objective, model, base, table = lens(**settings), tiny(), tiny(), languages(12)
@@ -116,7 +121,8 @@ def test_loss_parts_and_gradient_are_those_computed_text_by_text_from_projection
     for row in some:
         one, two, code = sides(row)
         english, foreign = state(same, one, layer), state(same, two, layer)[-1]
-        retain.append((english.mean(0) - state(base, one, layer).detach().mean(0)).square())
+        first = 0 if objective.special_tokens else 1
+        retain.append((english[first:].mean(0) - state(base, one, layer).detach()[first:].mean(0)).square())
         gap = project_specific @ foreign - project_specific @ state(base, two, layer)[-1].detach()
         push[code].append((gap - objective.push * project_specific @ delta[code]).square())
         pull[code].append((project_shared @ (english[-1] - foreign)).square())
@@ -261,7 +267,10 @@ def test_it_is_the_one_plug_in_of_its_file_and_leaves_the_control():
         ({"pull": -1}, "found -1. Input should be greater than or equal to 0"),
         ({"probe_rows": 0}, "found 0. Input should be greater than 0"),
         ({"pivot": "xx"}, "language 'xx': not a known language. Allowed: ISO 639"),
-        ({"lambda_push": 1}, "unknown key. Allowed: layer, pivot, probe_rows, pull, push, retain, rows, weight"),
+        (
+            {"lambda_push": 1},
+            "unknown key. Allowed: layer, pivot, probe_rows, pull, push, retain, rows, special",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, message: str):

@@ -21,7 +21,7 @@ from alignment_train.model import Model, positions
 from alignment_train.models import folder as folders
 from alignment_train.models.check import check, check_recipe
 from alignment_train.models.load import check_quantization, examine, load, load_base
-from alignment_train.objectives.centered import Centered
+from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.language_model import LanguageModel
 from alignment_train.report import Reporter
 from alignment_train.train import train
@@ -72,7 +72,7 @@ def logits(lm: Any) -> torch.Tensor:
 
 def two_steps(model: Model, folder: Path) -> None:
     """Train with a contrast that keeps states of a layer's width, and with plain text."""
-    objectives = [Centered.model_validate({"rows": 4, "layer": 1}), LanguageModel.model_validate({"rows": 4})]
+    objectives = [Contrastive.model_validate({"rows": 4, "layer": 1}), LanguageModel.model_validate({"rows": 4})]
     reporter = Reporter("test", folder / "log.jsonl", silent)
     train(model, plan(2, objectives=objectives, guards=UNGUARDED), PARTS, folder, reporter, CPU)
 

@@ -50,6 +50,20 @@ def test_a_picture_is_the_same_bytes_twice():
     assert recall_by_layer(METRICS, svg=True) == recall_by_layer(METRICS, svg=True)
 
 
+def test_recall_of_centered_states_has_a_panel_of_its_own_where_it_was_measured():
+    def centered(key: str) -> str:
+        return key.replace("/recall@1/", "/recall@1_centered/")
+
+    both = {
+        name: {**own, **{centered(key): item for key, item in own.items()}} if name in ("base", "aligned") else own
+        for name, own in METRICS.items()
+    }
+    one, two = ((recall_by_layer(metrics, svg=True) or b"").decode() for metrics in (METRICS, both))
+    for title in ("States as they are", "Less the mean of each language"):
+        assert two.count(title) == 1
+        assert title not in one
+
+
 def test_an_svg_follows_the_page():
     svg = (recall_by_layer(METRICS, svg=True) or b"").decode()
     assert svg.startswith("<svg")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from alignment_train import plots, probe, stages
-from alignment_train.config import TrainConfig
+from alignment_train.config import TrainConfig, pooled_as
 from alignment_train.probe import choose
 from alignment_train.stages import Trainer
 from assets.graph import define
@@ -17,6 +17,7 @@ from assets.resources import Place
 from pipelines.config import Recipe
 from pipelines.evals.retrieval import cosines, found, mexa, ratio_margin
 from pipelines.languages import Pair
+from pipelines.registry import build
 from pipelines.schema import BITEXT
 from pipelines.store import Store, StoreError
 from tests.graph import TINY, run
@@ -111,7 +112,7 @@ def test_mexa_is_that_of_a_loop():
 def test_the_chosen_layer_is_the_one_that_was_planted(tmp_path: Path):
     store, lm = planted(tmp_path), Planting(5)
     manifest = probe.run(with_train(objectives=[contrast()]), store, lambda: lm)
-    assert manifest.numbers["layer/mean"] == 5
+    assert manifest.numbers["layer/mean, centered"] == 5
     rows = {row["layer"]: row for row in manifest.numbers["layers"]}
     assert sorted(rows) == list(range(LAYERS + 1))
     assert [layer for layer, row in rows.items() if row["chosen"]] == [5]
@@ -122,7 +123,7 @@ def test_the_chosen_layer_is_the_one_that_was_planted(tmp_path: Path):
     assert rows[4]["behind"] > rows[4]["noise"] > 0
     assert rows[0]["chance"] == pytest.approx(1 / 40)
     assert (store.folder("layer_probe") / "layers.png").read_bytes().startswith(b"\x89PNG")
-    assert '"layer": {\n  "mean": 5' in (store.folder("layer_probe") / "probe.json").read_text()
+    assert '"layer": {\n  "mean, centered": 5' in (store.folder("layer_probe") / "probe.json").read_text()
     assert lm.asked == [("mean", 40)] * 3, "the side that both pairs share passes the model once"
 
 
@@ -130,7 +131,7 @@ def test_the_embeddings_and_what_is_noise_are_not_chosen(tmp_path: Path, undrawn
     for aligned in (0, None):
         store = planted(tmp_path / str(aligned))
         manifest = probe.run(with_train(objectives=[contrast()]), store, lambda at=aligned: Planting(at))
-        assert manifest.numbers["layer/mean"] == LAYERS // 2
+        assert manifest.numbers["layer/mean, centered"] == LAYERS // 2
 
 
 def test_of_layers_alike_the_nearest_to_the_middle_is_chosen_and_of_two_the_lower():
@@ -181,6 +182,10 @@ def test_nothing_is_probed_again_until_the_base_or_the_pooling_changes(tmp_path:
     assert not probed(store, layer=4, temperature=0.5)
     assert probed(store, pooling="last")
     assert not probed(store, pooling="last")
+    assert not probed(store, pooling="last", center="batch"), "both subtract the mean of each language"
+    assert probed(store, pooling="last", center="none")
+    assert probed(store, pooling="last", special_tokens=True)
+    assert probed(store, pooling="last")
     assert probed(planted(tmp_path, mark="2"), pooling="last")
 
 
@@ -189,42 +194,87 @@ def test_auto_takes_the_layer_of_its_own_pooling(tmp_path: Path, undrawn: None):
     said = with_train(objectives=[objectives[0], {"lens": {"layer": "auto"}}, *objectives[2:]])
     config, store = TrainConfig.of(said), planted(tmp_path)
     assert config.asks_probe
-    assert config.poolings == ["last", "mean"]
+    assert config.poolings == ["last", "mean", "mean, centered"]
     assert [type(item).__name__ for item in config.control] == ["Retain", "LanguageModel"]
     with pytest.raises(StoreError, match=r"no layer_probe in it\. Needed before this can run\. Make it with 'make al"):
         stages.resolved(config, store)
 
     class PerPooling(Planting):
         def embed(self, texts: list[str], layers: list[int], pooling: str) -> dict[int, np.ndarray]:
-            self.aligned = {"mean": 2, "last": 4}[pooling]
+            self.aligned = {"mean": 2, "last": 4}[pooling]  # of a centered one, the model knows nothing
             return super().embed(texts, layers, pooling)
 
     manifest = probe.run(said, store, lambda: PerPooling(None))
     assert {key: value for key, value in manifest.numbers.items() if key != "layers"} == {
-        "layer/last": 4, "layer/mean": 2
+        "layer/last": 4, "layer/mean": 2, "layer/mean, centered": 2
     }  # fmt: skip
     taken = stages.resolved(config, store)
     assert [getattr(item, "layer", None) for item in taken.objectives] == [2, 4, 2, None]
     assert taken.layer == 2
     assert not taken.asks_probe
     plain = TrainConfig.of(with_train(objectives=[contrast(2)]))
-    assert TrainConfig.of(with_train(objectives=[contrast()])).at({"mean": 2}).settings() == plain.settings()
+    assert TrainConfig.of(with_train(objectives=[contrast()])).at({"mean, centered": 2}).settings() == plain.settings()
     assert stages.resolved(plain, Store(tmp_path / "nowhere")) is plain
+
+
+@dataclass
+class Sinking(Planting):
+    """The planted layer has a long direction of the language in all states; layer 2 knows less, without one."""
+
+    def embed(self, texts: list[str], layers: list[int], pooling: str) -> dict[int, np.ndarray]:
+        out = super().embed(texts, layers, pooling)
+        rng = np.random.default_rng(list(texts[0][:8].encode()))
+        out[5] += (1000 * rng.normal(size=64)).astype(np.float32)
+        numbers = [int(text.rstrip(".").split()[-1]) for text in texts]
+        out[2] += 4 * np.eye(64, dtype=np.float32)[numbers]
+        return out
+
+
+def test_a_centered_contrast_is_told_the_layer_that_is_best_centered(tmp_path: Path, undrawn: None):
+    objectives = [
+        contrast(), {"span": {"layer": "auto"}}, {"retain": {"layer": "auto", "special_tokens": True}}
+    ]  # fmt: skip
+    said, store = with_train(objectives=objectives), planted(tmp_path)
+    lm = Sinking(5)
+    manifest = probe.run(said, store, lambda: lm)
+    assert {name for name, _ in lm.asked} == {"mean", "mean+special"}
+    numbers = {key: value for key, value in manifest.numbers.items() if key != "layers"}
+    assert numbers == {"layer/mean": 2, "layer/mean, centered": 5, "layer/mean+special": 2}
+    assert [item.layer for item in stages.resolved(TrainConfig.of(said), store).objectives] == [5, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"contrastive": {}}, "mean, centered"),
+        ({"contrastive": {"center": "none"}}, "mean"),
+        ({"contrastive": {"center": "batch", "special_tokens": True}}, "mean+special, centered"),
+        ({"contrastive": {"pooling": "last", "center": "none", "special_tokens": True}}, "last+special"),
+        ({"prompt": {"pooling": "last"}}, "last, centered"),
+        ({"lens": {}}, "last"),
+        ({"lens": {"special_tokens": True}}, "last+special"),
+        ({"span": {}}, "mean"),
+        ({"retain": {"special_tokens": True}}, "mean+special"),
+    ],
+)
+def test_an_objective_is_probed_as_it_pools(settings: dict[str, Any], expected: str):
+    objective: Any = build("alignment_train.objectives", settings)
+    assert pooled_as(objective) == expected
 
 
 def test_a_probe_for_another_pooling_is_no_answer(tmp_path: Path, undrawn: None):
     store = planted(tmp_path)
     probe.run(with_train(objectives=[contrast()]), store, lambda: Planting(2))
     config = TrainConfig.of(with_train(objectives=[contrast(pooling="last")]))
-    with pytest.raises(ValueError, match="layer_probe: found no layer for pooling last: it was made for other"):
+    with pytest.raises(ValueError, match="layer_probe: found no layer for pooling last, centered: it was made"):
         stages.resolved(config, store)
 
 
-@pytest.mark.parametrize("name", ["contrastive", "centered", "span", "lens", "retain"])
+@pytest.mark.parametrize("name", ["contrastive", "span", "lens", "retain"])
 def test_every_objective_with_a_layer_takes_auto(name: str):
     config = TrainConfig.model_validate({"base": {"seed": {"layers": 1}}, "objectives": [{name: {"layer": "auto"}}]})
     assert config.asks_probe
-    assert getattr(config.at({"mean": 1, "last": 1}).objectives[0], "layer", None) == 1
+    assert getattr(config.at({"mean": 1, "last": 1, "mean, centered": 1}).objectives[0], "layer", None) == 1
     with pytest.raises(ValueError, match="layer: found 2. Allowed: 'middle', a fraction between 0 and 1, or -2 to 1"):
         TrainConfig.model_validate({"base": {"seed": {"layers": 1}}, "objectives": [{name: {"layer": 2}}]})
 
@@ -259,7 +309,7 @@ def test_a_training_with_auto_is_the_one_with_the_layer_that_was_chosen(tmp_path
         out.commit("base", {})
     with pytest.raises(StoreError, match="no layer_probe in it"):
         trainer("auto").align()
-    chosen = trainer("auto").probe().numbers["layer/mean"]
+    chosen = trainer("auto").probe().numbers["layer/mean, centered"]
     assert chosen in (1, 2, 3)
     made = trainer("auto").align()
     assert made.numbers["trained_layer"] == chosen
@@ -297,7 +347,7 @@ def test_the_asset_shows_plot_and_table(tmp_path: Path):
     result = run(tmp_path / "store", "layer_probe", trainer=["true"], tags={})
     (made,) = result.asset_materializations_for_node("layer_probe")
     assert isinstance(made.metadata["plot_layers"], dg.MarkdownMetadataValue)
-    assert made.metadata["layer/mean"].value == 5
+    assert made.metadata["layer/mean, centered"].value == 5
     table = made.metadata["layers"]
     assert isinstance(table, dg.TableMetadataValue)
     assert [record.data["layer"] for record in table.records if record.data["chosen"]] == [5]

@@ -20,7 +20,7 @@ TABLE = bitext(120)
 
 
 def objective(**settings) -> Prompt:
-    return Prompt.model_validate({"rows": 6, "layer": 2, **settings})
+    return Prompt.model_validate({"rows": 6, "layer": 2, "center": "none", **settings})
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
@@ -38,7 +38,7 @@ def test_the_loss_is_that_of_each_text_alone_after_the_keys_and_values_of_the_pr
         out = by_hand(model, bare, torch.tensor([[*ids, eos]]))
         logs = out.logits[0].log_softmax(-1)
         nats += [-logs[t - 1, token] for t, token in enumerate([*ids, eos]) if t >= max(first, 1)]
-        read = out.hidden_states[2][0, : len(ids)]  # without EOS
+        read = out.hidden_states[2][0, first : len(ids)]  # without BOS and EOS
         states.append(read[-1] if item.pooling == "last" else read.sum(0) / len(read))
     batch = item.collate(ROWS, model, 64)
     assert batch["attention_mask"].sum(1).unique().numel() > 1  # there is padding
@@ -69,7 +69,9 @@ def test_texts_are_cut_where_the_eos_would_stand():
     assert batch["input_ids"].shape == batch["pooled"].shape == (12, 6)
     whole = item.collate(ROWS, model, 64)["attention_mask"].sum(1)
     assert batch["cut"] == (whole > 6).sum() > 0
-    assert batch["pooled"].sum(1).max() == 6
+    assert batch["pooled"].sum(1).max() == 5
+    kept = objective(special_tokens=True).collate(ROWS, model, 6)
+    assert kept["pooled"].sum(1).max() == 6
     assert math.isfinite(item.loss(model, batch)[0].item())
 
 

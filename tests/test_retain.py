@@ -60,9 +60,10 @@ def test_kl_is_the_mean_over_every_token_of_the_texts_in_the_language(kind: str,
     assert loss.item() > 0.001
 
 
+@pytest.mark.parametrize("special", [False, True])
 @pytest.mark.parametrize("layer", [1, "middle", -1])
-def test_hidden_is_the_squared_distance_of_mean_states(layer):
-    objective, model, held = opened(by="hidden", layer=layer)
+def test_hidden_is_the_squared_distance_of_mean_states(layer, special: bool):
+    objective, model, held = opened(by="hidden", layer=layer, special_tokens=special)
     loss, _ = objective.loss(model, objective.collate(ROWS, model, 32), held)
     index = {"middle": 1, -1: 3}.get(layer, layer)
     squares = []
@@ -70,7 +71,8 @@ def test_hidden_is_the_squared_distance_of_mean_states(layer):
         ids = torch.tensor([model.tokenizer(text)["input_ids"]])
         with torch.no_grad():
             states = [m.lm(input_ids=ids, output_hidden_states=True).hidden_states[index][0] for m in (model, held)]
-        squares += [float(a - b) ** 2 for a, b in zip(states[0].mean(0), states[1].mean(0), strict=True)]
+        one, other = (own[0 if special else 1 :].mean(0) for own in states)
+        squares += [float(a - b) ** 2 for a, b in zip(one, other, strict=True)]
     assert loss.item() == pytest.approx(sum(squares) / len(squares), rel=1e-4)
 
 

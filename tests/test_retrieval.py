@@ -56,7 +56,8 @@ def test_recall_is_that_of_the_planted_alignment_at_every_layer() -> None:
     # twenty; from English, ten are found and ten zero vectors tie with all twenty.
     assert at == pytest.approx({0: 1 / 20, 1: (10 + 10 / 20) / 20, 2: 1.0})
     assert metrics[f"retrieval/{DE}/recall@1"] == metrics[f"retrieval/{DE}/recall@1/layer=2"]
-    per_pair = {"recall@1", "recall@1_from_src", "recall@1_from_tgt", "margin", "mexa", "cosine_gap"}
+    sides = {"recall@1_from_src", "recall@1_from_tgt"}
+    per_pair = {"recall@1", "recall@1_centered", *sides, "margin", "mexa", "cosine_gap"}
     guards = {f"{lang}/{guard}" for lang in DE.languages for guard in ("effective_rank", "uniformity")}
     known = {f"retrieval/{DE}/{name}" for name in per_pair} | {f"representation/{name}" for name in guards}
     known |= {"representation/all/variance_ratio", "representation/all/language_probe"}
@@ -119,6 +120,26 @@ def test_the_cosine_gap_is_translations_less_all_others() -> None:
     others = cosine[~np.eye(9, dtype=bool)]
     assert cosine_gap(cosine).mean() == pytest.approx(np.diag(cosine).mean() - others.mean())
     assert cosine_gap(np.array([[0.7]])).tolist() == [0.7]
+
+
+def test_centering_finds_what_a_common_direction_hides() -> None:
+    class Anisotropic(Planting):
+        """All states near one direction, which is another in each language."""
+
+        def embed(self, texts: list[str], layers: list[int], pooling: str) -> dict[int, np.ndarray]:
+            offset = np.zeros(64, np.float32)
+            offset[60:] = {"deu": [3e4, 4e4, 0, 0], "eng": [3e4, 0, 0, 4e4]}[texts[0][:3]]
+            return {n: rows + offset for n, rows in super().embed(texts, layers, pooling).items()}
+
+    item = retrieval()
+    metrics = item.run(Anisotropic(), held_out(item, DE))
+    names = ("recall@1", "recall@1_centered")
+    raw, centered = (metrics[f"retrieval/{DE}/{name}/layer=2"]["value"] for name in names)
+    assert raw < 0.2
+    assert centered == 1
+    assert metrics[f"retrieval/{DE}/recall@1_centered/layer=0"]["value"] == pytest.approx(1 / 20)
+    assert metrics[f"retrieval/{DE}/recall@1_centered"] == metrics[f"retrieval/{DE}/recall@1_centered/layer=2"]
+    assert item.chance(held_out(item, DE))[f"retrieval/{DE}/recall@1_centered"] == 1 / 20
 
 
 def test_a_collapsed_model_shows_in_the_guards_where_its_cosines_rise() -> None:
@@ -186,7 +207,8 @@ def test_baselines_are_of_characters_and_of_random_weights() -> None:
     found = item.baselines(texts, lambda: model)
     keys = {key for key in item.chance(texts) if key.startswith("retrieval/")}
     assert set(found) == {"ngrams", "random"}
-    assert set(found["ngrams"]) == set(found["random"]) == keys
+    assert set(found["random"]) == keys
+    assert set(found["ngrams"]) == keys - {f"retrieval/{DE}/recall@1_centered"}, "trigrams are no states"
     assert found["random"][f"retrieval/{DE}/recall@1"]["value"] == 1
     assert found["ngrams"][f"retrieval/{DE}/recall@1"]["value"] > 0.9, "the planted sentences share their numbers"
     assert set(item.baselines(texts, None)) == {"ngrams"}

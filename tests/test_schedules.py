@@ -30,7 +30,7 @@ ROWS = {"contrastive": 12, "language_model": 8}
 
 def pair(**more) -> list[Objective]:
     """A contrast, which comes first, and language modelling."""
-    contrast = {"rows": ROWS["contrastive"], "layer": 2, **more}
+    contrast = {"rows": ROWS["contrastive"], "layer": 2, "center": "none", **more}
     return [Contrastive.model_validate(contrast), LanguageModel.model_validate({"rows": ROWS["language_model"]})]
 
 
@@ -203,9 +203,9 @@ def test_a_steps_gradient_is_that_of_the_mean_over_all_that_its_micro_batches_ho
         texts = list(next(batches[kind]))
         if kind == "c":
             batch, _ = model.encode(texts + [target[text] for text in texts], 32)
-            mask = batch["attention_mask"]
+            text = batch.pop("text_mask")
             states = model.lm(**batch, output_hidden_states=True).hidden_states[2]
-            src, tgt = pool(states, mask, "mean").chunk(2)
+            src, tgt = pool(states, text, "mean").chunk(2)
             total = total + 0.5 * info_nce(src, tgt, 0.2, "src_to_tgt")
         else:
             eos = model.tokenizer.eos_token_id
@@ -420,8 +420,8 @@ def test_mid_aligns_recipe_has_its_settings():
     task, contrast = config.objectives
     assert (task.rows, task.weight, contrast.weight) == (32, 1.0, 1.0)
     assert contrast.model_dump() == {
-        "weight": 1.0, "rows": 32, "layer": "middle", "pooling": "mean", "temperature": 0.1, "direction": "src_to_tgt",
-        "chunk": None,
+        "weight": 1.0, "rows": 32, "layer": "middle", "pooling": "mean", "special_tokens": True, "center": "none",
+        "memory": 128, "pivot": None, "temperature": 0.1, "direction": "src_to_tgt", "chunk": None,
     }  # fmt: skip
     assert config.optimiser.model_dump(include={"learning_rate", "schedule", "warmup", "weight_decay"}) == {
         "learning_rate": 5e-4, "schedule": "inverse_sqrt", "warmup": 0.03, "weight_decay": 0.0,

@@ -20,6 +20,13 @@ Layer = int | Annotated[float, Field(gt=0, lt=1)] | Literal["middle", "auto"]
 `auto`, the layer that layer_probe chooses."""
 
 
+MOVED = {
+    "centered": "it is a setting of contrastive now. Write 'contrastive: {center: language}', and its other settings, "
+    "such as memory and pivot, beside center."
+}
+"""Names that were objectives, and what to write in place of them."""
+
+
 class Objective(Plugin):
     """Base of objectives. A micro-batch of an objective is `rows` rows; its loss counts `weight` times in a step's."""
 

@@ -1,12 +1,15 @@
 """Contrast: a sentence and its translation get near hidden states, the other sentences of the batch far ones."""
 
 import hashlib
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+import pyarrow as pa
+from pydantic import BeforeValidator, Field, model_validator
 
-from alignment_train.data import pair_counts
+from alignment_train.data import language_numbers, pair_counts
 from alignment_train.objectives import Layer, Objective, Reads
+from pipelines.errors import UserError
+from pipelines.languages import parse
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,15 +22,31 @@ CHUNK = 64
 
 
 class Contrastive(Objective):
-    """InfoNCE over the pooled states of one layer; only the blocks below it are run.
+    """InfoNCE over the pooled states of one layer, less the mean state of each language; only the blocks below are run.
 
     A sentence that occurs twice in a batch, and another translation of the same one, is no negative of itself.
     Sources: AFP (arXiv 2311.08089; layer 1, last, temperature 0.05, src_to_tgt) and mid-align (arXiv 2502.14830;
-    layer middle, mean, 0.1, src_to_tgt).
+    layer middle, mean, 0.1, src_to_tgt), both with center none and special tokens. Centering: ShifCon (arXiv
+    2410.19453), h <- h - v_l + v_en, symmetric; its code takes v_l of the batch, which there holds one language beside
+    English, contrasts several layers, and shifts states within the forward pass of its instruction tuning too. Here
+    only the contrast sees shifted states, so the model runs as any other.
     """
 
     layer: Layer = "middle"
     pooling: Literal["mean", "last"] = "mean"
+    special_tokens: bool = False
+    """Whether special tokens are pooled too, as AFP and mid-align do. The state of BOS can be an attention sink, which
+    is nearly the same in every text."""
+    center: Literal["none", "language", "batch"] = "language"
+    """What is subtracted from each state before the cosine: the running mean of its language, which suits batches of
+    any size; its language's mean in the batch; or nothing. In large models the cosine of unrelated sentences is 0.98 to
+    1, and a contrast of raw states stays at ln B for long. A running mean counts the batch in, and gradient goes
+    through that part alone."""
+    memory: int = Field(128, ge=1)
+    """Rows of a language that its running mean remembers; it strays by some spread / sqrt(2 x memory)."""
+    pivot: Annotated[str, BeforeValidator(parse)] | None = None
+    """The language whose running mean is added to all states, as ShifCon does with English; with none they lie about
+    the origin, where cosine tells most."""
     temperature: float = Field(0.1, gt=0)
     direction: Literal["both", "src_to_tgt"] = "both"
     rows: int = Field(128, gt=1)
@@ -39,6 +58,15 @@ class Contrastive(Objective):
     splits: ClassVar[bool] = True
     aligns: ClassVar[bool] = True
 
+    @model_validator(mode="after")
+    def _pivot_has_a_mean(self) -> "Contrastive":
+        if self.pivot and self.center != "language":
+            raise UserError(
+                f"pivot: found {self.pivot} with center {self.center}. Allowed: with center language, whose running "
+                f"means it is one of. Set center: language, or leave pivot out."
+            )
+        return self
+
     def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
         return pair_counts(rows, model)
 
@@ -48,14 +76,70 @@ class Contrastive(Objective):
         src, tgt = [row["src"] for row in rows], [row["tgt"] for row in rows]
         batch, cut = model.encode(src + tgt, max_length)
         texts = torch.tensor([text_number(text) for text in src + tgt], device=model.device).view(2, -1).T  # [B, 2]
-        return {**batch, "texts": texts, "same": same_texts(texts), "cut": torch.tensor(cut)}
+        codes = [row[side] for side in ("src_lang", "tgt_lang") for row in rows]
+        more = {"language": language_numbers(codes, model.device), "texts": texts, "same": same_texts(texts)}
+        return {**batch, **more, "cut": torch.tensor(cut)}
+
+    def open(self, model: "Model", table: pa.Table) -> Any:
+        """With center `language` a module of buffers, which every loss moves on: language means, and rows behind each.
+
+        The same in all processes, for each loss sees the states of all.
+        """
+        import torch
+
+        from alignment_train.layers import layer_index
+
+        if self.center != "language":
+            return None
+        codes = sorted({code for side in ("src_lang", "tgt_lang") for code in table[side].unique().to_pylist()})
+        if self.pivot and self.pivot not in codes:
+            raise UserError(
+                f"train.objectives.{self.name}.pivot: found {self.pivot}, which no pair has. Allowed: "
+                f"{', '.join(codes)}. Name one of them, or leave pivot out."
+            )
+        held, size = torch.nn.Module(), model.width(layer_index(self.layer, len(model.blocks)))
+        held.register_buffer("numbers", language_numbers(codes, model.device))
+        held.register_buffer("means", torch.zeros(len(codes), size, device=model.device))
+        held.register_buffer("counts", torch.zeros(len(codes), device=model.device))
+        return held
 
     def loss(self, model: "Model", batch: dict[str, "Tensor"], held: Any = None) -> tuple["Tensor", dict[str, float]]:
         from alignment_train.losses import gathered, info_nce
 
         src, tgt = map(gathered, self.states(model, batch).chunk(2))
+        src, tgt, figures = self.centered(src, tgt, batch, held)
         same = same_texts(gathered(batch["texts"]))
-        return info_nce(src, tgt, self.temperature, self.direction, same), {}
+        return info_nce(src, tgt, self.temperature, self.direction, same), figures
+
+    def centered(
+        self, src: "Tensor", tgt: "Tensor", batch: dict[str, "Tensor"], held: Any
+    ) -> tuple["Tensor", "Tensor", dict[str, float]]:
+        """`src` and `tgt` [B, H] as `center` says, and the share of their variance that was subtracted; moves `held`.
+
+        B: rows of all processes, as `gathered` gives them.
+        """
+        import torch
+
+        from alignment_train.losses import batch_language_means, gathered, language_means
+
+        if self.center == "none":
+            return src, tgt, {}
+        states = torch.cat([src, tgt]).float()
+        language = torch.cat([gathered(side) for side in batch["language"].chunk(2)])
+        if self.center == "batch":
+            centered = states - batch_language_means(states, language)
+        else:
+            place = torch.searchsorted(held.numbers, language)
+            means, counts = language_means(states, place, held.means, held.counts, self.memory)
+            held.means.copy_(means.detach())
+            held.counts.copy_(counts)
+            centered = states - means[place]
+        variance = (states - states.mean(0)).detach().square().sum().clamp(min=1e-12)
+        share = 1 - (centered.detach().square().sum() / variance).item()
+        if self.pivot:
+            centered = centered + means[held.numbers == language_numbers([self.pivot], states.device)]
+        src, tgt = centered.chunk(2)
+        return src, tgt, {"language_share": share}
 
     def states(self, model: "Model", batch: dict[str, "Tensor"]) -> "Tensor":
         """[2B, H]: the pooled states of all sources, then of all targets.
@@ -66,14 +150,14 @@ class Contrastive(Objective):
         from torch.utils.checkpoint import checkpoint
 
         from alignment_train.layers import layer_index
-        from alignment_train.losses import pool
+        from alignment_train.losses import pool, pooling_mask
 
         layer = layer_index(self.layer, len(model.blocks))
 
-        def run(ids: "Tensor", mask: "Tensor") -> "Tensor":
-            return pool(model.hidden(ids, mask, layer), mask, self.pooling)
+        def run(ids: "Tensor", mask: "Tensor", pooled: "Tensor") -> "Tensor":
+            return pool(model.hidden(ids, mask, layer), pooled, self.pooling)
 
-        ids, mask = batch["input_ids"], batch["attention_mask"]
+        ids, mask, pooled = batch["input_ids"], batch["attention_mask"], pooling_mask(batch, self.special_tokens)
         again = self.chunk is not None and len(ids) > self.chunk
         # Longest first where little of each is kept: what the next need fits where the last lay. The other way round
         # the heap went to pieces, and 4,096 pairs took 10 GB.
@@ -82,7 +166,7 @@ class Contrastive(Objective):
         states = []
         for chosen, own in zip(order.split(size), lengths.split(size), strict=True):
             longest = int(own.max())
-            part = ids[chosen, :longest], mask[chosen, :longest]
+            part = ids[chosen, :longest], mask[chosen, :longest], pooled[chosen, :longest]
             states.append(checkpoint(run, *part, use_reentrant=False) if again else run(*part))  # random state kept too
         return cat(states)[order.argsort()]
 

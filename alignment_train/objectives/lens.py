@@ -60,6 +60,8 @@ class Lens(Objective):
 
     reads: ClassVar[Reads] = "bitext"
     aligns: ClassVar[bool] = True
+    special_tokens: bool = False
+    """Whether special tokens count in the means over tokens, and as the last one, as in Lens."""
     pooling: ClassVar[str] = "last"
     """By which layer_probe measures for it."""
 
@@ -103,19 +105,20 @@ class Lens(Objective):
         from torch.nn.functional import mse_loss
 
         from alignment_train.layers import layer_index
-        from alignment_train.losses import pool
+        from alignment_train.losses import pool, pooling_mask
 
-        ids, mask = batch["input_ids"], batch["attention_mask"]
+        ids, mask, pooled = batch["input_ids"], batch["attention_mask"], pooling_mask(batch, self.special_tokens)
         layer, pairs = layer_index(self.layer, len(model.blocks)), len(ids) // 2
         hidden = model.hidden(ids, mask, layer)
         with torch.no_grad():
             before = held.base.hidden(ids, mask, layer)
         with torch.autocast(ids.device.type, enabled=False):  # the parts are small differences of large numbers
             hidden, before = hidden.float(), before.float()
-            retain = mse_loss(pool(hidden[:pairs], mask[:pairs], "mean"), pool(before[:pairs], mask[:pairs], "mean"))
-            pivot, other = pool(hidden, mask, "last").chunk(2)  # [B, H]
+            now, then = (pool(states[:pairs], pooled[:pairs], "mean") for states in (hidden, before))
+            retain = mse_loss(now, then)
+            pivot, other = pool(hidden, pooled, "last").chunk(2)  # [B, H]
             target = self.push * held.directions[torch.searchsorted(held.numbers, batch["language"])]  # [B, L - 1]
-            moved = (other - pool(before[pairs:], mask[pairs:], "last")) @ held.specific
+            moved = (other - pool(before[pairs:], pooled[pairs:], "last")) @ held.specific
             # a projection is as long as its coordinates, and each language counts once, however many rows it has
             each = (batch["language"][:, None] == batch["language"]).sum(1) * hidden.shape[-1]  # [B]
             push = ((moved - target).square().sum(-1) / each).sum()
@@ -152,12 +155,12 @@ class Lens(Objective):
         import torch
 
         from alignment_train.layers import layer_index
-        from alignment_train.losses import pool
+        from alignment_train.losses import pool, pooling_mask
 
         layer, found = layer_index(self.layer, len(base.blocks)), []
         for start in range(0, len(texts), PROBE_BATCH):
             batch, _ = base.encode(texts[start : start + PROBE_BATCH], PROBE_TOKENS)
             with torch.no_grad(), torch.autocast(base.device.type, enabled=False):
                 hidden = base.hidden(batch["input_ids"], batch["attention_mask"], layer)
-            found.append(pool(hidden, batch["attention_mask"], "last").float())
+            found.append(pool(hidden, pooling_mask(batch, self.special_tokens), "last").float())
         return torch.cat(found)

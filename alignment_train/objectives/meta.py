@@ -54,6 +54,8 @@ class Meta(Objective):
 
     clusters: int | list[list[Language]] = 3
     """So many, made from the base model's middle states of the languages, or lists of languages; no other is read."""
+    special_tokens: bool = False
+    """Whether those states are means over special tokens too."""
     query: Literal["others", "own"] = "others"
     inner_steps: int = Field(1, gt=0)
     inner_learning_rate: float = Field(0.01, gt=0)
@@ -146,13 +148,14 @@ class Meta(Objective):
         from alignment_train.lm import LM
 
         layer, out = layer_index("middle", len(model.blocks)), []
+        pooling = "mean+special" if self.special_tokens else "mean"
         training = model.lm.training
         base = LM(model, layer, PROBE_TOKENS, model.device)
         for code in codes:
             own = table["text"].filter(pc.equal(table["language"], code))
             count = min(PROBE_TEXTS, len(own))
             chosen = own.take(pa.array([i * len(own) // count for i in range(count)]))
-            out.append(base.embed(chosen.to_pylist(), [layer], "mean")[layer].mean(0))
+            out.append(base.embed(chosen.to_pylist(), [layer], pooling)[layer].mean(0))
         model.lm.train(training)
         return np.stack(out)
 

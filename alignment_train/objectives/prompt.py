@@ -34,13 +34,17 @@ class Prompt(Contrastive):
     splits: ClassVar[bool] = False
 
     def collate(self, rows: list[dict[str, Any]], model: "Model", max_length: int) -> dict[str, "Tensor"]:
-        """As of the contrast, with labels; `pooled` is true where a text is without the EOS that it has to predict."""
+        """As of the contrast, with labels; `pooled` is 1 at what is pooled, without the EOS that a text predicts."""
         from torch.nn.functional import pad
+
+        from alignment_train.losses import pooling_mask
 
         pairs = super().collate(rows, model, max_length)
         batch = texts([row[side] for side in ("src", "tgt") for row in rows], model, max_length)
         room = batch["input_ids"].shape[1] - pairs["input_ids"].shape[1]
-        return {**pairs, **batch, "pooled": pad(pairs["attention_mask"], (0, room))}
+        pooled = pad(pooling_mask(pairs, self.special_tokens), (0, room))
+        del pairs["text_mask"]  # which has no room for EOS
+        return {**pairs, **batch, "pooled": pooled}
 
     def loss(self, model: "Model", batch: dict[str, "Tensor"], held: Any = None) -> tuple["Tensor", dict[str, float]]:
         from alignment_train.layers import layer_index
@@ -51,6 +55,8 @@ class Prompt(Contrastive):
             logits, labels, _ = model.predictions(batch)
         language = token_loss(logits, labels)
         src, tgt = pool(states[layer], batch["pooled"], self.pooling).chunk(2)
+        src, tgt, figures = self.centered(src, tgt, batch, held)
         contrast = info_nce(src, tgt, self.temperature, self.direction, batch["same"])
         parts = {"language_model": language, "contrast": contrast}
-        return language + self.contrast_weight * contrast, {name: value.item() for name, value in parts.items()}
+        figures |= {name: value.item() for name, value in parts.items()}
+        return language + self.contrast_weight * contrast, figures

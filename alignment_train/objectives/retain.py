@@ -37,6 +37,8 @@ class Retain(Objective):
     steps of a strong contrast; held on every language, 0.26."""
     layer: Layer = -1
     """Of `hidden` alone."""
+    special_tokens: bool = False
+    """Whether the means of `hidden` are over special tokens too, as in Lens."""
 
     reads: ClassVar[Reads] = "bitext"
     splits: ClassVar[bool] = True
@@ -67,17 +69,17 @@ class Retain(Objective):
         import torch
 
         from alignment_train.layers import layer_index
-        from alignment_train.losses import kl_divergence, pool
+        from alignment_train.losses import kl_divergence, pool, pooling_mask
 
         ids, mask, positions = batch["input_ids"], batch["attention_mask"], batch["positions"]
         if self.by == "kl":
             with torch.no_grad():
                 base = held.logits(ids, mask, positions)  # [P, V]
             return kl_divergence(base, model.logits(ids, mask, positions)), {}
-        layer = layer_index(self.layer, len(model.blocks))
+        layer, pooled = layer_index(self.layer, len(model.blocks)), pooling_mask(batch, self.special_tokens)
         with torch.no_grad():
-            base = pool(held.hidden(ids, mask, layer).float(), mask, "mean")  # [N, H]
-        moved = (pool(model.hidden(ids, mask, layer).float(), mask, "mean") - base)[positions.any(1)]
+            base = pool(held.hidden(ids, mask, layer).float(), pooled, "mean")  # [N, H]
+        moved = (pool(model.hidden(ids, mask, layer).float(), pooled, "mean") - base)[positions.any(1)]
         return moved.square().sum() / max(1, moved.numel()), {}
 
     def count(self, batch: dict[str, "Tensor"]) -> int:

@@ -69,6 +69,11 @@ class Measure(NamedTuple):
         return self.unit == POINTS
 
 
+Pooling = Literal["mean", "last", "mean+special", "last+special"]
+"""How the states of a text's tokens become one: their mean, or that of the last. Special tokens, such as BOS, which can
+be an attention sink, count only with `+special`."""
+
+
 class LanguageModel(Protocol):
     """All that an eval may ask of a model; `alignment_train.lm` answers it, a fake one tests an eval."""
 
@@ -76,7 +81,7 @@ class LanguageModel(Protocol):
     trained_layer: int
 
     def embed(self, texts: list[str], layers: list[int], pooling: str) -> dict[int, np.ndarray]:
-        """{layer: float32 [N, H]}, row i of `texts[i]`; layers count as in `hidden_states`."""
+        """{layer: float32 [N, H]}, row i of `texts[i]`; layers count as in `hidden_states`. pooling: a `Pooling`."""
         ...
 
     def loss(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:

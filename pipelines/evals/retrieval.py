@@ -15,14 +15,15 @@ import pyarrow as pa
 
 from pipelines import statistics
 from pipelines.errors import UserError
-from pipelines.evals import LanguageModel, Measure, Metric, States, _ngrams
+from pipelines.evals import LanguageModel, Measure, Metric, Pooling, States, _ngrams
 from pipelines.evals._bitext import BitextEval, by_pair
 from pipelines.evals._states import effective_rank, language_probe, uniformity, unit, variance_ratio
 
 GUARDS = "representation"
 SAMPLE = 200
 """Sentences of a language by which its states are judged and drawn; all layers of them are held at once."""
-RECALLS = ("recall@1", "recall@1_from_src", "recall@1_from_tgt", "margin")
+CENTERED = "recall@1_centered"
+RECALLS = ("recall@1", "recall@1_from_src", "recall@1_from_tgt", CENTERED, "margin")
 
 ROUNDING = 1e-9  # of a product in float64, not of the states: nearer together is equally near
 
@@ -33,6 +34,12 @@ MEASURES = {
         note="Share of held-out texts whose nearest neighbour in the other language is their own translation, mean of "
         "both directions{layer}. Higher is better.",
         name="recall@1",
+    ),
+    f"retrieval/{CENTERED}": Measure(
+        title="Finding translations: recall@1, centered",
+        note="Recall@1 after the mean state of each side's texts is subtracted{layer}: what all texts, or all of a "
+        "language, have in common, which in large models is nearly all of a state. Higher is better.",
+        role="detail",
     ),
     "retrieval/recall@1_from_src": Measure(title="Finding translations: the first language asks", role="detail"),
     "retrieval/recall@1_from_tgt": Measure(title="Finding translations: the second language asks", role="detail"),
@@ -87,8 +94,9 @@ class Retrieval(BitextEval):
     """How near translations are, and what the states are like that bring it about. Every figure at every layer.
 
     Of a pair, over the sentences of its two sides, N each: `recall@1`, mean of both directions, N candidates, and each
-    direction by itself (`_from_src`: sources ask); `margin`, the same by ratio margin; `mexa`; `cosine_gap`, the mean
-    cosine of translations less that of all other pairs of the same sides.
+    direction by itself (`_from_src`: sources ask); `recall@1_centered`, of states less the mean of their side;
+    `margin`, recall@1 by ratio margin; `mexa`; `cosine_gap`, the mean cosine of translations less that of all other
+    pairs of the same sides.
     Of a language, over SAMPLE sentences: `effective_rank`, `uniformity`. Of all together: `variance_ratio`,
     `language_probe`. These go by the name `representation`.
     Where the pairs share sentences of a common language, every language is asked about every other: see `parallel`.
@@ -99,7 +107,7 @@ class Retrieval(BitextEval):
 
     layer: Literal["trained", "middle"] | int = "trained"
     """The layer of the figure without a layer in its key: of the contrast, half the blocks, or an index."""
-    pooling: Literal["mean", "last"] = "mean"
+    pooling: Pooling = "mean"
     lexical: bool = True
     """Whether a model of random weights and character n-grams are asked for translations too."""
 
@@ -119,8 +127,8 @@ class Retrieval(BitextEval):
             figures = {
                 f"{self.name}/{pair}/{metric}/layer={layer}": values
                 for layer in layers
-                for metric, values in by_item(
-                    cosines(src.states[layer], tgt.states[layer], f"{self.name}, {pair}, layer {layer}")
+                for metric, values in by_state(
+                    src.states[layer], tgt.states[layer], f"{self.name}, {pair}, layer {layer}"
                 ).items()
             }
             of = list(zip(src.texts, tgt.texts, strict=True))
@@ -155,7 +163,7 @@ class Retrieval(BitextEval):
             layer = self._headline(lm)
             states = embedded(lm, bitext, [layer], self.pooling)
             found["random"] = self._pairs(
-                (pair, means(cosines(src.states[layer], tgt.states[layer], f"{self.name}, {pair}, random model")))
+                (pair, means(by_state(src.states[layer], tgt.states[layer], f"{self.name}, {pair}, random model")))
                 for pair, src, tgt in states
             )
         return found
@@ -255,6 +263,17 @@ def embedded(lm: LanguageModel, bitext: Bitext, layers: list[int], pooling: str)
                 del held[side.lang]
 
 
+def by_state(src: np.ndarray, tgt: np.ndarray, where: str) -> dict[str, np.ndarray]:
+    """{metric: [N]}: what each pair of states, [N, H] a side, adds to the figures of a pair; where: as of `cosines`."""
+    raw = by_item(cosines(src, tgt, where))
+    return {**raw, CENTERED: found(cosines(center(src), center(tgt), where)).mean(axis=0)}
+
+
+def center(states: np.ndarray) -> np.ndarray:
+    """float64 [N, H]: states less their mean."""
+    return states - states.mean(axis=0, dtype=np.float64)
+
+
 def by_item(cosine: np.ndarray) -> dict[str, np.ndarray]:
     """{metric: [N]}: what each pair of translations adds to the figures of a pair; their means are the figures."""
     both = found(cosine)
@@ -268,16 +287,15 @@ def by_item(cosine: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def means(cosine: np.ndarray) -> dict[str, Metric]:
-    """{metric: figure} of a pair; cosine: [N, N], that of a translation on the diagonal."""
-    figures = by_item(cosine)
+def means(figures: Mapping[str, np.ndarray]) -> dict[str, Metric]:
+    """{metric: figure} of a pair; figures: {metric: [N]}, what each item adds."""
     return dict(zip(figures, statistics.means(np.stack(list(figures.values()))), strict=True))
 
 
 @lru_cache(256)  # pairs of languages; a comparison asks of the same texts beside each of its models
 def by_ngrams(src: tuple[str, ...], tgt: tuple[str, ...]) -> Mapping[str, Metric]:
     """{metric: figure} of a pair of sides of N texts each, by the characters that texts share: see `_ngrams`."""
-    return means(_ngrams.cosines(src, tgt))
+    return means(by_item(_ngrams.cosines(src, tgt)))
 
 
 def credits(src: np.ndarray, tgt: np.ndarray, where: str = "retrieval") -> np.ndarray:

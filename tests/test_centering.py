@@ -1,3 +1,4 @@
+import math
 from collections import defaultdict
 from typing import Any
 
@@ -5,20 +6,21 @@ import pyarrow as pa
 import pytest
 import torch
 
+from alignment_train.config import TrainConfig
 from alignment_train.data import language_numbers
-from alignment_train.losses import info_nce, language_means
-from alignment_train.objectives.centered import Centered
+from alignment_train.losses import batch_language_means, info_nce, language_means
 from alignment_train.objectives.contrastive import Contrastive
-from pipelines.registry import build, load
+from pipelines.config import validate
+from pipelines.registry import build
 from tests.models import bitext, tiny
 from tests.trained import assert_a_kill_changes_nothing
 
 SETTINGS = {"layer": 2, "rows": 8}
 
 
-def centered(**settings: Any) -> Centered:
-    plugin = build("alignment_train.objectives", {"centered": {**SETTINGS, **settings}})
-    assert isinstance(plugin, Centered)
+def centered(**settings: Any) -> Contrastive:
+    plugin = build("alignment_train.objectives", {"contrastive": {**SETTINGS, **settings}})
+    assert isinstance(plugin, Contrastive)
     return plugin
 
 
@@ -29,13 +31,15 @@ def three_languages(rows: int, first: int = 1000) -> pa.Table:
     return table.set_column(2, table.schema.field(2), pa.array(codes))
 
 
-def by_hand(objective: Centered, model, rows: list[dict], memory: dict[str, tuple[torch.Tensor, int]]) -> torch.Tensor:
+def by_hand(
+    objective: Contrastive, model, rows: list[dict], memory: dict[str, tuple[torch.Tensor, int]]
+) -> torch.Tensor:
     """The loss, one text after another, and the language means in `memory` moved on."""
     states, languages = [], []
     for side in ("src", "tgt"):
         for row in rows:
             ids = torch.tensor([model.tokenizer(row[side])["input_ids"]])
-            states.append(model.hidden_states(ids, torch.ones_like(ids))[2][0].mean(0))
+            states.append(model.hidden_states(ids, torch.ones_like(ids))[2][0, 1:].mean(0))  # without BOS
             languages.append(row[f"{side}_lang"])
     of = defaultdict(list)
     for state, code in zip(states, languages, strict=True):
@@ -183,6 +187,96 @@ def test_it_trains_the_blocks_below_its_layer_and_nothing_else():
     assert moved == below
 
 
+def test_the_mean_of_the_batch_is_plain_but_for_a_single_row():
+    torch.manual_seed(0)
+    states, language = torch.randn(6, 3, requires_grad=True), torch.tensor([9, 2, 9, 5, 2, 9])
+    means = batch_language_means(states, language)
+    for rows in ([0, 2, 5], [1, 4]):
+        torch.testing.assert_close(means[rows], states[rows].mean(0).expand(len(rows), 3))
+    left = (states - means)[3]
+    torch.testing.assert_close(left, (states[3] - states.mean(0)) / 2)
+    (own,) = torch.autograd.grad(left[0], states)
+    torch.testing.assert_close(own[3], torch.tensor([0.5, 0, 0]))
+
+
+@pytest.mark.parametrize("center", ["none", "language", "batch"])
+def test_the_centered_loss_is_that_of_states_less_their_means(center: str):
+    objective, model, table = centered(center=center), tiny(), three_languages(8)
+    batch = objective.collate(table.to_pylist(), model, 64)
+    held = objective.open(model, table)
+    assert (held is None) == (center != "language")
+    loss, figures = objective.loss(model, batch, held)
+    states = objective.states(model, batch)
+    means = torch.zeros_like(states)
+    for number in batch["language"].unique():
+        rows = batch["language"] == number
+        if center == "batch":
+            means[rows] = states[rows].mean(0)
+        elif center == "language":
+            means[rows] = (states[rows].sum(0) + states.mean(0)) / (rows.sum() + 1)
+    src, tgt = (states - means).chunk(2)
+    assert loss.item() == pytest.approx(info_nce(src, tgt, 0.1, "both", batch["same"]).item(), rel=1e-5)
+    assert ("language_share" in figures) == (center != "none")
+
+
+@pytest.mark.parametrize("center", ["language", "batch"])
+def test_loss_and_gradients_are_the_same_in_chunks(center: str):
+    """GradCache: the means are of the whole batch, whatever runs at once."""
+    table, found = three_languages(24), []
+    for chunk in (None, 5):
+        objective, model = centered(center=center, chunk=chunk, rows=12), tiny()
+        held = objective.open(model, table)
+        losses = []
+        for start in (0, 12):  # the second batch meets means that the first one left
+            batch = objective.collate(table.slice(start, 12).to_pylist(), model, 64)
+            loss, _ = objective.loss(model, batch, held)
+            loss.backward()
+            losses.append(loss.item())
+        gradients = {name: p.grad for name, p in model.lm.named_parameters() if p.grad is not None}
+        found.append((losses, gradients, held.state_dict() if held else {}))
+    (whole, gradients, kept), (parts, other, same) = found
+    assert parts == pytest.approx(whole, rel=1e-6)
+    assert gradients.keys() == other.keys()
+    for name, value in gradients.items():
+        torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-6)
+    for name, value in kept.items():
+        torch.testing.assert_close(same[name], value)
+
+
+@pytest.mark.parametrize("center", ["language", "batch"])
+def test_a_batch_with_one_row_of_a_language_has_finite_gradients(center: str):
+    objective, model, table = centered(center=center, rows=6), tiny(), three_languages(6)
+    rows = table.slice(1, 4).to_pylist()
+    assert [row["src_lang"] for row in rows].count("nld_Latn") == 1
+    batch = objective.collate(rows, model, 64)
+    src, tgt = objective.states(model, batch).chunk(2)
+    src, _, _ = objective.centered(src, tgt, batch, objective.open(model, table))
+    assert src[0].norm() > 1e-3
+    loss, _ = objective.loss(model, batch, objective.open(model, table))
+    loss.backward()
+    norms = [float(p.grad.norm()) for p in model.lm.parameters() if p.grad is not None]
+    assert 0 < max(norms) < 1e3
+
+
+def test_centering_makes_a_contrast_of_anisotropic_states_fall():
+    """A constant that is far longer than they are, in all states, holds the raw loss at ln B."""
+    table, losses = three_languages(16), {}
+    for center in ("none", "language", "batch"):
+        objective, model = centered(center=center, rows=16), tiny()
+        hidden = model.hidden
+        model.hidden = lambda *args, hidden=hidden: hidden(*args) + 100  # type: ignore[method-assign]
+        batch, held = objective.collate(table.to_pylist(), model, 64), objective.open(model, table)
+        optimiser = torch.optim.AdamW(model.lm.parameters(), lr=1e-3)
+        for _ in range(30):
+            loss, _ = objective.loss(model, batch, held)
+            loss.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+        losses[center] = loss.item()
+    assert losses["none"] == pytest.approx(math.log(16), abs=0.05)
+    assert max(losses["language"], losses["batch"]) < 1
+
+
 def test_rows_of_a_batch_are_numbered_by_their_own_language():
     objective, model, table = centered(), tiny(), three_languages(4)
     batch = objective.collate(table.to_pylist(), model, 64)
@@ -195,11 +289,18 @@ def test_rows_of_a_batch_are_numbered_by_their_own_language():
     assert [code for _, code in sorted(zip(numbers, every, strict=True))] == sorted(every)
 
 
-def test_it_is_the_one_plug_in_of_its_file_and_leaves_the_control():
-    assert load("alignment_train.objectives", "centered") is Centered
-    assert centered().name == "centered"
-    assert Centered.aligns
-    assert centered(pivot="en").settings()["centered"]["pivot"] == "eng_Latn"
+def test_a_recipe_that_says_centered_is_told_what_to_write():
+    with pytest.raises(ValueError, match=r"no objective 'centered': .* Write 'contrastive: \{center: language\}'"):
+        build("alignment_train.objectives", {"centered": {"temperature": 0.1}})
+    with pytest.raises(ValueError, match=r"train.objectives\[0\]: no objective 'centered': .* 'contrastive: \{cen"):
+        validate(TrainConfig, {"objectives": ["centered"]}, "recipe own", "train")
+
+
+def test_settings_are_written_out_and_read_back():
+    objective = centered(pivot="en")
+    assert objective.settings()["contrastive"]["pivot"] == "eng_Latn"
+    assert objective.settings()["contrastive"]["center"] == "language"
+    assert build("alignment_train.objectives", objective.settings()) == objective
 
 
 @pytest.mark.parametrize(
@@ -209,8 +310,10 @@ def test_it_is_the_one_plug_in_of_its_file_and_leaves_the_control():
         ({"pivot": "klingonese"}, "language 'klingonese': not a known language. Allowed: ISO 639"),
         (
             {"decay": 0.9},
-            "unknown key. Allowed: chunk, direction, layer, memory, pivot, pooling, rows, temperature, weight",
+            "unknown key. Allowed: center, chunk, direction, layer, memory, pivot, pooling, rows, special_tokens, temp",
         ),
+        ({"center": "mean"}, "found 'mean'. Input should be 'none', 'language' or 'batch'"),
+        ({"center": "batch", "pivot": "en"}, "pivot: found eng_Latn with center batch. Allowed: with center language"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, message: str):
