@@ -42,7 +42,7 @@ class Divided(nn.Module):
                 f"train.parallel: found fsdp, with torch {torch.__version__}. Allowed: torch 2.9 or newer. Install it, "
                 f"or leave 'parallel' out: each process then holds the whole model."
             )
-        _ = model.packing, model.plain_head  # found by running the model, so before it is divided
+        _ = model.packing, model.head_kind  # found by running the model, so before it is divided
         self._model, self._apart = [model], [_hollow(model)]  # in lists: they are no parts of this module
         self.parts = nn.ModuleList([model.lm, *modules])
         mesh = init_device_mesh(model.device.type, (ranks.world(),))

@@ -10,7 +10,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 
 from alignment_train import heap, scoring
 from alignment_train.data import texts as language_model_batch
-from alignment_train.losses import pool, pooling_mask
+from alignment_train.losses import MAX_LOGITS, pool, pooling_mask, token_logprobs
 from alignment_train.model import Model
 from pipelines.errors import UserError
 
@@ -62,9 +62,9 @@ class LM:
         nats, counts = np.zeros(len(texts)), np.zeros(len(texts), np.int64)
         for chosen, batch in self._batches(texts, labels=True):
             logits, labels, rows = self.model.predictions(batch)
-            each = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none").double()
-            nats[chosen] = rows.bincount(each, minlength=len(chosen)).cpu()
-            counts[chosen] = rows.bincount(minlength=len(chosen)).cpu()
+            rows = rows.cpu()
+            nats[chosen] = rows.bincount(-token_logprobs(logits, labels)[0], minlength=len(chosen))
+            counts[chosen] = rows.bincount(minlength=len(chosen))
         return nats, counts
 
     @torch.inference_mode()
@@ -122,7 +122,8 @@ class LM:
         new = [key for key in dict.fromkeys(keys) if key not in self._answers]
         ids = [list(key[0]) for key in new]
         pad, stop_ids = self.model.tokenizer.pad_token_id, self._stop_ids(chat)
-        for batch in self._buckets([len(row) + max_new_tokens for row in ids]):
+        at_once = max(1, MAX_LOGITS // self.model.lm.config.vocab_size)  # each row has logits of its last token
+        for batch in self._buckets([len(row) + max_new_tokens for row in ids], at_once):
             longest = max(len(ids[i]) for i in batch)
             padded = torch.tensor([[pad] * (longest - len(ids[i])) + ids[i] for i in batch])
             mask = torch.tensor([[0] * (longest - len(ids[i])) + [1] * len(ids[i]) for i in batch])
@@ -200,11 +201,12 @@ class LM:
                 out.update(zip(chosen, ids, strict=True))
         return out
 
-    def _buckets(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        """Row numbers, those of like length together, within the bounds of a batch."""
+    def _buckets(self, lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+        """Row numbers, those of like length together, within the bounds of a batch and at most so many rows."""
+        most = min(most, self.rows or most)
         batch: list[int] = []
         for i in np.argsort(lengths, kind="stable").tolist():
-            if batch and ((len(batch) + 1) * lengths[i] > TOKENS or len(batch) == self.rows):
+            if batch and ((len(batch) + 1) * lengths[i] > TOKENS or len(batch) == most):
                 yield batch
                 batch = []
             batch.append(i)

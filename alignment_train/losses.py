@@ -1,12 +1,65 @@
 """Losses as pure functions of tensors. Shapes: B pairs, N texts, T tokens, H hidden size, V vocabulary."""
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+T = TypeVar("T")
+MAX_LOGITS = 1 << 25
+"""How many logits exist at once where each position needs its own alone: 128 MiB in float32."""
+
+
+class LazyLogits:
+    """Logits [P, V] as the states [P, H] at P positions and the `head` that maps states to logits.
+
+    `map_chunks` makes at most MAX_LOGITS of them at a time, so a large vocabulary takes no tensor of size [P, V].
+    """
+
+    def __init__(self, states: Tensor, head: Callable[[Tensor], Tensor], vocab_size: int):
+        self.states, self.head, self.vocab_size = states, head, vocab_size
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    @property
+    def ndim(self) -> int:
+        return 2
+
+    def detach(self) -> "LazyLogits":
+        """The same logits, through which no gradient reaches states or head."""
+        return LazyLogits(self.states.detach(), torch.no_grad()(self.head), self.vocab_size)
+
+    def materialize(self) -> Tensor:
+        """[P, V], all at once."""
+        return self.head(self.states)
+
+
+def map_chunks(function: Callable[..., T], *rows: "Tensor | LazyLogits") -> list[T]:
+    """Results of `function` for consecutive chunks of P positions, at most MAX_LOGITS logits in each.
+
+    Where there are several, each is computed again in the backward pass in place of being kept (Chen et al. 2016,
+    arXiv 1604.06174); its logits and what is made of them are all that exists at a time.
+
+    Args:
+        function: Gets the chunk of each of `rows`, logits [p, V] or labels [p].
+        rows: Logits [P, V] of either kind, one at least, and labels [P].
+    """
+    width = sum(item.vocab_size if isinstance(item, LazyLogits) else item.shape[1] for item in rows if item.ndim == 2)
+    size = max(1, MAX_LOGITS // width)
+
+    def run(*parts: Tensor) -> T:
+        pairs = zip(rows, parts, strict=True)
+        return function(*(item.head(part) if isinstance(item, LazyLogits) else part for item, part in pairs))
+
+    parts = [(item.states if isinstance(item, LazyLogits) else item).split(size) for item in rows]
+    if len(parts[0]) == 1 or not torch.is_grad_enabled():
+        return [run(*part) for part in zip(*parts, strict=True)]
+    return [checkpoint(run, *part, use_reentrant=False) for part in zip(*parts, strict=True)]  # type: ignore[misc]
 
 
 def info_nce(
@@ -59,9 +112,28 @@ def gathered(rows: Tensor) -> Tensor:
     return _Gathered.apply(rows) if dist.is_initialized() and dist.get_world_size() > 1 else rows  # type: ignore
 
 
-def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy in nats: logits [N, V] at the positions that predict `labels` [N]."""
-    return F.cross_entropy(logits.float(), labels)
+def token_loss(logits: Tensor | LazyLogits, labels: Tensor) -> Tensor:
+    """Mean cross-entropy in nats: logits [P, V] at the positions that predict `labels` [P]."""
+
+    def total(chunk: Tensor, gold: Tensor) -> Tensor:
+        return F.cross_entropy(chunk.float(), gold, reduction="sum")
+
+    return torch.stack(map_chunks(total, logits, labels)).sum() / len(labels)
+
+
+def token_logprobs(logits: Tensor | LazyLogits, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """ln p of each of `labels` [P], float64 on the CPU, and whether it is the likeliest token, bool on the CPU.
+
+    logits: [P, V], of which no gradient is needed.
+    """
+
+    def each(chunk: Tensor, gold: Tensor) -> tuple[Tensor, Tensor]:
+        chunk = chunk.float()
+        own = chunk.gather(1, gold[:, None])[:, 0]
+        return (own - chunk.logsumexp(-1)).double().cpu(), (chunk.argmax(-1) == gold).cpu()
+
+    nats, likeliest = zip(*map_chunks(each, logits, labels), strict=True)
+    return torch.cat(nats), torch.cat(likeliest)
 
 
 def pooling_mask(batch: dict[str, Tensor], special_tokens: bool = False) -> Tensor:
@@ -143,11 +215,10 @@ def language_subspaces(means: Tensor) -> tuple[Tensor, Tensor]:
     return F.normalize(shared, dim=0).float(), specific.float()
 
 
-def kl_divergence(teacher: Tensor, student: Tensor, temperature: float = 1.0, chunk: int = 256) -> Tensor:
+def kl_divergence(teacher: Tensor | LazyLogits, student: Tensor | LazyLogits, temperature: float = 1.0) -> Tensor:
     """Mean over P positions of KL(teacher || student) in nats, logits [P, V] each divided by `temperature`.
 
-    No gradient reaches `teacher`; no position gives 0. The float32 log-probabilities of `chunk` positions are held at a
-    time and computed again in the backward pass: of size [P, V] there are the logits and their gradient alone.
+    No gradient reaches `teacher`; no position gives 0.
     Source: Hinton et al. 2015 (arXiv 1503.02531), section 2, less the entropy of the teacher; it is not times T^2 here.
     """
 
@@ -155,11 +226,7 @@ def kl_divergence(teacher: Tensor, student: Tensor, temperature: float = 1.0, ch
         taught, learnt = (F.log_softmax(logits.float() / temperature, dim=-1) for logits in (taught, learnt))
         return F.kl_div(learnt, taught, reduction="sum", log_target=True)
 
-    parts = [
-        checkpoint(total, taught, learnt, use_reentrant=False, preserve_rng_state=False)
-        for taught, learnt in zip(teacher.detach().split(chunk), student.split(chunk), strict=True)
-    ]
-    return torch.stack(parts).sum() / max(1, len(student))
+    return torch.stack(map_chunks(total, teacher.detach(), student)).sum() / max(1, len(student))
 
 
 def same_language(src: Tensor, tgt: Tensor, language: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:

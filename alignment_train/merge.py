@@ -16,6 +16,7 @@ from alignment_train import adapter, card
 from alignment_train.config import Merge
 from alignment_train.data import conversations
 from alignment_train.lm import LM
+from alignment_train.losses import token_logprobs
 from alignment_train.model import Model
 from alignment_train.models.load import load
 from alignment_train.writing import os_errors
@@ -119,7 +120,7 @@ def nats_per_token(model: Model, talks: list[list[dict[str, str]]], max_length: 
     nats, tokens = 0.0, 0
     for start in range(0, len(ordered), ROWS):
         logits, labels, _ = model.predictions(conversations(ordered[start : start + ROWS], model, max_length))
-        nats += float(torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum"))
+        nats -= float(token_logprobs(logits, labels)[0].sum())
         tokens += len(labels)
     return nats / tokens
 

@@ -1,6 +1,6 @@
 """A causal language model of any family with what alignment asks of it: a layer's states and the loss at positions."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import cached_property, partial
@@ -10,15 +10,14 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from alignment_train import adapter, losses, prefix
+from alignment_train.losses import LazyLogits
 from alignment_train.models.chat import DATE, ChatFormat, template_of
 from pipelines.errors import UserError
-
-LOGITS = 1 << 25
-"""How many logits are held at once where each is needed for its own label alone: 128 MiB."""
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 """Settings of generation_config.json that mean nothing without do_sample."""
@@ -74,7 +73,10 @@ class Model:
         It has no prefix: an untrained one is not neutral, and what is wanted is the base model.
         """
         with prefix.without(self):
-            return Model(deepcopy(self.lm if head else self.body).eval().requires_grad_(False), self.tokenizer)
+            copy = Model(deepcopy(self.lm if head else self.body).eval().requires_grad_(False), self.tokenizer)
+        if head:
+            copy.__dict__["head_kind"] = self.head_kind
+        return copy
 
     def hidden(self, input_ids: Tensor, mask: Tensor, layer: int, positions: Tensor | None = None) -> Tensor:
         """[N, T, H]: `hidden_states[layer]`, computed without the blocks above it.
@@ -134,14 +136,16 @@ class Model:
             for hook in hooks:
                 hook.remove()
 
-    def logits(self, input_ids: Tensor, mask: Tensor, wanted: Tensor, positions: Tensor | None = None) -> Tensor:
+    def logits(self, input_ids: Tensor, mask: Tensor, wanted: Tensor, positions: Tensor | None = None) -> LazyLogits:
         """[P, V]: the logits at the P positions where the bool [N, T] `wanted` is true, and nowhere else.
 
         positions: as of `hidden`.
         """
-        if not self.plain_head:
-            return self.lm(**self._given(input_ids, mask, positions)).logits[wanted]
-        return self.lm.get_output_embeddings()(self.hidden(input_ids, mask, len(self.blocks), positions)[wanted])
+        return self.logits_of(wanted, **self._given(input_ids, mask, positions))
+
+    def logits_of(self, wanted: Tensor, **inputs: Any) -> LazyLogits:
+        """[P, V]: the logits at the P positions where the bool [N, T] `wanted` is true of a forward pass."""
+        return self._forward(wanted, inputs)[0]
 
     def score(
         self,
@@ -161,18 +165,37 @@ class Model:
         inputs: dict[str, Any] = {"attention_mask": mask, "past_key_values": cache}
         if mask is not None and "position_ids" in signature(self.body.forward).parameters:
             inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
-        network = self.body if self.plain_head else self.lm
-        out = network(input_ids=input_ids, use_cache=keep or cache is not None, **inputs)
-        found = (out.last_hidden_state if self.plain_head else out.logits)[where]
-        head = self.lm.get_output_embeddings()
-        nats, likeliest = [torch.zeros(0, dtype=torch.float64)], [torch.zeros(0, dtype=torch.bool)]
-        at_once = max(1, LOGITS // self.lm.config.vocab_size)
-        for part, wanted in zip(found.split(at_once), labels.split(at_once), strict=True):
-            logits = (head(part) if self.plain_head else part).float()
-            own = logits.gather(1, wanted[:, None])[:, 0]
-            nats.append((own - logits.logsumexp(-1)).double().cpu())
-            likeliest.append((logits.argmax(-1) == wanted).cpu())
-        return torch.cat(nats), torch.cat(likeliest), out.past_key_values if keep else None
+        inputs |= {"input_ids": input_ids, "use_cache": keep or cache is not None}
+        logits, out = self._forward(where, inputs)
+        return *losses.token_logprobs(logits, labels), out.past_key_values if keep else None
+
+    def _forward(self, where: Tensor | tuple[Tensor, Tensor], inputs: dict[str, Any]) -> tuple[LazyLogits, Any]:
+        """Logits at the positions `where`, and the output of the model, or of its body where that is all that runs."""
+        if self.head_kind is None:
+            out = self.lm(**inputs)
+            return LazyLogits(out.logits[where], lambda logits: logits, out.logits.shape[-1]), out
+        out = self.body(**inputs)
+        return LazyLogits(out.last_hidden_state[where], self._head(type(out)), self.lm.config.vocab_size), out
+
+    def _head(self, output: type) -> Callable[[Tensor], Tensor]:
+        """States [P, H] of the body to logits [P, V], by the weights that the model has now.
+
+        A recomputation in the backward pass needs the same ones, also where `functional_call` has put others in the
+        place of the model's own for the forward pass alone. output: the class of what the body returns.
+        """
+        if self.head_kind == "linear":
+            head = self.lm.get_output_embeddings()
+            weights = dict(head.named_parameters())
+            return lambda states: functional_call(head, weights, (states,))
+        with _body_gives(self, None):
+            weights = dict(self.lm.named_parameters())
+
+        def run(states: Tensor) -> Tensor:
+            with _body_gives(self, output(last_hidden_state=states[None])):
+                inputs = {"inputs_embeds": states[None], "use_cache": False}
+                return functional_call(self.lm, weights, kwargs=inputs).logits[0]
+
+        return run
 
     @cached_property
     def _widths(self) -> tuple[int, ...]:
@@ -192,18 +215,26 @@ class Model:
         return limit and limit - length
 
     @cached_property
-    def plain_head(self) -> bool:
-        """Whether logits are the output embedding of the last state and nothing more (Gemma caps, Cohere scales)."""
+    def head_kind(self) -> Literal["linear", "forward"] | None:
+        """What makes logits of the body's last states; None where they are no function of each state by itself.
+
+        `linear`: the output embedding and nothing more. `forward`: what the model's own forward pass does after its
+        body (Gemma 2 caps, Cohere and Granite scale, Electra projects).
+        """
         ids = torch.arange(8, device=self.device)[None]
         ones = torch.ones_like(ids)
-        head = self.lm.get_output_embeddings()
         with self.measuring():
-            whole = self.lm(input_ids=ids, attention_mask=ones, use_cache=False).logits
-            top = self.hidden(ids, ones, len(self.blocks))
-            if top.shape[-1] != head.weight.shape[-1]:  # a projection stands between them (Electra)
-                return False
-            plain = head(top)
-        return whole.shape == plain.shape and torch.allclose(whole, plain, atol=1e-5, rtol=1e-5)
+            whole = self.lm(input_ids=ids, attention_mask=ones, use_cache=False).logits[0]
+            out = self.body(input_ids=ids, attention_mask=ones, use_cache=False)
+            for kind in ("linear", "forward"):
+                self.__dict__["head_kind"] = kind
+                try:
+                    logits = self._head(type(out))(out.last_hidden_state[0].flip(0)).flip(0)  # each state by itself
+                except (AttributeError, IndexError, TypeError, ValueError, RuntimeError):  # its states do not fit
+                    continue
+                if logits.shape == whole.shape and torch.allclose(whole, logits, atol=1e-5, rtol=1e-5):
+                    return kind
+        return None
 
     @cached_property
     def packing(self) -> Packing | None:
@@ -288,7 +319,7 @@ class Model:
             out["labels"] = [row + [-100] * (longest - len(row)) for row in labels]
         return {name: torch.tensor(rows, device=self.device) for name, rows in out.items()}
 
-    def predictions(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def predictions(self, batch: dict[str, Tensor]) -> tuple[LazyLogits, Tensor, Tensor]:
         """Logits [P, V] and labels [P] of the labelled positions of a batch, and the row of each [P].
 
         The batch is from `pad`, or from `data.pack` with its `position_ids`. A label is predicted from the position
@@ -375,6 +406,28 @@ def _isolated(positions: Tensor, dtype: torch.dtype) -> Tensor:
     text = (positions == 0).cumsum(1)  # [N, T]
     seen = (text[:, :, None] == text[:, None]).tril()
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)[:, None]
+
+
+class _Output(nn.Module):
+    """Stands for the body of a language model, with an output that is there already."""
+
+    def __init__(self, output: Any):
+        super().__init__()
+        self.output = output
+
+    def forward(self, *_: Any, **__: Any) -> Any:
+        return self.output
+
+
+@contextmanager
+def _body_gives(model: Model, output: Any) -> Iterator[None]:
+    """Within, the language model has no body: where it would run it, it gets `output`."""
+    name = next(name for name, child in model.lm.named_children() if child is model.body)
+    model.lm._modules[name] = _Output(output)
+    try:
+        yield
+    finally:
+        model.lm._modules[name] = model.body
 
 
 def _body(lm: Any) -> Any:

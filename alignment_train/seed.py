@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow as pa
 import sentencepiece
 import torch
-import torch.nn.functional as F
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers import models as tokenizer_models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from alignment_train.config import SeedModel
 from alignment_train.data import texts
+from alignment_train.losses import token_logprobs
 from alignment_train.model import Model
 from pipelines.config import Recipe
 from pipelines.schema import BITEXT
@@ -91,7 +91,7 @@ def dev_loss(model: Model, dev: pa.Table, trained_on: pa.Table, context: int, se
     by_length = sorted(held_out, key=len)
     for start in range(0, len(by_length), DEV_BATCH):
         logits, labels, _ = model.predictions(texts(by_length[start : start + DEV_BATCH], model, context))
-        nats += float(F.cross_entropy(logits.float(), labels, reduction="none").double().sum())
+        nats -= float(token_logprobs(logits, labels)[0].sum())
         tokens += len(labels)
     model.lm.train(training)
     return {

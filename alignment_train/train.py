@@ -123,7 +123,7 @@ def train(
         heap.keep()
     set_seed(plan.seed)
     model.lm.to(device).train()
-    _ = model.plain_head  # found by running the model, which is no part of what `Flops` counts
+    _ = model.head_kind  # found by running the model, which is no part of what `Flops` counts
     ranks.alike(model.lm)
     tables = {o.name: _usable(o, parts[o.reads]) for o in plan.objectives}
     held = {o.name: o.open(model, tables[o.name]) for o in plan.objectives}  # of the base: a checkpoint is loaded later

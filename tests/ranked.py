@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 from accelerate import Accelerator
 
-from alignment_train import adapter, ranks
+from alignment_train import adapter, losses, ranks
 from alignment_train.config import Base, Lora
 from alignment_train.data import segments
 from alignment_train.losses import gathered
@@ -125,6 +125,8 @@ def main(folder: Path) -> None:
     For `fsdp` also `continued.pt`, weights after five, of which two were undivided, and `parts.pt`, after three, of a
     model where adapters and a part of an objective are trained.
     """
+    if ranks.world() > 1:
+        losses.MAX_LOGITS = 1 << 12  # a dozen positions at a time
     found: dict[str, dict[str, torch.Tensor]] = {}
     for way in ("data", "fsdp"):
         own = folder / way

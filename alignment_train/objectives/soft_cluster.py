@@ -81,14 +81,14 @@ class SoftCluster(Objective):
         query = pool(embedded.float(), asking, "mean")
         share, prompt = prompt_mixture(F.layer_norm(query, query.shape[-1:]), held.keys, held.prompts)
         room = mask.new_ones(len(mask), self.length)
-        logits = model.lm(
+        wanted = labels != -100
+        logits = model.logits_of(
+            F.pad(wanted, (self.length - 1, 1)),  # the last vector of the prompt predicts the first token
             inputs_embeds=torch.cat([prompt.to(embedded.dtype), embedded], 1),
             attention_mask=torch.cat([room, mask], 1),
             use_cache=False,
-        ).logits
-        wanted = labels != -100
-        logits = logits[:, self.length - 1 : -1][wanted]  # the last vector of the prompt predicts the first token
-        loss = token_loss(logits, labels[wanted]) if len(logits) else logits.sum()
+        )
+        loss = token_loss(logits, labels[wanted]) if len(logits) else logits.states.sum()
         with torch.no_grad():
             used = {
                 "prompts_per_text": _entropy(share).mean().exp(),
