@@ -43,7 +43,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "$(PYTHON) is older than Python 3.11. Name a newer one: make PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(PY) || { echo "Setting up: making .venv with $(PYTHON)"; $(PYTHON) -m venv .venv; }
 	@echo "Setting up: installing the versions of constraints.txt into .venv (a few minutes, about 3 GB)"
-	@$(PY) -m pip install --quiet -c constraints.txt -e '.[dev,eval,heliport,ray]'
+	@$(PY) -m pip install --quiet -c constraints.txt -e '.[dev,eval,gguf,heliport,ray]'
 	@grep -q '# isogloss' .venv/bin/activate || { \
 	  echo '# isogloss: the graph that dagster and dg load, and where their instance lies'; \
 	  echo 'export DAGSTER_MODULE_NAME=assets.definitions'; \

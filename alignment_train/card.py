@@ -47,6 +47,7 @@ def card(
         f"# {cell(name or f'{asset} of {recipe.name}')}",
         f"{WAYS[asset]} Made by Isogloss to treat its languages as one: "
         f"{', '.join(map(languages.name, recipe.corpus.languages))}.",
+        *_dequantised(config),
         "## How to load it",
         _loading(config, name, asset),
         "## Data",
@@ -91,6 +92,15 @@ def _metadata(recipe: Recipe, config: TrainConfig, rows: list[dict[str, Any]]) -
     }
 
 
+def _dequantised(config: TrainConfig) -> list[str]:
+    """Which GGUF file the base model is, where it is one: by its name, for paths of this machine stay here."""
+    file = config.base.gguf or (config.base.gguf_file.name if config.base.gguf_file else None)
+    if file is None:
+        return []
+    of = f" of {cell(config.base.hub)}" if config.base.hub else ""
+    return [f"The base model is the GGUF file {cell(file)}{of}, dequantised to float32."]
+
+
 def _loading(config: TrainConfig, name: str | None, asset: str) -> str:
     """Python that loads the model."""
     where, trust = name or asset, ", trust_remote_code=True" if config.base.trust_remote_code else ""
@@ -102,7 +112,8 @@ def _loading(config: TrainConfig, name: str | None, asset: str) -> str:
         imports = ["from peft import PeftModel", *imports]
         if config.base.hub:
             revision = f", revision={_literal(config.base.revision)}" if config.base.revision else ""
-            base = f"{_literal(config.base.hub)}{revision}"
+            file = f", gguf_file={_literal(config.base.gguf)}" if config.base.gguf else ""
+            base = f"{_literal(config.base.hub)}{file}{revision}"
         else:
             base = f'{_literal(name)}, subfolder="base_model"' if name else '"base_model"'
         lines += [

@@ -68,6 +68,9 @@ class Base(Strict):
 
     seed: SeedModel | None = None
     model: str | None = None
+    """A hub id, the folder of a model, or a GGUF file, which is dequantised once."""
+    gguf: Annotated[str, Field(pattern=r"\.gguf$")] | None = None
+    """The file to take of a hub id or a folder that has GGUF files."""
     revision: str | None = None
     """Branch, tag or commit on the hub; name a commit to have the same model tomorrow."""
     trust_remote_code: bool = False
@@ -76,17 +79,45 @@ class Base(Strict):
     @property
     def hub(self) -> str | None:
         """The hub id, None for a seed and for a local path."""
-        return None if self.model is None or Path(self.model).is_dir() else self.model
+        return None if self.is_local else self.model
 
     @property
     def is_local(self) -> bool:
         """Whether it can be loaded, or refused, without a hub: a path, there or not, and no hub id."""
-        return self.model is not None and (Path(self.model).exists() or not HUB_ID.fullmatch(self.model))
+        if self.model is None:
+            return False
+        return Path(self.model).exists() or self.model.endswith(".gguf") or not HUB_ID.fullmatch(self.model)
+
+    @property
+    def gguf_file(self) -> Path | None:
+        """The local GGUF file that is read, there or not: named, or the only one in a folder without config.json."""
+        path = Path(self.model or "")
+        if self.model is None or not self.is_local:
+            return None
+        if self.gguf:
+            return path / self.gguf
+        if path.suffix == ".gguf":
+            return path
+        found = [] if (path / "config.json").exists() else list(path.glob("*.gguf"))
+        return found[0] if len(found) == 1 else None
+
+    @property
+    def files(self) -> list[Path]:
+        """The local files that decide the model; none of a seed or a hub."""
+        if self.model is None:
+            return []
+        found = [self.gguf_file] if self.gguf_file else sorted(Path(self.model).glob("*"))
+        return [file for file in found if file.is_file()]
 
     @model_validator(mode="after")
     def _one(self) -> "Base":
         if (self.seed is None) == (self.model is None):
             raise UserError("found both or neither of seed and model. Allowed: one of them. Remove or add one.")
+        if self.gguf and (self.model is None or self.model.endswith(".gguf")):
+            raise UserError(
+                f"gguf: found {self.gguf!r} beside {self.model or 'seed'}. Allowed: where model is a hub id or a "
+                f"folder. Remove gguf, or correct model."
+            )
         return self
 
 

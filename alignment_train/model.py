@@ -51,6 +51,8 @@ class Model:
         self.prefix: Any = None
         self.notes: list[str] = []
         """What was changed about a base model when it was loaded."""
+        self.commit: str | None = None
+        """The commit of the hub that a base model was downloaded at."""
         self.chat_date = DATE
         """The date that chat templates write which write one."""
         self._chat: ChatFormat | None = None

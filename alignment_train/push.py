@@ -31,7 +31,7 @@ def push(recipe: Recipe, store: Store, to: str, asset: str = "align_model", priv
     if adapter.is_adapter(folder) and not config.base.hub:
         if config.base.model:
             raise UserError(
-                f"push to {to}: {asset} is an adapter of {config.base.model}, a folder of this machine that nobody "
+                f"push to {to}: {asset} is an adapter of {config.base.model}, on this machine, which nobody "
                 f"else has. Allowed: adapters of a model on the hub, or of a seed. Name the base by its hub id in "
                 f"train.base, or train all weights (without train.adapter)."
             )

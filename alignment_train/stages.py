@@ -25,9 +25,10 @@ from alignment_train.train import Outcome, Plan, train
 from alignment_train.writing import os_errors
 from pipelines.config import Recipe
 from pipelines.errors import UserError
+from pipelines.files import digest_once
 from pipelines.progress import Tell, silent
 from pipelines.storage.fingerprint import fingerprint
-from pipelines.store import Manifest, Store, sha256
+from pipelines.store import Manifest, Store
 from pipelines.summary import MERGED
 
 CODE = "alignment_train.train"  # with what it imports: the code that decides the weights
@@ -93,9 +94,9 @@ class Trainer:
 
     def _named_base(self) -> Manifest:
         settings = self.config.base
-        local = Path(settings.model or "")
-        files = {f.name: sha256(f) for f in sorted(local.glob("*")) if f.is_file()} if local.is_dir() else {}
-        said = {"model": settings.model, "revision": settings.revision, "files": files}
+        files = {file.name: digest_once(file) for file in settings.files}
+        named = {"gguf": settings.gguf} if settings.gguf else {}
+        said = {"model": settings.model, **named, "revision": settings.revision, "files": files}
         print_ = fingerprint(LOADING, said, {}, libraries=LIBRARIES)
         if done := self._done("base_model", print_):
             return done
@@ -107,7 +108,8 @@ class Trainer:
         with self.store.writing("base_model") as out:
             with os_errors(out.path):
                 model.save(out.path)
-            kind = " at ".join(filter(None, (settings.model, settings.revision)))
+            name = " ".join(filter(None, (settings.model, settings.gguf)))
+            kind = " at ".join(filter(None, (name, model.commit or settings.revision)))
             numbers = {
                 "base": f"{'local' if files else 'hub'}: {kind}",
                 "parameters": _parameters(model),

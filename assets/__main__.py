@@ -136,7 +136,7 @@ def _base_is_checked(used: Place, recipe: Recipe, config: TrainConfig) -> bool:
     if any(manifest.recipe.get(section) != resolved.get(section) for section in ("train", "eval")):
         return False
     stored = file.stat().st_mtime
-    return all(other.stat().st_mtime <= stored for other in Path(config.base.model).glob("*"))
+    return all(file.stat().st_mtime <= stored for file in config.base.files)
 
 
 def _prepare_home() -> None:

@@ -645,7 +645,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: (lose(f, "model.safetensors"), write(f, "pytorch_model.bin", b"no pickle" * 10**4)),
         "cannot be loaded: ",
     ),
-    "GGUF alone": (only("model.gguf"), r"\(model\.gguf\).* Fix: Convert it: AutoModelForCausalLM"),
+    "GGUF alone": (only("model.gguf"), r"\(model\.gguf\).* Fix: Name the file: base: "),
     "weights of another program": (only("consolidated.safetensors"), r"\(consolidated\.safetensors\)"),
     "no tokenizer": (
         lambda f: (lose(f, "tokenizer.json"), lose(f, "tokenizer_config.json")), "found no tokenizer. Expected: its",

@@ -15,10 +15,18 @@ RECIPES = (".yaml", ".yml")
 INDENT = 16
 
 
-def check(name: str, revision: str | None = None, trust_remote_code: bool = False, quiet: bool = False) -> int:
-    """Check a model (a folder or a hub id), or the one that a recipe names; 0, or 1 where it cannot be used.
+def check(
+    name: str,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    quiet: bool = False,
+    gguf: str | None = None,
+) -> int:
+    """Check a model (a folder, GGUF file or hub id), or the one that a recipe names; 0, or 1 where it cannot be used.
 
-    quiet: print problems alone.
+    Args:
+        gguf: The GGUF file to take of a folder or hub id.
+        quiet: Print problems alone.
     """
     if Path(name).suffix in RECIPES and not Path(name).is_dir():
         recipe = read_recipe(name)
@@ -30,7 +38,7 @@ def check(name: str, revision: str | None = None, trust_remote_code: bool = Fals
             return 0
     else:
         recipe = config = adapter = None
-        base = Base(model=name, revision=revision, trust_remote_code=trust_remote_code)
+        base = Base(model=name, gguf=gguf, revision=revision, trust_remote_code=trust_remote_code)
     model, findings = examine(base, adapter)
     if model and recipe and config:
         model.chat_date = config.chat_date

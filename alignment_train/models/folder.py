@@ -10,6 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from alignment_train.models import gguf as ggufs
 from pipelines.errors import UserError
 
 CONFIG, ADAPTER = "config.json", "adapter_config.json"
@@ -31,7 +32,7 @@ COUNT = re.compile(r"^(num|n)_([a-z_]*_)?(layers?|blocks?|experts?)$|_layers$|(^
 SIZE = re.compile(r"(size|dim|heads?|embd|d_model|ctx|positions|embeddings|rank)$")
 FLOATS = ("F64", "F32", "F16", "BF16")
 FOREIGN = {
-    ".gguf": "Convert it: AutoModelForCausalLM.from_pretrained(folder, gguf_file=name), then save_pretrained.",
+    ".gguf": "Name the file: base: {model: folder/name.gguf}.",
     ".pth": "Convert it with the conversion script of its family in transformers.",
     ".pt": "Convert it with the conversion script of its family in transformers.",
     ".h5": "Load it with an older transformers (4.x, from_tf=True) and save_pretrained.",
@@ -50,7 +51,14 @@ class Folder:
     files: tuple[Path, ...]
     """The weight files."""
     tensors: Mapping[str, tuple[str, tuple[int, ...]]]
-    """Type (`F32`, `BF16`, ...) and shape of every tensor of safetensors files; empty for pytorch_model.bin."""
+    """Type (`F32`, `BF16`, ...) and shape of every tensor of safetensors and GGUF files; empty for pytorch_model.bin."""
+    gguf: str | None = None
+    """The GGUF file that configuration, tokenizer and weights are read from, in place of all others."""
+
+    @property
+    def gguf_file(self) -> dict[str, str]:
+        """The argument of `from_pretrained`, where there is one."""
+        return {"gguf_file": self.gguf} if self.gguf else {}
 
     @property
     def bytes(self) -> int:
@@ -72,7 +80,10 @@ class Folder:
 
     @property
     def quantization(self) -> str | None:
-        """How the weights are quantised (`bitsandbytes`, `gptq`, `fp8`, ...), None where they are plain floats."""
+        """How the weights are quantised (`bitsandbytes`, `gptq`, `fp8`, ...), None where they are plain floats, or
+        become these as they are read (GGUF)."""
+        if self.gguf:
+            return None
         for config in (self.config, self.config.get("text_config") or {}):
             settings = config.get("quantization_config", config.get("compression_config"))
             if isinstance(settings, Mapping):
@@ -84,11 +95,16 @@ class Folder:
         return None
 
 
-def inspect(path: Path, place: str) -> Folder:
+def inspect(path: Path, place: str, gguf: str | None = None) -> Folder:
     """The folder, where it can be a model: UserError names what is missing, damaged or absurd, and the cure.
 
-    place: where the recipe names it, for messages.
+    Args:
+        path: A folder, or a GGUF file.
+        place: Where the recipe names it, for messages.
+        gguf: The GGUF file of the folder that is to be read.
     """
+    if gguf or (path.suffix == ggufs.SUFFIX and path.is_file()):
+        return _inspect_gguf(path / gguf if gguf else path, place)
     if not path.is_dir():
         raise UserError(
             f"{place}: found a file. Expected: the folder of a model, with {CONFIG} and weights. Fix: "
@@ -100,6 +116,13 @@ def inspect(path: Path, place: str) -> Folder:
             f"merge_and_unload, save that, and name its folder."
         )
     if not (path / CONFIG).is_file():
+        if (files := sorted(path.glob(f"*{ggufs.SUFFIX}"))) and len(files) == 1:
+            return _inspect_gguf(files[0], place)
+        if files:
+            raise UserError(
+                f"{place}: found {len(files)} GGUF files in the folder: {', '.join(file.name for file in files[:8])}. "
+                f"Expected: one model. Fix: name the file, such as {files[0]}."
+            )
         there = ", ".join(sorted(file.name for file in path.iterdir())[:8]) or "nothing"
         raise UserError(
             f"{place}: found no {CONFIG} in the folder, but {there}. Expected: what save_pretrained writes. Fix: name "
@@ -118,6 +141,17 @@ def inspect(path: Path, place: str) -> Folder:
     tensors = {name: entry for file in files if file.suffix == ".safetensors" for name, entry in _header(file, place)}
     _check_numbers(config, tensors, place)
     return Folder(path, config, files, tensors)
+
+
+def _inspect_gguf(file: Path, place: str) -> Folder:
+    if not file.is_file():
+        there = ", ".join(sorted(other.name for other in file.parent.glob(f"*{ggufs.SUFFIX}"))[:8]) or "none"
+        raise UserError(
+            f"{place}: found no file {file.name} in {file.parent}. Expected: one of its GGUF files ({there}). Fix: "
+            f"correct the name."
+        )
+    header = ggufs.read(file, place)
+    return Folder(file.parent, {}, (file,), header.tensors, file.name)
 
 
 def read_json(file: Path, place: str) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 `load` reads a model that this program wrote or checked before; `load_base` reads one that a recipe names:
 
-1. The folder (`models.folder`): configuration, weight files and tokenizer files are whole, and of possible sizes.
+1. The folder (`models.folder`): configuration, weight files and tokenizer files are whole, and of possible sizes. Of a
+   GGUF file (`models.gguf`), its header; transformers makes all three of it, the weights dequantised.
 2. The shape that the configuration describes is built without memory and compared with what the files hold.
 3. The weights are read; of a model for images or sound, its language model alone.
 4. The model is run on a few tokens: it is causal, every block runs once, and all numbers are finite.
@@ -15,11 +16,13 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from glob import escape
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from transformers import (
     CONFIG_MAPPING,
@@ -36,6 +39,7 @@ from alignment_train import adapter as adapters
 from alignment_train.config import HUB_ID, Adapter, Base
 from alignment_train.model import Model
 from alignment_train.models import folder as folders
+from alignment_train.models import gguf as ggufs
 from alignment_train.models.folder import Folder
 from pipelines.errors import UserError
 
@@ -124,13 +128,16 @@ def examine(base: Base, adapter: Adapter | None = None) -> tuple[Model | None, F
     model = None
     with findings.collecting():
         model = _examine(base, adapter, findings)
-        model.notes = findings.notes
+        model.notes, model.commit = findings.notes, findings.facts.get("commit")
     return None if findings.problems else model, findings
 
 
 def _examine(base: Base, adapter: Adapter | None, findings: Findings) -> Model:
     place, facts = f"train.base {base.model}", findings.facts
-    folder = folders.inspect(_fetched(base.model or "", base.revision, place), place)
+    path = _fetched(base.model or "", base.revision, place, base.gguf)
+    if base.hub and path.parent.name == "snapshots":
+        facts["commit"] = path.name
+    folder = folders.inspect(path, place, base.gguf)
     facts["weights"] = f"{folder.bytes / 1e6:,.1f} MB in {len(folder.files)} file(s)" + (
         f", {', '.join(folder.dtypes[:2])}" if folder.dtypes else ""
     )
@@ -142,6 +149,8 @@ def _examine(base: Base, adapter: Adapter | None, findings: Findings) -> Model:
     facts["architecture"] = type(lm).__name__ + (f", inside {reading.wrapper}" if reading.wrapper else "")
     count = sum(p.numel() for p in lm.parameters())
     facts["parameters"] = f"{count:,}, {4 * count / 1e6:,.1f} MB in float32"
+    if folder.gguf:
+        findings.notes.append(f"{folder.gguf} is dequantised to float32: its types are {', '.join(folder.dtypes)}")
     findings.notes += reading.notes()
     check_finite(lm, place)
     model = Model(lm, tokenizer)
@@ -381,7 +390,7 @@ def _read(folder: Folder, config: Any, place: str, trust_remote_code: bool) -> _
         auto = AutoModelForMultimodalLM
     else:
         raise _no_decoder(place, f"a model of type {config.model_type}")
-    with _reading(place):
+    with _reading(place, gguf=folder.gguf):
         _check_size(folder, config, auto, place, trust_remote_code)
         lm, info = auto.from_pretrained(
             folder.path,
@@ -390,7 +399,10 @@ def _read(folder: Folder, config: Any, place: str, trust_remote_code: bool) -> _
             trust_remote_code=trust_remote_code,
             ignore_mismatched_sizes=True,  # `check_whole` refuses them
             output_loading_info=True,
+            **_dequantised(folder),
         )
+        if folder.gguf and getattr(lm, "hf_quantizer", None):
+            lm.hf_quantizer.remove_quantization_config(lm)  # its weights are plain, and can be trained and saved
     mismatched = [f"{name} {list(found)} for {list(wanted)}" for name, found, wanted in info["mismatched_keys"]]
     missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
     reading = _Reading(lm, missing, sorted(mismatched), unexpected)
@@ -402,11 +414,17 @@ def _read(folder: Folder, config: Any, place: str, trust_remote_code: bool) -> _
     return reading
 
 
+def _dequantised(folder: Folder) -> dict[str, Any]:
+    """Arguments by which transformers reads a GGUF file as plain weights, also where it could keep them quantised."""
+    settings = getattr(transformers, "GgufConfig", None)  # older versions never keep them
+    return {**folder.gguf_file, **({"quantization_config": settings(dequantize=True)} if folder.gguf and settings else {})}
+
+
 def _config(folder: Folder, place: str, trust_remote_code: bool) -> Any:
     if "auto_map" in folder.config and not trust_remote_code and folder.config.get("model_type") not in CONFIG_MAPPING:
         raise _own_code(place)
-    with _reading(place):
-        config = AutoConfig.from_pretrained(folder.path, trust_remote_code=trust_remote_code)
+    with _reading(place, gguf=folder.gguf):
+        config = AutoConfig.from_pretrained(folder.path, trust_remote_code=trust_remote_code, **folder.gguf_file)
     for part in (config, _text_part(config)):
         rows, pad = getattr(part, "vocab_size", None), getattr(part, "pad_token_id", None)
         if isinstance(rows, int) and isinstance(pad, int) and not 0 <= pad < rows:
@@ -482,8 +500,10 @@ def _text_config(config: Any, place: str) -> Any:
 
 
 def _tokenizer(folder: Folder, place: str, trust_remote_code: bool) -> Any:
-    with _reading(f"{place}: its tokenizer", "the tokenizer files of this model"):
-        tokenizer = AutoTokenizer.from_pretrained(folder.path, trust_remote_code=trust_remote_code)
+    with _reading(f"{place}: its tokenizer", "the tokenizer files of this model", folder.gguf):
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder.path, trust_remote_code=trust_remote_code, **folder.gguf_file
+        )
         ids = tokenizer("Isogloss 12")["input_ids"]
     if not {*ids} - {*tokenizer.all_special_ids}:
         raise UserError(
@@ -498,30 +518,47 @@ def _tokenizer(folder: Folder, place: str, trust_remote_code: bool) -> Any:
     return tokenizer
 
 
-def _fetched(where: str | Path, revision: str | None, place: str) -> Path:
+def _fetched(where: str | Path, revision: str | None, place: str, gguf: str | None = None) -> Path:
     """The local folder, or that of the hub's files once they are here: of weights, safetensors where there are."""
-    from huggingface_hub import snapshot_download
-
     path = Path(where)
     if path.exists():
         return path
-    if not HUB_ID.fullmatch(str(where)):
+    if path.suffix == ggufs.SUFFIX or not HUB_ID.fullmatch(str(where)):
         raise UserError(
-            f"{place}: found no such folder. Expected: 'seed', a local folder, or a hub id such as Qwen/Qwen3-0.6B. "
-            f"Fix: correct the path."
+            f"{place}: found no such {'file' if path.suffix == ggufs.SUFFIX else 'folder'}. Expected: 'seed', a local "
+            f"folder or GGUF file, or a hub id such as Qwen/Qwen3-0.6B. Fix: correct the path."
         )
+    return _downloaded(str(where), revision, place, gguf)
+
+
+def _downloaded(name: str, revision: str | None, place: str, gguf: str | None) -> Path:
+    """The folder of the hub's cache; of a commit whose files are there, without asking the hub."""
+    from huggingface_hub import constants, list_repo_files, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    def fetched(*patterns: str) -> Path:
+        chosen = [escape(gguf)] if gguf else [*HUB_FILES, *patterns]
+        ignored = None if gguf else HUB_IGNORED
+        return Path(snapshot_download(name, revision=revision, allow_patterns=chosen, ignore_patterns=ignored))
+
     try:
-        for weights in ("*.safetensors", "*.bin"):
-            path = Path(
-                snapshot_download(
-                    str(where),
-                    revision=revision,
-                    allow_patterns=[*HUB_FILES, weights],
-                    ignore_patterns=HUB_IGNORED,
-                )
-            )
-            if any(path.glob(weights)):
-                break
+        path = fetched("*.safetensors")
+        if not gguf and not any(path.glob("*.safetensors")):
+            path = fetched("*.bin")
+        if gguf or any(path.glob("*.safetensors")) or any(path.glob("*.bin")):
+            return path
+        files = [file for file in list_repo_files(name, revision=revision) if file.endswith(ggufs.SUFFIX)]
+    except GatedRepoError:
+        raise UserError(
+            f"{place}: access to it has to be granted. Expected: an account that has accepted its licence. Fix: accept "
+            f"it at {constants.ENDPOINT}/{name}, then log in with 'hf auth login', or set HF_TOKEN to a token that may "
+            f"read."
+        ) from None
+    except RepositoryNotFoundError:
+        raise UserError(
+            f"{place}: {constants.ENDPOINT} has no such model, or hides it from this account. Expected: a hub id such "
+            f"as Qwen/Qwen3-0.6B. Fix: correct it; of a private model, log in with 'hf auth login' or set HF_TOKEN."
+        ) from None
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
             raise  # a disk, not the hub
@@ -529,11 +566,18 @@ def _fetched(where: str | Path, revision: str | None, place: str) -> Path:
             f"{place}: cannot be loaded: {_sentence(str(error).splitlines()[0])} Expected: 'seed', a local folder, or "
             f"a hub id that this machine can reach. Fix: download it and name its folder, or take 'seed'."
         ) from None
+    if files:
+        raise UserError(
+            f"{place}: found GGUF files alone: {_some(files)}. Expected: which of them. Fix: write base: {{model: "
+            f"{name}, gguf: {files[0]}}}."
+        )
     return path
 
 
 @contextmanager
-def _reading(place: str, expected: str = "a causal language model that this transformers reads") -> Iterator[None]:
+def _reading(
+    place: str, expected: str = "a causal language model that this transformers reads", gguf: str | None = None
+) -> Iterator[None]:
     """What transformers and tokenizers raise while they read a user's files becomes a UserError.
 
     They raise all sorts for files that are damaged or describe no model: KeyError, TypeError, ZeroDivisionError,
@@ -548,10 +592,10 @@ def _reading(place: str, expected: str = "a causal language model that this tran
             raise  # a disk
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = _sentence(f"{type(error).__name__}: {' '.join(lines[:2])}")
-        raise UserError(
-            f"{place}: cannot be loaded: {reason} Expected: {expected}. Fix: download it again, or install "
-            f"the transformers version that its {folders.CONFIG} names."
-        ) from error
+        fix = f"download it again, or install the transformers version that its {folders.CONFIG} names."
+        if gguf:
+            fix = "take the checkpoint that the GGUF file was made of, or install a newer transformers and gguf."
+        raise UserError(f"{place}: cannot be loaded: {reason} Expected: {expected}. Fix: {fix}") from error
 
 
 def _run(model: Model, ids: torch.Tensor, place: str) -> torch.Tensor:
