@@ -124,7 +124,9 @@ def _check(words: list[str]) -> int:
         "Load a base model as training would, run it on a few tokens, and list what it is, what was changed about it "
         "and what stands in the way. Of a recipe, its settings are compared with the model too."
     ))  # fmt: skip
-    parser.add_argument("model", help="the folder of a model, a GGUF file, a hub id, or a recipe (.yaml) that names one")
+    parser.add_argument(
+        "model", help="the folder of a model, a GGUF file, a hub id, or a recipe (.yaml) that names one"
+    )
     parser.add_argument("--gguf", metavar="FILE", help="the GGUF file to take of a hub id or a folder")
     parser.add_argument("--revision", help="branch, tag or commit on the hub")
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that lies beside the weights")

@@ -116,7 +116,7 @@ def test_an_adapter_of_a_seed_takes_its_base_along(hub: Hub, store: Store):
 
 
 def test_an_adapter_of_a_local_folder_is_not_uploaded(hub: Hub, store: Store, tmp_path: Path):
-    with pytest.raises(ValueError, match="an adapter of .*, a folder of this machine that nobody else has"):
+    with pytest.raises(ValueError, match="an adapter of .*, on this machine, which nobody else has"):
         push(recipe(**LORA, base={"model": str(tmp_path)}), store, "me/it")
     assert not hub.files
 

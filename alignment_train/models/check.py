@@ -8,7 +8,7 @@ from alignment_train import prefix as prefixes
 from alignment_train.config import Base, TrainConfig
 from alignment_train.model import Model
 from alignment_train.models.load import Findings, check_quantization, examine
-from pipelines.config import Recipe, read_recipe
+from pipelines.config import Recipe, read_recipe, validate
 from pipelines.errors import UserError, printable
 
 RECIPES = (".yaml", ".yml")
@@ -38,7 +38,8 @@ def check(
             return 0
     else:
         recipe = config = adapter = None
-        base = Base(model=name, gguf=gguf, revision=revision, trust_remote_code=trust_remote_code)
+        settings = {"model": name, "gguf": gguf, "revision": revision, "trust_remote_code": trust_remote_code}
+        base = validate(Base, settings, "check")
     model, findings = examine(base, adapter)
     if model and recipe and config:
         model.chat_date = config.chat_date

@@ -51,7 +51,7 @@ class Folder:
     files: tuple[Path, ...]
     """The weight files."""
     tensors: Mapping[str, tuple[str, tuple[int, ...]]]
-    """Type (`F32`, `BF16`, ...) and shape of every tensor of safetensors and GGUF files; empty for pytorch_model.bin."""
+    """Type (`F32`, `BF16`, ...) and shape of every tensor; empty for pytorch_model.bin."""
     gguf: str | None = None
     """The GGUF file that configuration, tokenizer and weights are read from, in place of all others."""
 

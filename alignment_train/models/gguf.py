@@ -58,8 +58,10 @@ def read(file: Path, place: str) -> Header:
             raise damaged("it does not begin with the letters GGUF")
         try:
             header, needed = _parse(_Cursor(data))
-        except (struct.error, UnicodeDecodeError, ValueError, KeyError, OverflowError) as error:
-            raise damaged(str(error) or type(error).__name__) from None
+        except KeyError as error:
+            raise damaged(f"found a value of unknown type {error}") from None
+        except (struct.error, ValueError, TypeError, OverflowError) as error:
+            raise damaged(str(error)) from None
         if needed > len(data):
             raise damaged(f"it has {len(data):,} bytes, and its tensors end at byte {needed:,}")
     _check(header, file, place)

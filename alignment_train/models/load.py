@@ -417,7 +417,10 @@ def _read(folder: Folder, config: Any, place: str, trust_remote_code: bool) -> _
 def _dequantised(folder: Folder) -> dict[str, Any]:
     """Arguments by which transformers reads a GGUF file as plain weights, also where it could keep them quantised."""
     settings = getattr(transformers, "GgufConfig", None)  # older versions never keep them
-    return {**folder.gguf_file, **({"quantization_config": settings(dequantize=True)} if folder.gguf and settings else {})}
+    return {
+        **folder.gguf_file,
+        **({"quantization_config": settings(dequantize=True)} if folder.gguf and settings else {}),
+    }
 
 
 def _config(folder: Folder, place: str, trust_remote_code: bool) -> Any:
@@ -501,9 +504,7 @@ def _text_config(config: Any, place: str) -> Any:
 
 def _tokenizer(folder: Folder, place: str, trust_remote_code: bool) -> Any:
     with _reading(f"{place}: its tokenizer", "the tokenizer files of this model", folder.gguf):
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder.path, trust_remote_code=trust_remote_code, **folder.gguf_file
-        )
+        tokenizer = AutoTokenizer.from_pretrained(folder.path, trust_remote_code=trust_remote_code, **folder.gguf_file)
         ids = tokenizer("Isogloss 12")["input_ids"]
     if not {*ids} - {*tokenizer.all_special_ids}:
         raise UserError(
