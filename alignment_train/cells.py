@@ -40,9 +40,9 @@ def make(trainer: Trainer, role: Role, keep: bool = False) -> Manifest:
             return out.commit(print_, trainer.recipe.resolved(), inputs=inputs, rows={}, seconds=0.0, numbers=numbers)
 
     def write(model: Model, folder: Path) -> None:
-        _measure(trainer, role, model, folder)
-        if keep:
+        if keep:  # first, as measuring may cast the weights
             model.save(folder)
+        _measure(trainer, role, model, folder)
 
     return trainer.cell(_objectives(trainer, role), print_, inputs, write)
 
@@ -55,7 +55,7 @@ def identity(trainer: Trainer, role: Role) -> tuple[str, dict[str, str]]:
     else:
         model, read = trainer.identity(_objectives(trainer, role))
     asked = {"eval_text": store.require("eval_text").fingerprint, "dev": store.require("training_mix").content("dev")}
-    said = {"dev_rows": DEV_ROWS}
+    said = {"dev_rows": DEV_ROWS, "precision": trainer.config.precision}
     print_ = fingerprint("alignment_train.measure", said, {**asked, "model": model}, recipe.eval, LIBRARIES, MODULES)
     return print_, {**read, **asked}
 
@@ -73,7 +73,7 @@ def metrics(store: Store, cell: Manifest) -> dict[str, Any]:
 def _measure(trainer: Trainer, role: Role, model: Model, folder: Path) -> None:
     trained_at = trainer.resolved.layer if role == "aligned" else "middle"  # others' cells serve recipes of any layer
     layer = layer_index(trained_at, len(model.blocks))
-    lm = LM(model, layer, trainer.config.max_length, trainer.device)
+    lm = LM(model, layer, trainer.config.max_length, trainer.device, precision=trainer.precision)
     found = measure.measure(trainer.recipe, trainer.store, {role: lambda: lm}, trainer.tell)
     dev = measure.dev_recall(trainer.recipe, trainer.store, lm, DEV_ROWS, trainer.tell)
     text = json.dumps({**found, "dev": dev}, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)

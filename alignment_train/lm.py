@@ -23,16 +23,25 @@ class LM:
     """Answers `pipelines.evals.LanguageModel`. Texts to embed or take the loss of are cut after `max_length` tokens."""
 
     def __init__(
-        self, model: Model, trained_layer: int, max_length: int, device: torch.device, rows: int | None = None
+        self,
+        model: Model,
+        trained_layer: int,
+        max_length: int,
+        device: torch.device,
+        rows: int | None = None,
+        precision: str = "float32",
     ):
-        """rows: requests or prompts that a batch has at most, beside the bound on its tokens."""
+        """rows: requests or prompts that a batch has at most, beside the bound on its tokens.
+
+        precision: `float32`, or `bfloat16` to cast the weights of `model` to; save a model before it is measured.
+        """
         self.model, self.max_length, self.rows = model, max_length, rows
         self.num_layers = len(model.blocks)
         self.trained_layer = trained_layer
         self._answers: dict[tuple[tuple[int, ...], tuple[str, ...], int, bool], str] = {}
         if device.type == "cpu":
             heap.keep()
-        model.lm.to(device).eval()
+        model.lm.to(device, dtype=torch.bfloat16 if precision == "bfloat16" else None).eval()
 
     @torch.inference_mode()
     def embed(self, texts: list[str], layers: list[int], pooling: str) -> dict[int, np.ndarray]:

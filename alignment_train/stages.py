@@ -131,7 +131,7 @@ class Trainer:
         """layer_probe: what every layer of the base model already knows of translations, and which to align at."""
 
         def base() -> LM:
-            return LM(self.stored("base_model"), 0, self.config.max_length, self.device)
+            return LM(self.stored("base_model"), 0, self.config.max_length, self.device, precision=self.precision)
 
         return ranks.in_turn(lambda: probe.run(self.recipe, self.store, base, self.tell))
 
@@ -159,7 +159,7 @@ class Trainer:
         def opened(asset: str, loaded: Callable[[Path], Model] | None = None) -> LM:
             model = self._dated(loaded(self.store.fetched(asset))) if loaded else self.stored(asset)
             layer = layer_index(chosen, len(model.blocks))
-            return LM(model, layer, self.config.max_length, self.device)
+            return LM(model, layer, self.config.max_length, self.device, precision=self.precision)
 
         found = {name: partial(opened, asset) for name, asset in names.items() if self.store.manifest(asset)}
         random = partial(untrained, seed=self.recipe.seed, trust_remote_code=self.config.base.trust_remote_code)
