@@ -534,7 +534,7 @@ def _fetched(where: str | Path, revision: str | None, place: str, gguf: str | No
 
 def _downloaded(name: str, revision: str | None, place: str, gguf: str | None) -> Path:
     """The folder of the hub's cache; of a commit whose files are there, without asking the hub."""
-    from huggingface_hub import constants, list_repo_files, snapshot_download
+    from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     def fetched(*patterns: str) -> Path:
@@ -548,7 +548,7 @@ def _downloaded(name: str, revision: str | None, place: str, gguf: str | None) -
             path = fetched("*.bin")
         if gguf or any(path.glob("*.safetensors")) or any(path.glob("*.bin")):
             return path
-        files = [file for file in list_repo_files(name, revision=revision) if file.endswith(ggufs.SUFFIX)]
+        files = [file for file in HfApi().list_repo_files(name, revision=revision) if file.endswith(ggufs.SUFFIX)]
     except GatedRepoError:
         raise UserError(
             f"{place}: access to it has to be granted. Expected: an account that has accepted its licence. Fix: accept "
@@ -571,6 +571,11 @@ def _downloaded(name: str, revision: str | None, place: str, gguf: str | None) -
         raise UserError(
             f"{place}: found GGUF files alone: {_some(files)}. Expected: which of them. Fix: write base: {{model: "
             f"{name}, gguf: {files[0]}}}."
+        )
+    if not path.is_dir():
+        raise UserError(
+            f"{place}: found no file of a model in the repository. Expected: {folders.CONFIG}, a tokenizer and weights. "
+            f"Fix: correct the hub id or the revision."
         )
     return path
 
