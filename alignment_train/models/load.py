@@ -574,8 +574,8 @@ def _downloaded(name: str, revision: str | None, place: str, gguf: str | None) -
         )
     if not path.is_dir():
         raise UserError(
-            f"{place}: found no file of a model in the repository. Expected: {folders.CONFIG}, a tokenizer and weights. "
-            f"Fix: correct the hub id or the revision."
+            f"{place}: found no file of a model in the repository. Expected: {folders.CONFIG}, a tokenizer and "
+            f"weights. Fix: correct the hub id or the revision."
         )
     return path
 
