@@ -59,14 +59,14 @@ def recall_by_layer(metrics: Metrics, svg: bool = False) -> bytes | None:
     Where it was measured, also of states less the mean of their language, in a panel below.
     """
     panels = {
-        title: curves
-        for metric, title in RECALLS.items()
+        metric: curves
+        for metric in RECALLS
         if (curves := {name: found for name in models(metrics) if (found := by_layer(metrics, name, metric))})
     }
     if not panels:
         return None
     figure, grid = _figure(len(panels), height=2.4)
-    for axes, (title, curves) in zip(grid, panels.items(), strict=True):
+    for axes, (metric, curves) in zip(grid, panels.items(), strict=True):
         for name, layers in curves.items():
             x, marker, dash = list(layers), *STYLES[name]
             y = [layers[layer]["value"] * 100 for layer in x]
@@ -78,7 +78,7 @@ def recall_by_layer(metrics: Metrics, svg: bool = False) -> bytes | None:
                 low, high = ([layers[layer][part] * 100 for layer in x] for part in ("low", "high"))
                 axes.fill_between(x, low, high, color=COLOURS[name], alpha=0.15, linewidth=0)
         for name, (what, dash) in LEVELS.items():
-            if (level := _level(metrics, name)) is not None:
+            if (level := _level(metrics, name)) is not None and (metric == "recall@1" or name == "chance"):
                 label = f"{what} ({level:.2g} %)"
                 axes.axhline(level, color=COLOURS["chance"], linestyle=dash, linewidth=1.4, label=label)
         if (trained := metrics.get("trained_layer")) is not None:
@@ -87,7 +87,7 @@ def recall_by_layer(metrics: Metrics, svg: bool = False) -> bytes | None:
         axes.set_ylim(bottom=0)
         axes.set_ylabel("Recall@1, %, mean over pairs" if len(panels) == 1 else "Recall@1, %")
         if len(panels) > 1:
-            axes.set_title(title, fontsize=11, color=INK, loc="left")
+            axes.set_title(RECALLS[metric], fontsize=11, color=INK, loc="left")
     _legend(figure, grid)
     return _bytes(figure, svg)
 

@@ -39,10 +39,10 @@ def test_a_token_costs_six_flops_for_each_weight_it_meets_and_twelve_for_each_it
 
 def test_the_forward_pass_ends_at_the_layer_and_is_counted_once_when_run_twice():
     made = tiny()
-    found, places, _ = count(Contrastive.model_validate({"rows": 8, "layer": 2}))
+    found, places, _ = count(Contrastive.model_validate({"rows": 8, "layer": 2, "center": "none"}))
     blocks = sum(p.numel() for block in made.blocks[:2] for p in block.parameters() if p.ndim == 2)
     assert 6 * blocks < found < 7.5 * blocks  # and attention, and the contrast itself
-    chunked, again, _ = count(Contrastive.model_validate({"rows": 8, "layer": 2, "chunk": 8}))
+    chunked, again, _ = count(Contrastive.model_validate({"rows": 8, "layer": 2, "center": "none", "chunk": 8}))
     assert again == places
     assert chunked == pytest.approx(found, rel=0.01)
 

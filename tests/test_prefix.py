@@ -115,7 +115,7 @@ def test_texts_padded_left_go_on_after_the_prefix_as_each_alone_does(kind: str):
 
 def test_gradients_reach_the_prefix_in_chunks_as_in_one_batch():
     model = moved()
-    whole, parts = (Contrastive.model_validate({"layer": 2, "chunk": size}) for size in (None, 5))
+    whole, parts = (Contrastive.model_validate({"layer": 2, "center": "none", "chunk": n}) for n in (None, 5))
     batch = whole.collate(bitext(8).to_pylist(), model, 32)
     expected, found = (torch.autograd.grad(item.loss(model, batch)[0], own(model))[0] for item in (whole, parts))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)
