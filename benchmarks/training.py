@@ -1,6 +1,7 @@
 """Speed of a training step on the CPU: ours beside AFP's as its code runs it, on the same rows, model and precision.
 
 python -m benchmarks.training MIRROR [--rows N] [--work DIR] [--out DIR]
+python -m benchmarks.training MIRROR --model FOLDER [--precision bfloat16] [--lora R] ...: benchmarks.named
 
 MIRROR is a folder in the layout of an OPUS server; rows are drawn evenly over the pairs of opus8.yaml, and a row is a
 pair for the contrast and an instruction made of it. The model is XGLM's shape at 35M parameters, random, in float32.
@@ -18,7 +19,7 @@ import json
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -62,10 +63,17 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--pairs", type=int, default=4_096, help="of the large contrastive batch; 0 leaves memory out")
     parser.add_argument("--work", type=Path, default=WORK)
-    parser.add_argument("--out", type=Path, help="folder for training.md and training.json")
+    parser.add_argument("--out", type=Path, help="folder for training.md and training.json, with --model of its name")
+    parser.add_argument("--model", type=Path, metavar="FOLDER", help="a real model, such as Gemma's: benchmarks.named")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="bfloat16", help="with --model")
+    parser.add_argument("--lora", type=int, default=16, metavar="R", help="with --model: rank, 0 for all weights")
+    parser.add_argument("--sentences", type=int, default=200, help="with --model: held-out texts of a language")
+    parser.add_argument("--turns", type=int, default=2, help="with --model: how often each takes its turn")
     options = parser.parse_args(arguments)
     if options.rows < 64:
         parser.error(f"--rows: found {options.rows}. Allowed: 64 or more, for two steps of 32 rows. Raise it.")
+    if options.model:
+        return named_model(options)
     bitext, talks = drawn(options.mirror, max(options.rows, options.pairs))
     model = prepared(options.mirror, options.work / "training")
     few = options.rows
@@ -79,19 +87,50 @@ def main(arguments: list[str]) -> int:
         "layers": layers(model, bitext),
         "memory": memory(options.work / "training", bitext, options.pairs) if options.pairs else {},
     }
-    text = report(found)
-    print(text)
-    if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "training.md").write_text(text + "\n")
-        (options.out / "training.json").write_text(json.dumps(found, indent=1) + "\n")
+    written(options.out, "training", report(found), found)
     return 0
 
 
-def mirrored(mirror: Path) -> pa.Table:
-    """All rows of opus8.yaml's pairs and corpora, as BITEXT; 2 to 1,000 characters a side."""
+def named_model(options: argparse.Namespace) -> int:
+    """The same beside a Trainer loop, and retrieval, on a model of files."""
+    from alignment_train.models.load import load
+    from benchmarks import named
+
+    heap.keep()  # as training and evaluation do
+    model = load(options.model)
+    found: dict[str, Any] = {
+        "model": options.model.name,
+        "machine": machine(),
+        "threads": torch.get_num_threads(),
+        "parameters": sum(p.numel() for p in model.lm.parameters()),
+        "rows": options.rows,
+        "precision": options.precision,
+        "lora": options.lora,
+    }
+    texts = named.held_out(mirrored(options.mirror, ["NTREX/v1"]), options.sentences)
+    found["texts"], found["languages"] = len(set(texts["text"].to_pylist())), len(set(texts["lang"].to_pylist()))
+    found["retrieval"] = named.retrieval(model, texts, options.precision, LENGTH, options.turns)
+    bitext, talks = drawn(options.mirror, options.rows)
+    found["steps"] = named.steps(
+        model, bitext, talks, options.precision, options.lora, LENGTH, options.work, options.turns
+    )
+    written(options.out, f"training_{options.model.name}", named.report(found), found)
+    return 0
+
+
+def written(folder: Path | None, name: str, text: str, found: dict[str, Any]) -> None:
+    """Print the text, and leave it with its figures in the folder."""
+    print(text)
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.md").write_text(text + "\n")
+        (folder / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def mirrored(mirror: Path, names: Sequence[str] = ()) -> pa.Table:
+    """All rows of opus8.yaml's pairs and corpora, or of those named, as BITEXT; 2 to 1,000 characters a side."""
     corpus = read_recipe("opus8.yaml").corpus
-    names = [name for source in corpus.sources for name in getattr(source, "corpora", [])]
+    names = names or [name for source in corpus.sources for name in getattr(source, "corpora", [])]
     batches = []
     for pair in corpus.pairs:
         for name in names:

@@ -9,7 +9,8 @@ import torch
 
 from alignment_train.objectives import _next_token
 from alignment_train.objectives.contrastive import Contrastive
-from benchmarks import recall, training, training_gpu
+from alignment_train.objectives.instruction import Instruction
+from benchmarks import named, recall, training, training_gpu
 from benchmarks.afp import RAW, afp_loss
 from benchmarks.training import afp, ours, pieces, spelt
 from pipelines.instructions.translate import Translate
@@ -105,3 +106,34 @@ def test_what_a_method_costs_is_the_loss_of_the_pivots_sentences_each_once():
     sides = {"src": ["eins", "un", "three"], "tgt": ["one", "one", "trois"]}
     langs = {"src_lang": ["deu_Latn", "fra_Latn", "eng_Latn"], "tgt_lang": ["eng_Latn", "eng_Latn", "fra_Latn"]}
     assert recall.loss(cast("Any", Fake()), pa.table({**sides, **langs}), "eng_Latn") == 2.0
+
+
+@pytest.mark.parametrize("lora", [2, 0])
+def test_a_named_model_is_measured_to_its_table(lora: int, tmp_path):
+    model = tiny()
+    texts = named.held_out(ROWS, 10)
+    assert texts.num_rows == 20
+    seconds = named.retrieval(model, texts, "bfloat16", 64, repeats=1)
+    rows, talks = bitext(64), pa.concat_tables([TALKS, TALKS, TALKS]).slice(0, 64)
+    steps = named.steps(model, rows, talks, "bfloat16", lora, 64, tmp_path, turns=2)
+    assert {step["rows"] for step in steps.values()} == {64}
+    found = {"model": "m", "rows": 64, "parameters": 1e6, "precision": "bfloat16", "machine": "x", "threads": 1}
+    said = named.report({**found, "lora": lora, "texts": 20, "languages": 2, "retrieval": seconds, "steps": steps})
+    assert "| ours, 32 rows |" in said
+    assert "| transformers.Trainer, 32 rows |" in said
+    assert "| retrieval, all layers |" in said
+
+
+def test_the_trainer_s_loss_is_that_of_our_objectives(tmp_path):
+    model = tiny()
+    pairs = model.pad(model.tokenizer(ROWS["src"].to_pylist() + ROWS["tgt"].to_pylist())["input_ids"])
+    batch = {
+        "pairs": {name: pairs[name] for name in ("input_ids", "attention_mask")},
+        "talks": model.pad(*spelt(model, TALKS)),
+    }
+    found = named.ContrastTrainer.compute_loss(cast("Any", None), model.lm, batch)
+    item = Contrastive.model_validate({**named.CONTRAST, "rows": 24})
+    contrast = item.loss(model, item.collate(ROWS.to_pylist(), model, 64))[0]
+    talk = Instruction.model_validate({"rows": 24})
+    wanted = contrast + 1.5 * talk.loss(model, talk.collate(TALKS.to_pylist(), model, 512))[0]
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-5)
