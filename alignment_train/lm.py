@@ -40,7 +40,7 @@ class LM:
         self.trained_layer = trained_layer
         self._answers: dict[tuple[tuple[int, ...], tuple[str, ...], int, bool], str] = {}
         if device.type == "cpu":
-            heap.keep()
+            heap.keep(max(weight.nbytes for weight in model.lm.parameters()))
         model.lm.to(device, dtype=torch.bfloat16 if precision == "bfloat16" else None).eval()
 
     @torch.inference_mode()

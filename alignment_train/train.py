@@ -120,7 +120,7 @@ def train(
     )
     device = accelerator.device
     if device.type == "cpu":
-        heap.keep()
+        heap.keep(max(weight.nbytes for weight in model.lm.parameters()))
     set_seed(plan.seed)
     model.lm.to(device).train()
     _ = model.head_kind  # found by running the model, which is no part of what `Flops` counts

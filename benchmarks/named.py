@@ -198,7 +198,8 @@ def report(found: dict[str, Any]) -> str:
         [
             f"`python -m benchmarks.training MIRROR --model {found['model']}`: {found['rows']:,} rows of opus8's "
             f"corpora, {found['parameters'] / 1e6:.0f}M parameters, {trains}, {found['precision']}, "
-            f"{found['machine']}, {found['threads']} threads. Ratios are to the faster batch size of each. Asked: 2 over AFP's step.",
+            f"{found['machine']}, {found['threads']} threads. Ratios are to the faster batch size of each. "
+            f"Asked: 2 over AFP's step.",
             markdown(["a step", "rows/s", "x AFP's step", "x Trainer"], cells),
             f"{found['texts']:,} distinct held-out texts in {found['languages']} languages. Asked: at least 0.9 of the "
             f"speed of bare forward passes.",

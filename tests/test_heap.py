@@ -32,6 +32,7 @@ def test_what_a_step_frees_the_next_one_takes():
     without, with_it = asked(""), asked("assert heap.keep()")
     assert without > 100_000
     assert with_it < 0.6 * without
+    assert asked("assert heap.keep(heap.LARGE_WEIGHT)") > 0.8 * without
 
 
 def test_a_c_library_without_the_setting_is_left_alone(monkeypatch):
