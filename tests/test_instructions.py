@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.config import Recipe, read_recipe
+from pipelines.errors import UserError
 from pipelines.instructions.answer_across import AnswerAcross
 from pipelines.languages import Pair
 from pipelines.sources.instructions import Instructions
@@ -169,6 +170,18 @@ def test_a_language_that_is_not_there_has_no_bitext_and_cannot_be_asked(tmp_path
     assert list(item.fetch(Pair.parse("en-fr"), HOME)) == []
     with pytest.raises(ValueError, match=r"'{lang}.jsonl' is there for no name of fra_Latn: fr, fr_CA, fra_Latn, fra."):
         list(item.instructions("fra_Latn", HOME))
+
+
+def test_other_pairs_than_those_of_the_named_languages_get_no_exercises(tmp_path: Path) -> None:
+    across = AnswerAcross.model_validate({"source": source(tmp_path), "languages": ["en", "de"]})
+    other = Pair.parse("en-fr")
+    across.check([PAIR, other])
+    assert across.pin(other, tmp_path) is None
+    assert across.provenance(other, tmp_path) == {}
+    assert list(across.extra(other, np.random.default_rng(0), tmp_path)) == []
+    assert sum(batch.num_rows for batch in across.extra(PAIR, np.random.default_rng(0), tmp_path)) == 2
+    with pytest.raises(UserError, match="found eng_Latn, deu_Latn. Expected: both languages of at least one pair"):
+        across.check([other])
 
 
 class FakeHub:

@@ -13,12 +13,14 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
+from pipelines.errors import UserError
 from pipelines.instructions import RENDERED, InstructionType, conversations
 from pipelines.instructions._wordings import answer_wording, name_in
 from pipelines.languages import Pair
 from pipelines.registry import plugin_field
 from pipelines.segments import pieces
 from pipelines.sources import Source
+from pipelines.tasks import Languages
 
 BATCH_ROWS = 20_000
 
@@ -32,24 +34,38 @@ class AnswerAcross(InstructionType):
     """Where the instructions come from: a source whose `instructions` are multi-parallel by id."""
     cross_probability: float = Field(0.5, ge=0, le=1)
     """How often the answer is in the other language of the pair."""
+    languages: Languages | None = None
+    """Languages that the source has instructions in; other pairs get no exercises. By default those of the recipe."""
 
     def check(self, pairs: list[Pair]) -> None:
         if type(self.source).instructions is Source.instructions:
             self.source.instructions(pairs[0].src, Path())
-        self.source.check(pairs)
+        if not (served := [pair for pair in pairs if self._serves(pair)]):
+            raise UserError(
+                f"answer_across.languages: found {', '.join(self.languages or [])}. Expected: both languages of at least "
+                f"one pair of the recipe. Fix: add them, or leave `languages` out."
+            )
+        self.source.check(served)
+
+    def _serves(self, pair: Pair) -> bool:
+        return self.languages is None or set(pair) <= set(self.languages)
 
     def pin(self, pair: Pair, home: Path) -> Any:
+        if not self._serves(pair):
+            return None
         self.source.prepare(pair, home)
         return self.source.pin(pair, home)
 
     def provenance(self, pair: Pair, home: Path) -> dict[str, dict[str, Any]]:
-        return self.source.provenance(pair, home)
+        return self.source.provenance(pair, home) if self._serves(pair) else {}
 
     def render(self, batch: pa.RecordBatch, rng: np.random.Generator) -> pa.RecordBatch:
         """No row: bitext has no questions."""
         return pa.RecordBatch.from_pylist([], schema=RENDERED)
 
     def extra(self, pair: Pair, rng: np.random.Generator, home: Path) -> Iterator[pa.RecordBatch]:
+        if not self._serves(pair):
+            return
         corpus = next(iter(self.source.provenance(pair, home)))
         held = [{row[0]: row[1:] for row in self.source.instructions(lang, home)} for lang in pair]
         shared = [key for key in held[0] if key in held[1]]
