@@ -132,7 +132,7 @@ def test_the_trainer_s_loss_is_that_of_our_objectives(tmp_path):
         "talks": model.pad(*spelt(model, TALKS)),
     }
     found = named.ContrastTrainer.compute_loss(cast("Any", None), model.lm, batch)
-    item = Contrastive.model_validate({**named.CONTRAST, "rows": 24})
+    item = Contrastive.model_validate({**RAW, **named.CONTRAST, "rows": 24})
     contrast = item.loss(model, item.collate(ROWS.to_pylist(), model, 64))[0]
     talk = Instruction.model_validate({"rows": 24})
     wanted = contrast + 1.5 * talk.loss(model, talk.collate(TALKS.to_pylist(), model, 512))[0]

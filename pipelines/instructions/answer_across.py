@@ -42,8 +42,8 @@ class AnswerAcross(InstructionType):
             self.source.instructions(pairs[0].src, Path())
         if not (served := [pair for pair in pairs if self._serves(pair)]):
             raise UserError(
-                f"answer_across.languages: found {', '.join(self.languages or [])}. Expected: both languages of at least "
-                f"one pair of the recipe. Fix: add them, or leave `languages` out."
+                f"answer_across.languages: found {', '.join(self.languages or [])}. Expected: both languages of at "
+                f"least one pair of the recipe. Fix: add them, or leave `languages` out."
             )
         self.source.check(served)
 
