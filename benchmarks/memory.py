@@ -54,7 +54,8 @@ def gemma() -> Model:
     words = ["one two three four five six seven eight nine ten"] * 20
     tokenizer = train_tokenizer(iter(words), 300)
     torch.manual_seed(0)
-    config = Gemma3TextConfig(**SHAPE, bos_token_id=1, eos_token_id=2, pad_token_id=3, max_position_embeddings=2048)
+    shape: Any = SHAPE
+    config = Gemma3TextConfig(**shape, bos_token_id=1, eos_token_id=2, pad_token_id=3, max_position_embeddings=2048)
     return Model(Gemma3ForCausalLM(config), tokenizer)
 
 

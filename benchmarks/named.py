@@ -11,6 +11,7 @@ autocast and with the weights in bfloat16.
 """
 
 import copy
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -68,6 +69,11 @@ def steps(
     with autocast:
         for step in ways(bitext, talks).values():
             descend(model, optimiser, step)  # what is made at a first step is not what is measured
+
+    def told(turn: int, name: str) -> None:
+        speed = f"{done[name] / spent[name]:.2f} rows/s"
+        print(f"{turn + 1} of {turns}, {name}: {speed}", file=sys.stderr, flush=True)
+
     each = bitext.num_rows // turns
     for turn in range(turns):
         some = bitext.slice(turn * each, each).combine_chunks(), talks.slice(turn * each, each)
@@ -77,9 +83,11 @@ def steps(
                 while rows := descend(model, optimiser, step):
                     done[name] += rows
             spent[name] += time.perf_counter() - began
+            told(turn, name)
         for name, rows in trainers.items():
             seconds, count = trained(model, *some, rows, precision, length, work)
             spent[name], done[name] = spent[name] + seconds, done[name] + count
+            told(turn, name)
     return {name: {"rows": done[name], "rows_per_second": done[name] / spent[name]} for name in spent}
 
 
@@ -183,6 +191,7 @@ def retrieval(model: Model, texts: pa.Table, precision: str, length: int, repeat
             with torch.inference_mode(), torch.autocast(model.device.type, torch.bfloat16, enabled=enabled):
                 run()
             found[name] = min(found[name], time.perf_counter() - began)
+            print(f"{name}: {found[name]:.1f} s", file=sys.stderr, flush=True)
     return found
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from alignment_train.objectives import _next_token
 from alignment_train.objectives.contrastive import Contrastive
@@ -115,7 +116,10 @@ def test_a_named_model_is_measured_to_its_table(lora: int, tmp_path):
     assert texts.num_rows == 20
     seconds = named.retrieval(model, texts, "bfloat16", 64, repeats=1)
     rows, talks = bitext(64), pa.concat_tables([TALKS, TALKS, TALKS]).slice(0, 64)
-    steps = named.steps(model, rows, talks, "bfloat16", lora, 64, tmp_path, turns=2)
+    try:
+        steps = named.steps(model, rows, talks, "bfloat16", lora, 64, tmp_path, turns=2)
+    finally:  # Trainer leaves its precision behind, for every later Accelerator of the process
+        AcceleratorState._reset_state(reset_partial_state=True)
     assert {step["rows"] for step in steps.values()} == {64}
     found = {"model": "m", "rows": 64, "parameters": 1e6, "precision": "bfloat16", "machine": "x", "threads": 1}
     said = named.report({**found, "lora": lora, "texts": 20, "languages": 2, "retrieval": seconds, "steps": steps})
