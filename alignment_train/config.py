@@ -16,6 +16,8 @@ from pipelines.registry import Strict, plugin_field
 
 CENTERED = ", centered"
 """After a pooling: less the mean of each language."""
+NO_WEIGHTS = {"base", "checkpointing", "checkpoint_every", "guards", "merge", "parallel"}
+"""Settings that decide no weights, or have a fingerprint of their own."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
@@ -241,8 +243,15 @@ class TrainConfig(Strict):
     parallel: Literal["data", "fsdp"] = "data"
     """What each of several processes (torchrun) holds: the whole model, or with `fsdp` its part of the weights, their
     gradients and the optimiser's state. The weights are the same up to rounding; `fsdp` communicates more."""
+    trainable: Literal["all", "blocks"] | Annotated[list[str], Field(min_length=1)] = "all"
+    """Which weights of the base model are trained: all; `blocks`, all but token embeddings and output head, which with
+    a large vocabulary are most of a small model's; or globs of parameter names, such as `model.layers.1?.*`. Others
+    have no gradient and no optimiser state. Parts that objectives add are always trained."""
+    checkpointing: bool = False
+    """Gradient checkpointing: of each block its input alone is kept, and the block is run again in the backward pass.
+    Takes far less memory and about a third more time; the gradients are the same."""
     adapter: Adapter | None = None
-    """What is trained beside the frozen base model; without it all weights are."""
+    """What is trained beside the frozen base model; without it `trainable` decides."""
     merge: Merge | None = None
     """With which other adapter align_model's is merged once it is trained; without it there is no merged_model."""
 
@@ -253,6 +262,16 @@ class TrainConfig(Strict):
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise UserError(f"objectives: found {', '.join(repeated)} twice. Allowed: each once. Remove one.")
         self._check_turns()
+        if self.checkpointing and self.adapter and self.adapter.prefix:
+            raise UserError(
+                "checkpointing: found true beside adapter.prefix, which blocks read from a cache that checkpointing "
+                "takes away. Expected: false. Fix: remove checkpointing, or take adapter: {lora: {}}."
+            )
+        if self.checkpointing and "meta" in names:
+            raise UserError(
+                "checkpointing: found true with the objective meta, which runs the model with other weights than its "
+                "own; blocks that are run again would have the wrong ones. Expected: false. Fix: remove one of the two."
+            )
         for i, objective in enumerate(self.objectives):
             try:
                 _at("middle", objective).check(self.base.seed.layers if self.base.seed else None)
@@ -266,6 +285,11 @@ class TrainConfig(Strict):
         return self
 
     def _check_adapter(self) -> None:
+        if self.adapter and self.trainable != "all":
+            raise UserError(
+                f"trainable: found {self.trainable} beside adapter, which alone is trained. Expected: one of the two. "
+                f"Fix: remove trainable, or adapter."
+            )
         if self.merge and not self.adapter:
             raise UserError(
                 "merge: found no adapter beside it, so align_model has all weights. Allowed: merge where train.adapter "
@@ -335,7 +359,7 @@ class TrainConfig(Strict):
 
     def settings(self, objectives: list[Objective] | None = None) -> dict[str, Any]:
         """All but `base` and `merge`, defaults written out, as JSON: what decides the weights beside the data."""
-        out = self.model_dump(mode="json", exclude={"base", "checkpoint_every", "guards", "merge", "parallel"})
+        out = self.model_dump(mode="json", exclude=NO_WEIGHTS)
         chosen = self.objectives if objectives is None else objectives
         turns = {} if self.schedule == "joint" else {"turns": self.turns}
         return {**out, **turns, "objectives": [objective.settings() for objective in chosen]}

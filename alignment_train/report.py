@@ -52,6 +52,14 @@ class Reporter:
         self._before = json.loads(kept[-1])["seconds"] if kept else 0.0
         self._writer = SummaryWriter(str(self.board), purge_step=step)
 
+    def note(self, sentence: str) -> None:
+        """Say something before the first step: on the progress line, and in Dagster's log."""
+        if not ranks.first():
+            return
+        self.tell(0, 0, sentence)
+        if self.dagster:
+            self.dagster.log.info(f"{self.title} · {sentence}")
+
     def step(
         self,
         step: int,

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from alignment_train import adapter, card, merge, probe, ranks, seed
+from alignment_train import adapter, card, merge, probe, ranks, seed, trainable
 from alignment_train.config import TrainConfig
 from alignment_train.data import read_parts, segments
 from alignment_train.layers import layer_index
@@ -28,7 +28,7 @@ from pipelines.errors import UserError
 from pipelines.files import digest_once
 from pipelines.progress import Tell, silent
 from pipelines.storage.fingerprint import fingerprint
-from pipelines.store import Manifest, Store
+from pipelines.store import Manifest, Meter, Store
 from pipelines.summary import MERGED
 
 CODE = "alignment_train.train"  # with what it imports: the code that decides the weights
@@ -229,6 +229,7 @@ class Trainer:
         parts = ranks.in_turn(lambda: read_parts(self.store, {objective.reads for objective in objectives}))
         model = ranks.in_turn(lambda: self.stored("base_model"))
         layer = layer_index(config.layer, len(model.blocks))
+        trainable.freeze(model, config.trainable)
         if config.adapter:
             adapter.add(model, config.adapter.chosen, config.base, self.recipe.seed)
         numbers = {"trained_layer": layer, **self._conversations(model)}
@@ -248,7 +249,11 @@ class Trainer:
     ) -> Manifest:
         checkpoints = ranks.in_turn(lambda: self.store.scratch(asset, print_))
         reporter = Reporter(asset, checkpoints / "log.jsonl", self.tell, self.dagster)
+        meter = Meter()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
         outcome = train(model, plan, parts, checkpoints, reporter, self.device)
+        peak = meter.peak_bytes()
         if not ranks.first():
             ranks.wait()
             return self.store.require(asset)
@@ -267,6 +272,7 @@ class Trainer:
                 inputs=inputs,
                 rows={},
                 seconds=spent,
+                peak_memory_bytes=peak,
                 numbers=numbers,
             )
         shutil.rmtree(checkpoints)
@@ -275,6 +281,7 @@ class Trainer:
 
     def _numbers(self, model: Model, outcome: Outcome, reporter: Reporter) -> dict[str, Any]:
         first, last = reporter.ends()
+        on_gpu = self.device.type == "cuda"
         return {
             "parameters": _parameters(model),
             "trainable_parameters": sum(p.numel() for p in model.lm.parameters() if p.requires_grad),
@@ -285,6 +292,8 @@ class Trainer:
             **{f"texts_cut/{name}": count for name, count in outcome.cut.items()},
             **{f"loss_first/{name}": value for name, value in first.items()},
             **{f"loss_last/{name}": value for name, value in last.items()},
+            **({"memory_without_activations_bytes": outcome.memory.total} if outcome.memory else {}),
+            **({"gpu_peak_memory_bytes": torch.cuda.max_memory_allocated(self.device)} if on_gpu else {}),
             **reporter.last(),
             "device": self.device.type if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
             "precision": self.precision,

@@ -29,6 +29,8 @@ from alignment_train.guards import PROBED, Stop, Watch, heavy, memory
 from alignment_train.model import Model
 from alignment_train.objectives import Objective
 from alignment_train.report import Reporter
+from alignment_train.trainable import Memory, checkpoint_blocks
+from alignment_train.trainable import memory as memory_of
 from alignment_train.writing import os_errors
 from pipelines import files
 from pipelines.errors import UserError, error_context, printable
@@ -63,6 +65,8 @@ class Plan:
     guards: Guards = field(default_factory=lambda: Guards.model_validate({}))
     parallel: Literal["data", "fsdp"] = "data"
     """What each of several processes holds: the whole model, or a part of it (`fsdp.Divided`); no other weights."""
+    checkpointing: bool = False
+    """Whether blocks are run again in the backward pass in place of keeping their activations."""
 
     @classmethod
     def of(cls, config: TrainConfig, objectives: Sequence[Objective], precision: str, seed: int) -> "Plan":
@@ -81,6 +85,7 @@ class Plan:
             gradients_every=config.gradients_every,
             turns=config.turns,
             parallel=config.parallel,
+            checkpointing=config.checkpointing,
         )
 
 
@@ -94,6 +99,8 @@ class Outcome:
     tokens: dict[str, int] = field(default_factory=dict)
     cut: dict[str, int] = field(default_factory=dict)
     """Texts cut at max_length, by objective."""
+    memory: Memory | None = None
+    """As stated before the start; not in a checkpoint, for it follows from the plan."""
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps, "rows": self.rows, "tokens": self.tokens, "cut": self.cut}
@@ -132,13 +139,17 @@ def train(
         ranks.alike(module)
     if ranks.rank():
         set_seed(plan.seed + ranks.rank())  # its rows are others, so is their dropout
+    if plan.checkpointing:
+        checkpoint_blocks(model)
+    needed = memory_of([model.lm, *modules])
+    reporter.note(needed.sentence(ranks.world() if plan.parallel == "fsdp" else 1))
     lm = accelerator.prepare_model(model.lm, evaluation_mode=True)  # not wrapped in DDP: see `ranks.summed`
     divided = _divided(model, modules, plan)
     run, look = (divided, divided.look) if divided else (_plainly, _plainly)
     optimiser = _adamw([model.lm, *modules], plan.optimiser)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate(plan.optimiser, step, plan.steps))
     optimiser, schedule = accelerator.prepare(optimiser, schedule)
-    outcome = Outcome(0, *({o.name: 0 for o in plan.objectives} for _ in range(3)))
+    outcome = Outcome(0, *({o.name: 0 for o in plan.objectives} for _ in range(3)), needed)
     rows = {
         o.name: Rows(tables[o.name], o.rows, _seed(plan.seed, o.name), partial(o.measure, model=model))
         for o in plan.objectives
@@ -188,6 +199,7 @@ def train(
                         with accelerator.autocast():
                             loss, metrics = run(partial(objective.loss, model, part, held[objective.name]))
                         forward_done()
+                        _check_reaches(loss, objective)
                         accelerator.backward(objective.weight * scale * own * loss)
                     losses[objective.name] = losses.get(objective.name, 0.0) + share * own * loss.item()
                     for name, value in metrics.items():
@@ -272,6 +284,15 @@ def _check_split(objective: Objective) -> None:
         raise UserError(
             f"{name}.rows: found {objective.rows} with {count} processes. Allowed: a multiple of {count}, as each has "
             f"the same part of a batch. Take {-(-objective.rows // count) * count}."
+        )
+
+
+def _check_reaches(loss: torch.Tensor, objective: Objective) -> None:
+    if not loss.requires_grad:
+        raise UserError(
+            f"train.trainable: found no trained weight that the loss of {objective.name} depends on. Expected: one at "
+            f"least; a loss at a layer depends on the embeddings and the blocks below it. Fix: train more, or remove "
+            f"the objective."
         )
 
 

@@ -21,11 +21,12 @@ from alignment_train import heap
 from alignment_train.lm import LM
 from alignment_train.model import Model
 from alignment_train.seed import train_tokenizer
+from alignment_train.trainable import checkpoint_blocks, freeze
 from benchmarks.table import markdown
 from pipelines.store import Meter
 
 ROWS, LENGTH = 16, 64
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "num_hidden_layers": 18, "hidden_size": 640, "intermediate_size": 2048, "num_attention_heads": 4,
     "num_key_value_heads": 1, "head_dim": 256, "vocab_size": 262_144,
 }  # fmt: skip
@@ -65,10 +66,9 @@ def step(precision: str, blocks_only: bool, checkpointing: bool = False) -> Call
         heap.keep(max(weight.nbytes for weight in model.lm.parameters()))
         model.lm.train()
         _ = model.head_kind
-        if blocks_only:
-            model.lm.get_input_embeddings().requires_grad_(False)
+        freeze(model, "blocks" if blocks_only else "all")
         if checkpointing:
-            model.lm.gradient_checkpointing_enable({"use_reentrant": False})
+            checkpoint_blocks(model)
         ids = torch.randint(4, SHAPE["vocab_size"], (ROWS, LENGTH))
         batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
         meter = Meter()

@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 from accelerate import Accelerator
 
-from alignment_train import adapter, losses, ranks
+from alignment_train import adapter, losses, ranks, trainable
 from alignment_train.config import Base, Lora
 from alignment_train.data import segments
 from alignment_train.losses import gathered
@@ -59,6 +59,13 @@ def adapted() -> Model:
     """Gemma, whose head is tied and capped, with LoRA."""
     made = tiny("gemma2")
     adapter.add(made, Lora.model_validate({"dropout": 0}), Base.model_validate({"seed": {}}), 7)
+    return made
+
+
+def frozen() -> Model:
+    """Gemma, whose embeddings and head stay as they are."""
+    made = tiny("gemma2")
+    trainable.freeze(made, "blocks")
     return made
 
 
@@ -123,7 +130,8 @@ def main(folder: Path) -> None:
     `means.pt` and `means_resumed.pt`, the language means of these.
 
     For `fsdp` also `continued.pt`, weights after five, of which two were undivided, and `parts.pt`, after three, of a
-    model where adapters and a part of an objective are trained.
+    model where adapters and a part of an objective are trained, and `blocks.pt`, after three, of a model with frozen
+    embeddings and checkpointed blocks.
     """
     if ranks.world() > 1:
         losses.MAX_LOGITS = 1 << 12  # a dozen positions at a time
@@ -145,6 +153,9 @@ def main(folder: Path) -> None:
     with dying_at(2):
         go(own / "parts", adapted(), parts)
     found["fsdp/parts"] = go(own / "parts", adapted(), parts)
+    blocks = what(3, "fsdp")
+    blocks.checkpointing = True
+    found["fsdp/blocks"] = go(own / "blocks", frozen(), blocks)
     if ranks.first():
         for name, tensors in found.items():
             torch.save(tensors, folder / f"{name}.pt")

@@ -110,6 +110,16 @@ def test_divided_adapters_and_parts_of_objectives_train_as_whole_ones(both: tupl
         assert torch.equal(value, start[name]) != ("lora_" in name), name
 
 
+def test_divided_blocks_that_are_checkpointed_train_as_whole_ones_beside_frozen_embeddings(
+    both: tuple[Path, Path],
+) -> None:
+    one, two = (torch.load(folder / "fsdp" / "blocks.pt") for folder in both)
+    start = tiny("gemma2").lm.state_dict()
+    for name, value in one.items():
+        assert torch.allclose(value, two[name], atol=1e-4), name
+        assert torch.equal(value, start[name]) == name.endswith(("embed_tokens.weight", "lm_head.weight")), name
+
+
 def test_alone_nothing_is_gathered() -> None:
     rows = torch.ones(2, 3)
     assert gathered(rows) is rows
