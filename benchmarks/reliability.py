@@ -11,6 +11,7 @@ points in less than a minute.
 import argparse
 import importlib
 import multiprocessing
+import re
 import shutil
 import subprocess
 import sys
@@ -99,6 +100,8 @@ bytes where a run could rebuild it. "No effect": the result was that of an undam
 
 {costs}
 
+## What failed
+
 {failures}"""
 
 
@@ -144,7 +147,7 @@ def main(arguments: list[str]) -> int:
         minutes=(time.monotonic() - began) / 60,
         table=_table(rows),
         costs=costs,
-        failures="\n\n".join(f"```\n{failure[:3000]}\n```" for failure in failures),
+        failures="\n".join(map(_line, failures)) or "Nothing.",
     )
     files.write_atomically(options.out, text.rstrip() + "\n")
     print(f"{options.out}: {sum(row.outcomes.total() for row in rows):,} faults, {len(failures)} failures")
@@ -354,6 +357,46 @@ def _tests(fault: str, file: str) -> Row:
     broken = int(suite["failures"]) + int(suite["errors"])
     passed = int(suite["tests"]) - broken - int(suite["skipped"])
     return Row(fault, f"`{file}`", Counter(refused=passed, failed=broken))
+
+
+def _line(failure: str) -> str:
+    """One item of a list: the fault and the last line of what the run printed, without this machine's folders."""
+    fault, *said = (line for line in failure.splitlines() if line.strip())
+    last = re.sub(r"/[^ ']*?/store", "STORE", said[-1] if said else "nothing")
+    return f"- {fault.rstrip(':')}: `{last[:300]}`"
+
+
+def _tables() -> Iterable[Row]:
+    """Tables of inputs that have tests of their own."""
+    yield _tests("hostile store: manifest, lock file, names, links, figures", "tests/test_store_safety.py")
+    try:
+        server = importlib.import_module("tests.test_hostile_server")
+    except ModuleNotFoundError:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        found = server.figures(Path(folder))
+    failed = _tests("", "tests/test_hostile_server.py").outcomes["failed"]
+    outcomes = Counter(resumed=found["survived"], refused=found["refused"], failed=failed)
+    yield Row("answers of a hostile server", "`tests/test_hostile_server.py`", outcomes)
+
+
+def _tests(fault: str, file: str) -> Row:
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "tests.xml"
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file, f"--junitxml={report}"]
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+        suite = ET.parse(report).getroot()[0].attrib
+    broken = int(suite["failures"]) + int(suite["errors"])
+    passed = int(suite["tests"]) - broken - int(suite["skipped"])
+    return Row(fault, f"`{file}`", Counter(refused=passed, failed=broken))
+
+
+def _line(failure: str) -> str:
+    """One item of a list: the fault and the last line of what the run printed, without this machine's folders."""
+    fault, *said = (line for line in failure.splitlines() if line.strip())
+    return (
+        f"- {fault.rstrip(':')}: `{re.sub(r'/[^ ]*?/store', 'STORE', said[-1] if said else 'printed nothing')[:300]}`"
+    )
 
 
 def _table(rows: list[Row]) -> str:
