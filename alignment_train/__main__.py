@@ -185,7 +185,7 @@ def _run(command: str, recipe_path: str, root: str, device: str | None) -> None:
         for asset in wanted:
             if asset == "evaluation" and not ranks.first():
                 continue
-            progress.start(f"{asset} on {trainer.device}, {trainer.precision}")
+            progress.start(f"{asset} on {trainer.device}")
             before = store.manifest(asset)
             manifest = steps[asset]()
             made = f"done, {manifest.seconds:.0f} s of work" if manifest != before else "unchanged"

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from alignment_train import measure
 from alignment_train.layers import layer_index
-from alignment_train.lm import LM
 from alignment_train.model import Model
 from alignment_train.objectives import Objective
 from alignment_train.stages import KEY, Trainer
@@ -40,9 +39,9 @@ def make(trainer: Trainer, role: Role, keep: bool = False) -> Manifest:
             return out.commit(print_, trainer.recipe.resolved(), inputs=inputs, rows={}, seconds=0.0, numbers=numbers)
 
     def write(model: Model, folder: Path) -> None:
-        if keep:  # first, as measuring may cast the weights
+        if keep:
             model.save(folder)
-        _measure(trainer, role, model, folder)
+        _measure(trainer, role, model, folder)  # which changes the precision of its weights
 
     return trainer.cell(_objectives(trainer, role), print_, inputs, write)
 
@@ -73,7 +72,7 @@ def metrics(store: Store, cell: Manifest) -> dict[str, Any]:
 def _measure(trainer: Trainer, role: Role, model: Model, folder: Path) -> None:
     trained_at = trainer.resolved.layer if role == "aligned" else "middle"  # others' cells serve recipes of any layer
     layer = layer_index(trained_at, len(model.blocks))
-    lm = LM(model, layer, trainer.config.max_length, trainer.device, precision=trainer.precision)
+    lm = trainer.evaluated(model, layer)
     found = measure.measure(trainer.recipe, trainer.store, {role: lambda: lm}, trainer.tell)
     dev = measure.dev_recall(trainer.recipe, trainer.store, lm, DEV_ROWS, trainer.tell)
     text = json.dumps({**found, "dev": dev}, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)

@@ -104,7 +104,7 @@ def run(
             title = row.name if row.role == "base" else f"{row.name}, seed {seed}"
             if beside:
                 title += f", {jobs} at a time"
-            progress.start(f"cell {number} of {len(plan)} · {title} on {trainer.device}, {trainer.precision}")
+            progress.start(f"cell {number} of {len(plan)} · {title} on {trainer.device}")
             try:
                 cell = beside.finish(print_) if beside else cells.make(trainer, row.role, keep)
                 row.cells[seed] = cells.metrics(store, cell), cell

@@ -233,7 +233,9 @@ class TrainConfig(Strict):
     """The date that conversations show where the model's chat template writes today's (Llama 3, Mistral Small)."""
     optimiser: Optimiser = Optimiser.model_validate({})
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of activations; weights are trained in float32. `auto`: bfloat16 where the hardware is built for it."""
+    """Of activations in training, whose weights are float32, and of weights in evaluation. `auto`: bfloat16 on GPUs
+    that have it, and on processors where a measurement at the start finds it faster for models as wide as this one;
+    seed models are too narrow for it. A resumed training keeps the precision that it began with."""
     gradients_every: int = Field(10, ge=0)
     """Steps between measurements of each objective's gradient norm and of the cosines between them; 0: never. Such a
     step holds one copy of the gradients more for each objective after the first."""

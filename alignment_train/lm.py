@@ -31,9 +31,10 @@ class LM:
         rows: int | None = None,
         precision: str = "float32",
     ):
-        """rows: requests or prompts that a batch has at most, beside the bound on its tokens.
-
-        precision: `float32`, or `bfloat16` to cast the weights of `model` to; save a model before it is measured.
+        """
+        Args:
+            rows: Requests or prompts that a batch has at most, beside the bound on its tokens.
+            precision: `bfloat16` casts the weights of `model`, in place, which must not be saved any more.
         """
         self.model, self.max_length, self.rows = model, max_length, rows
         self.num_layers = len(model.blocks)
@@ -41,7 +42,10 @@ class LM:
         self._answers: dict[tuple[tuple[int, ...], tuple[str, ...], int, bool], str] = {}
         if device.type == "cpu":
             heap.keep(max(weight.nbytes for weight in model.lm.parameters()))
-        model.lm.to(device, dtype=torch.bfloat16 if precision == "bfloat16" else None).eval()
+        model.lm.to(device).eval()
+        if precision == "bfloat16" and not getattr(model.lm, "is_quantized", False):
+            _ = model.head_kind  # measured more finely than bfloat16 is
+            model.lm.to(torch.bfloat16)
 
     @torch.inference_mode()
     def embed(self, texts: list[str], layers: list[int], pooling: str) -> dict[int, np.ndarray]:

@@ -467,13 +467,3 @@ def choose_device(asked: str | None) -> torch.device:
             )
         torch.cuda.set_device(device)  # accelerate takes the current one
     return device
-
-
-def choose_precision(asked: str, device: torch.device) -> str:
-    """`float32` or `bfloat16`; `auto` is bfloat16 on GPUs that have it and on processors with AMX (1.6x at 10M)."""
-    if asked != "auto":
-        return asked
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    return "bfloat16" if amx() else "float32"

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -53,12 +54,8 @@ class Reporter:
         self._writer = SummaryWriter(str(self.board), purge_step=step)
 
     def note(self, sentence: str) -> None:
-        """Say something before the first step: on the progress line, and in Dagster's log."""
-        if not ranks.first():
-            return
-        self.tell(0, 0, sentence)
-        if self.dagster:
-            self.dagster.log.info(f"{self.title} · {sentence}")
+        """Say something before the first step."""
+        announce(f"{self.title} · {sentence}", self.dagster)
 
     def step(
         self,
@@ -143,6 +140,24 @@ class Reporter:
         first = {name: round(fmean(values[: sizes[name]]), 6) for name, values in found.items()}
         last = {name: round(fmean(values[-sizes[name] :]), 6) for name, values in found.items()}
         return first, last
+
+
+def announce(sentence: str, dagster: Any = None) -> None:
+    """Print a line that stays, on stderr and in Dagster's log; of several processes the first one."""
+    if ranks.first():
+        print("\n" * sys.stderr.isatty() + sentence, file=sys.stderr, flush=True)  # after the progress line
+        if dagster:
+            dagster.log.info(sentence)
+
+
+_announced: set[str] = set()
+
+
+def announce_once(sentence: str, dagster: Any = None) -> None:
+    """`announce`, but nothing that this process has announced before."""
+    if sentence not in _announced:
+        _announced.add(sentence)
+        announce(sentence, dagster)
 
 
 def _without_tensorboard(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -15,12 +15,13 @@ from alignment_train.data import read_parts, segments
 from alignment_train.layers import layer_index
 from alignment_train.lm import LM
 from alignment_train.measure import ASSETS
-from alignment_train.model import Model, choose_device, choose_precision
+from alignment_train.model import Model, choose_device
 from alignment_train.models.check import check_recipe
 from alignment_train.models.load import load, load_base, untrained
 from alignment_train.objectives import Objective
 from alignment_train.objectives.language_model import LanguageModel
-from alignment_train.report import Reporter
+from alignment_train.precision import choose_precision
+from alignment_train.report import Reporter, announce_once
 from alignment_train.train import Outcome, Plan, train
 from alignment_train.writing import os_errors
 from pipelines.config import Recipe
@@ -49,7 +50,6 @@ class Trainer:
         self.recipe, self.store, self.tell, self.dagster = recipe, store, tell, dagster
         self.config = TrainConfig.of(recipe)
         self.device = choose_device(device)
-        self.precision = choose_precision(self.config.precision, self.device)
         ranks.join(self.device)
 
     def base(self) -> Manifest:
@@ -68,7 +68,7 @@ class Trainer:
             steps=settings.seed.steps,
             max_length=settings.seed.context,
             optimiser=settings.seed.optimiser,
-            precision=self.precision,
+            precision="float32",  # until there is a model
             seed=self.recipe.seed,
             checkpoint_every=self.config.checkpoint_every,
             guards=self.config.guards,
@@ -83,6 +83,7 @@ class Trainer:
         self.tell(0, 0, "reading bitext and training the tokenizer")
         bitext = ranks.in_turn(lambda: seed.bitext(self.recipe, self.store))
         model = seed.make(settings.seed, bitext, self.recipe.seed)
+        plan.precision = self.precision(model)
         kind = f"seed: {_millions(model)} parameters, trained here from nothing on {bitext.num_rows:,} pairs"
         text, context = segments(bitext), settings.seed.context
 
@@ -131,7 +132,7 @@ class Trainer:
         """layer_probe: what every layer of the base model already knows of translations, and which to align at."""
 
         def base() -> LM:
-            return LM(self.stored("base_model"), 0, self.config.max_length, self.device, precision=self.precision)
+            return self.evaluated(self.stored("base_model"), 0)
 
         return ranks.in_turn(lambda: probe.run(self.recipe, self.store, base, self.tell))
 
@@ -158,12 +159,22 @@ class Trainer:
 
         def opened(asset: str, loaded: Callable[[Path], Model] | None = None) -> LM:
             model = self._dated(loaded(self.store.fetched(asset))) if loaded else self.stored(asset)
-            layer = layer_index(chosen, len(model.blocks))
-            return LM(model, layer, self.config.max_length, self.device, precision=self.precision)
+            return self.evaluated(model, layer_index(chosen, len(model.blocks)))
 
         found = {name: partial(opened, asset) for name, asset in names.items() if self.store.manifest(asset)}
         random = partial(untrained, seed=self.recipe.seed, trust_remote_code=self.config.base.trust_remote_code)
         return {**found, "random": partial(opened, "base_model", random)}
+
+    def evaluated(self, model: Model, layer: int) -> LM:
+        """What evals are given of a model, whose weights are from now on in the precision of its training."""
+        return LM(model, layer, self.config.max_length, self.device, precision=self.precision(model))
+
+    def precision(self, model: Model) -> str:
+        """`float32` or `bfloat16`, as the recipe says or this machine decides, which is announced once."""
+        name, reason = choose_precision(self.config.precision, self.device, model.width(0))
+        if reason:
+            announce_once(f"precision {name}: {reason}", self.dagster)
+        return name
 
     def stored(self, asset: str) -> Model:
         """A model of the store, an adapter laid on the base_model that it was trained on."""
@@ -225,10 +236,10 @@ class Trainer:
     ) -> Manifest:
         """The base model trained on with these objectives."""
         config = self.resolved
-        plan = Plan.of(config, objectives, self.precision, self.recipe.seed)
         parts = ranks.in_turn(lambda: read_parts(self.store, {objective.reads for objective in objectives}))
         model = ranks.in_turn(lambda: self.stored("base_model"))
         layer = layer_index(config.layer, len(model.blocks))
+        plan = Plan.of(config, objectives, self.precision(model), self.recipe.seed)
         trainable.freeze(model, config.trainable)
         if config.adapter:
             adapter.add(model, config.adapter.chosen, config.base, self.recipe.seed)
@@ -296,7 +307,7 @@ class Trainer:
             **({"gpu_peak_memory_bytes": torch.cuda.max_memory_allocated(self.device)} if on_gpu else {}),
             **reporter.last(),
             "device": self.device.type if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
-            "precision": self.precision,
+            "precision": outcome.precision,
             "threads": torch.get_num_threads(),
             "processes": ranks.world(),
         }

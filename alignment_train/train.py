@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 LOG = "log.jsonl"  # in a checkpoint: the log up to its step
+PRECISION = "precision"  # in a checkpoint: that of the training
 logging.getLogger("accelerate").setLevel(logging.ERROR)  # at every checkpoint it tells of the tied head
 
 
@@ -101,6 +102,8 @@ class Outcome:
     """Texts cut at max_length, by objective."""
     memory: Memory | None = None
     """As stated before the start; not in a checkpoint, for it follows from the plan."""
+    precision: str = "float32"
+    """That it was run in: of a resumed training the one of its checkpoint, whatever the plan says now."""
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps, "rows": self.rows, "tokens": self.tokens, "cut": self.cut}
@@ -120,8 +123,11 @@ def train(
     """
     for objective in plan.objectives:
         _check_split(objective)
+    ranks.join(device)
+    last = _last_whole(checkpoints)
+    precision = (last / PRECISION).read_text() if last and (last / PRECISION).exists() else plan.precision
     accelerator = Accelerator(
-        mixed_precision="bf16" if plan.precision == "bfloat16" else "no",
+        mixed_precision="no",  # ours is `torch.autocast` below: Accelerate's is one for all trainings of a process
         cpu=device.type == "cpu",
         step_scheduler_with_optimizer=False,  # which would step once for each process
     )
@@ -144,19 +150,19 @@ def train(
     needed = memory_of([model.lm, *modules])
     reporter.note(needed.sentence(ranks.world() if plan.parallel == "fsdp" else 1))
     lm = accelerator.prepare_model(model.lm, evaluation_mode=True)  # not wrapped in DDP: see `ranks.summed`
-    divided = _divided(model, modules, plan)
+    divided = _divided(model, modules, plan, precision)
     run, look = (divided, divided.look) if divided else (_plainly, _plainly)
     optimiser = _adamw([model.lm, *modules], plan.optimiser)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate(plan.optimiser, step, plan.steps))
     optimiser, schedule = accelerator.prepare(optimiser, schedule)
-    outcome = Outcome(0, *({o.name: 0 for o in plan.objectives} for _ in range(3)), needed)
+    outcome = Outcome(0, *({o.name: 0 for o in plan.objectives} for _ in range(3)), needed, precision)
     rows = {
         o.name: Rows(tables[o.name], o.rows, _seed(plan.seed, o.name), partial(o.measure, model=model))
         for o in plan.objectives
     }
     weights = [p for part in (lm, *modules) for p in part.parameters() if p.requires_grad]
     flops = Flops()
-    (speed,) = ranks.total([peak(device, getattr(torch, plan.precision))], device)
+    (speed,) = ranks.total([peak(device, getattr(torch, precision))], device)
     probes = {
         o.name: (o, o.collate(_some(rows[o.name].at(0), PROBED), model, plan.max_length))
         for o in plan.objectives
@@ -167,7 +173,7 @@ def train(
     accelerator.register_save_state_pre_hook(without_frozen)
     if divided:
         divided.kept_by(accelerator, optimiser.optimizer)
-    if last := _last_whole(checkpoints):
+    if last:
         whole = all(p.requires_grad for p in model.lm.parameters())
         accelerator.load_state(str(last), strict=whole, map_location="cpu")
     looked = {} if outcome.steps else look(watch.states)
@@ -196,7 +202,7 @@ def train(
                         apart.of(objective.name),
                         flops.counting(objective.name, part["attention_mask"]) as forward_done,
                     ):
-                        with accelerator.autocast():
+                        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
                             loss, metrics = run(partial(objective.loss, model, part, held[objective.name]))
                         forward_done()
                         _check_reaches(loss, objective)
@@ -230,7 +236,7 @@ def train(
         ideal = flops.needed(tokens) / speed
         reporter.step(step, plan.steps, losses, round(sum(tokens.values())), figures, outcome.rows, ideal)
         if saves:
-            _save(accelerator, checkpoints, outcome.steps, reporter.log)
+            _save(accelerator, checkpoints, outcome, reporter.log)
     reporter.close()
     if divided:
         divided.whole()
@@ -238,13 +244,13 @@ def train(
     return outcome
 
 
-def _divided(model: Model, modules: Sequence[torch.nn.Module], plan: Plan) -> "Divided | None":
+def _divided(model: Model, modules: Sequence[torch.nn.Module], plan: Plan, precision: str) -> "Divided | None":
     """What has the weights in parts from now on, where the plan wants that and there is more than one process."""
     if plan.parallel == "data" or ranks.world() == 1:
         return None
     from alignment_train.fsdp import Divided
 
-    return Divided(model, modules, plan.precision)
+    return Divided(model, modules, precision)
 
 
 def _plainly(work: Callable[[], T]) -> T:
@@ -403,7 +409,7 @@ def _last_whole(checkpoints: Path) -> Path | None:
     return _last(checkpoints)
 
 
-def _save(accelerator: Accelerator, checkpoints: Path, step: int, log: Path) -> None:
+def _save(accelerator: Accelerator, checkpoints: Path, outcome: Outcome, log: Path) -> None:
     """The first process writes, each adds its random state; the folder is one that all of them see.
 
     log: the lines of all steps up to now, which a resumed training continues.
@@ -421,8 +427,9 @@ def _save(accelerator: Accelerator, checkpoints: Path, step: int, log: Path) -> 
     ranks.wait()
     if ranks.first():
         shutil.copyfile(log, fresh / LOG)
+        (fresh / PRECISION).write_text(outcome.precision)
         files.write_digests(fresh)
-        fresh.rename(checkpoints / f"step-{step:08}")
+        fresh.rename(checkpoints / f"step-{outcome.steps:08}")
         files.sync_folder(checkpoints)
         if old:
             shutil.rmtree(old)

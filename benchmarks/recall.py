@@ -28,11 +28,12 @@ import torch
 from alignment_train.config import TrainConfig
 from alignment_train.data import segments
 from alignment_train.lm import LM
-from alignment_train.model import Model, choose_device, choose_precision
+from alignment_train.model import Model, choose_device
 from alignment_train.models.load import load
 from alignment_train.objectives import Objective
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.instruction import Instruction
+from alignment_train.precision import choose_precision
 from alignment_train.report import Reporter
 from alignment_train.train import Plan, train
 from benchmarks.afp import RAW
@@ -164,7 +165,7 @@ def trained(
         steps=steps,
         max_length=config.max_length,
         optimiser=config.optimiser,
-        precision=choose_precision(config.precision, device),
+        precision=choose_precision(config.precision, device, model.width(0)).name,
         seed=seed,
         checkpoint_every=steps + 1,
     )

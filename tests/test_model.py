@@ -7,7 +7,7 @@ import torch
 
 from alignment_train.config import Base
 from alignment_train.data import pack
-from alignment_train.model import choose_device, choose_precision
+from alignment_train.model import choose_device
 from alignment_train.models.load import load, load_base, untrained
 from pipelines.errors import UserError
 from tests.models import SHAPES, bitext, tiny
@@ -188,11 +188,6 @@ def test_code_beside_the_weights_is_run_only_where_the_recipe_says_so(tmp_path, 
 def test_a_gpu_asked_for_but_absent_is_an_error():
     with pytest.raises(ValueError, match="--device cuda: this machine has no usable GPU"):
         choose_device("cuda")
-
-
-def test_a_precision_that_is_named_is_taken():
-    assert choose_precision("float32", torch.device("cpu")) == "float32"
-    assert choose_precision("bfloat16", torch.device("cpu")) == "bfloat16"
 
 
 def test_an_untrained_model_has_the_shape_and_tokenizer_but_none_of_the_weights(tmp_path: Path):

@@ -320,7 +320,7 @@ def test_the_stages_give_both_models_the_same_turns(monkeypatch):
     monkeypatch.setattr(Trainer, "_train", lambda self, asset, model, what, *_: plans.update({asset: what}))
     trainer = Trainer.__new__(Trainer)
     trainer.recipe, trainer.store = cast(Any, SimpleNamespace(seed=0, eval=[])), cast(Any, store)
-    trainer.config, trainer.precision = config, "float32"
+    trainer.config, trainer.device, trainer.dagster = config, torch.device("cpu"), None
     trainer.align()
     trainer.control()
     for what in plans.values():

@@ -87,12 +87,12 @@ def test_a_run_killed_at_any_step_resumes_to_the_very_weights_of_an_unbroken_one
     saved: dict[str, list[Any]] = {"whole": [], "broken": []}
     step, save = Reporter.step, training._save
 
-    def keep(accelerator, checkpoints, number, log):
-        save(accelerator, checkpoints, number, log)
+    def keep(accelerator, checkpoints, outcome, log):
+        save(accelerator, checkpoints, outcome, log)
         state = {"rate": accelerator._schedulers[0].get_last_lr()[0], "random": torch.get_rng_state()}
         for place, own in accelerator._optimizers[0].state_dict()["state"].items():
             state |= {f"{place}/{name}": value.clone() for name, value in own.items()}
-        saved[checkpoints.name].append((number, state))
+        saved[checkpoints.name].append((outcome.steps, state))
 
     monkeypatch.setattr(training, "_save", keep)
     whole, told, _ = run(tmp_path / "whole", what, **dropout)
