@@ -366,39 +366,6 @@ def _line(failure: str) -> str:
     return f"- {fault.rstrip(':')}: `{last[:300]}`"
 
 
-def _tables() -> Iterable[Row]:
-    """Tables of inputs that have tests of their own."""
-    yield _tests("hostile store: manifest, lock file, names, links, figures", "tests/test_store_safety.py")
-    try:
-        server = importlib.import_module("tests.test_hostile_server")
-    except ModuleNotFoundError:
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        found = server.figures(Path(folder))
-    failed = _tests("", "tests/test_hostile_server.py").outcomes["failed"]
-    outcomes = Counter(resumed=found["survived"], refused=found["refused"], failed=failed)
-    yield Row("answers of a hostile server", "`tests/test_hostile_server.py`", outcomes)
-
-
-def _tests(fault: str, file: str) -> Row:
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "tests.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file, f"--junitxml={report}"]
-        subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
-        suite = ET.parse(report).getroot()[0].attrib
-    broken = int(suite["failures"]) + int(suite["errors"])
-    passed = int(suite["tests"]) - broken - int(suite["skipped"])
-    return Row(fault, f"`{file}`", Counter(refused=passed, failed=broken))
-
-
-def _line(failure: str) -> str:
-    """One item of a list: the fault and the last line of what the run printed, without this machine's folders."""
-    fault, *said = (line for line in failure.splitlines() if line.strip())
-    return (
-        f"- {fault.rstrip(':')}: `{re.sub(r'/[^ ]*?/store', 'STORE', said[-1] if said else 'printed nothing')[:300]}`"
-    )
-
-
 def _table(rows: list[Row]) -> str:
     lines = [
         [row.fault, row.where, f"{row.outcomes.total():,}", *(f"{row.outcomes[name]:,}" for name in OUTCOMES)]
