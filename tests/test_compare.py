@@ -155,7 +155,7 @@ def test_several_at_a_time_make_the_same_table_each_cell_once(
         assert len(cells(own)) == 3  # base, control and what two recipes have in common
         assert not (own.root / ".scratch" / "cells" / "of_an_older_recipe").exists()
         found.append(table(own)["rows"])
-    assert "twin, seed 0, 2 at a time on cpu, float32: done" in capsys.readouterr().err
+    assert "twin, seed 0, 2 at a time on cpu: done" in capsys.readouterr().err
     for alone, beside in zip(*found, strict=True):
         assert beside["name"] == alone["name"]
         assert beside["failed"] == alone["failed"]

@@ -43,6 +43,8 @@ NEUTRAL = frozenset(
         "pipelines.remote",
         "pipelines.storage.fingerprint",
         "pipelines.store",
+        # Answers for the machine, as the choice of a device does.
+        "alignment_train.precision",
         # Call one step after another, with settings that enter by value.
         "alignment_train.cells",
         "alignment_train.stages",
