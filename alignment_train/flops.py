@@ -23,7 +23,9 @@ class Flops:
     the counter moves the last bit of what it watches.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, counts: bool = True) -> None:
+        """counts: without it nothing is counted and no FLOPs are needed: where the device's peak cannot be known."""
+        self.counts = counts
         self.per_token: dict[str, float] = {}
 
     def state_dict(self) -> dict[str, float]:
@@ -40,7 +42,7 @@ class Flops:
         pass counts twice the forward one at most; what is above is the forward pass made again, which saves memory and
         is not needed either (Chowdhery et al. 2022, arXiv 2204.02311, appendix B: MFU counts no rematerialisation).
         """
-        if name in self.per_token:
+        if not self.counts or name in self.per_token:
             yield lambda: None
             return
         forward: list[int] = []
@@ -50,13 +52,16 @@ class Flops:
         self.per_token[name] = (forward[0] + min(backward, 2 * forward[0])) / mask.numel()
 
     def needed(self, tokens: dict[str, float]) -> float:
-        """FLOPs of so many real tokens of each objective."""
-        return sum(self.per_token[name] * count for name, count in tokens.items())
+        """FLOPs of so many real tokens of each objective, 0 where nothing is counted."""
+        return sum(self.per_token[name] * count for name, count in tokens.items()) if self.counts else 0.0
 
 
 @cache
 def peak(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of the fastest of many square matmuls, measured for a tenth of a second.
+    """FLOP/s of the fastest of many square matmuls, measured for a tenth of a second, before a training uses the GPU.
+
+    Other processes share a CPU's cores at any moment, and a peak that is too low gives an MFU that is too high: there
+    it says nothing.
 
     The first one does not count: in one of three processes on a busy machine it took 155 ms, the next ones 20 to 24,
     and a control once had a peak 40 times too low, for which this is the likely cause.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,10 @@ from pipelines.errors import UserError
 TOKENS = 8192  # a batch, padding included
 WINDOW = 2048  # tokens, where neither configuration nor tokenizer says how many a model takes; as in lm-eval
 UNLIMITED = 10**9  # tokens, from which on a tokenizer's limit means that there is none
+
+
+OnItems = Callable[[int, int, float], None]
+"""Called after each batch with the items done and those of the whole question, and the share of its work done."""
 
 
 class LM:
@@ -39,6 +44,7 @@ class LM:
         self.model, self.max_length, self.rows = model, max_length, rows
         self.num_layers = len(model.blocks)
         self.trained_layer = trained_layer
+        self.on_items: OnItems = lambda done, total, share: None
         self._answers: dict[tuple[tuple[int, ...], tuple[str, ...], int, bool], str] = {}
         if device.type == "cpu":
             heap.keep(max(weight.nbytes for weight in model.lm.parameters()))
@@ -100,7 +106,8 @@ class LM:
                 raise UserError(f"found no token after {context!r} in {text!r}. Needed: at least one. Leave it out.")
             known = max(1, known - max(0, len(ids) - most))
             asked.append(scoring.Request(tuple(ids[-most:]), known))
-        return scoring.loglikelihood(self.model, asked, TOKENS, self.rows)
+        counted = partial(self._counted, work=[len(request.tokens) for request in asked])
+        return scoring.loglikelihood(self.model, asked, TOKENS, self.rows, counted)
 
     @torch.inference_mode()
     def generate(self, prompts: Sequence[str], stop: Sequence[str], max_new_tokens: int) -> list[str]:
@@ -136,7 +143,8 @@ class LM:
         ids = [list(key[0]) for key in new]
         pad, stop_ids = self.model.tokenizer.pad_token_id, self._stop_ids(chat)
         at_once = max(1, MAX_LOGITS // self.model.lm.config.vocab_size)  # each row has logits of its last token
-        for batch in self._buckets([len(row) + max_new_tokens for row in ids], at_once):
+        lengths = [len(row) + max_new_tokens for row in ids]
+        for batch in self._counted(self._buckets(lengths, at_once), lengths):
             longest = max(len(ids[i]) for i in batch)
             padded = torch.tensor([[pad] * (longest - len(ids[i])) + ids[i] for i in batch])
             mask = torch.tensor([[0] * (longest - len(ids[i])) + [1] * len(ids[i]) for i in batch])
@@ -214,6 +222,14 @@ class LM:
                 out.update(zip(chosen, ids, strict=True))
         return out
 
+    def _counted(self, batches: Iterable[Sequence[int]], work: Sequence[float]) -> Iterator[Any]:
+        """The batches, each reported to `on_items` once it is done; work: that of each item, such as its length."""
+        done, spent, whole = 0, 0.0, sum(work) or 1
+        for batch in batches:
+            yield batch
+            done, spent = done + len(batch), spent + sum(work[i] for i in batch)
+            self.on_items(done, len(work), spent / whole)
+
     def _buckets(self, lengths: Sequence[int], most: int) -> Iterator[list[int]]:
         """Row numbers, those of like length together, within the bounds of a batch and at most so many rows."""
         most = min(most, self.rows or most)
@@ -226,9 +242,20 @@ class LM:
         if batch:
             yield batch
 
-    def _batches(self, texts: list[str], labels: bool = False) -> Iterator[tuple[np.ndarray, dict[str, torch.Tensor]]]:
+    def _batches(self, texts: list[str], labels: bool = False) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
         """(row numbers, tensors) over all segments, those of like length together."""
-        order = np.argsort([len(text) for text in texts], kind="stable")
+        for chosen in self._counted(self._chosen(texts), [len(text) + 2 for text in texts]):
+            some = [texts[i] for i in chosen]
+            batch = (
+                language_model_batch(some, self.model, self.max_length)
+                if labels
+                else self.model.encode(some, self.max_length)[0]
+            )
+            yield chosen, batch
+
+    def _chosen(self, texts: list[str]) -> Iterator[list[int]]:
+        """Row numbers of each batch."""
+        order = np.argsort([len(text) for text in texts], kind="stable").tolist()
         start = 0
         while start < len(order):
             # A token is at least a character long but for byte pieces: the bound on memory is a rough one.
@@ -238,14 +265,7 @@ class LM:
                 if stop > start and longest * (stop + 1 - start) > TOKENS:
                     break
                 stop += 1
-            chosen = order[start:stop]
-            some = [texts[i] for i in chosen]
-            batch = (
-                language_model_batch(some, self.model, self.max_length)
-                if labels
-                else self.model.encode(some, self.max_length)[0]
-            )
-            yield chosen, batch
+            yield order[start:stop]
             start = stop
 
 

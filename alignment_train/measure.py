@@ -2,8 +2,9 @@
 
 import gc
 import math
+import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,7 +15,7 @@ from pipelines.contamination import Overlap
 from pipelines.errors import UserError, error_context
 from pipelines.evals import Eval, LanguageModel, Metric, States
 from pipelines.languages import Pair
-from pipelines.progress import Tell, silent
+from pipelines.progress import Tell, clock, silent
 from pipelines.schema import EVAL_TEXT
 from pipelines.store import Store
 from pipelines.summary import MERGED
@@ -27,6 +28,31 @@ RANDOM = "random"
 
 ASSETS = {"base": "base_model", "control": "control_model", "aligned": "align_model", MERGED: "merged_model"}
 DIGITS = 6
+EVERY = 1.0  # seconds between lines about the items of one question
+
+
+@runtime_checkable
+class ReportsItems(Protocol):
+    """A model that says how far it is with a question (`lm.LM`)."""
+
+    on_items: Callable[[int, int, float], None]
+
+
+class _ItemsLeft:
+    """An `on_items` that tells the items done of the question at hand and the time that the others will take."""
+
+    def __init__(self, tell: Tell, done: float, total: float, title: str):
+        self.tell, self.done, self.total, self.title = tell, done, total, title
+        self._began = self._told = time.monotonic()
+
+    def __call__(self, done: int, count: int, share: float) -> None:
+        now = time.monotonic()
+        if now - self._told >= EVERY and 0 < share < 1:
+            left = clock((now - self._began) * (1 - share) / share)
+            self._told = now
+            self.tell(self.done, self.total, f"{self.title}: {done:,} of {count:,} items, {left} left of these")
+        if done == count:  # the next question begins
+            self._began = now
 
 
 def measure(
@@ -65,6 +91,8 @@ def measure(
         found: dict[str, Metric] = {}
         for item in recipe.eval:
             tell(done, total, f"{name} · {item.name}")
+            if isinstance(lm, ReportsItems):
+                lm.on_items = _ItemsLeft(tell, done, total, f"{name} · {item.name}")
             with error_context(f"eval '{item.name}' of {name}"):
                 new, seen = item.observe(lm, texts[item.name])
             if states is not None and seen:

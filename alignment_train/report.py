@@ -68,7 +68,8 @@ class Reporter:
         ideal: float = 0.0,
     ) -> None:
         """losses: nats by objective, of those whose turn it was; tokens: real ones of this step; more: further figures
-        to log; rows: consumed by objective up to now; ideal: seconds that the step's FLOPs take at the device's peak.
+        to log; rows: consumed by objective up to now; ideal: seconds that the step's FLOPs take at the device's peak, 0
+        where that is not known. An MFU above 1 says that the peak was measured too low, and is not shown.
         """
         if not ranks.first():
             return
@@ -77,6 +78,7 @@ class Reporter:
         self._losses |= losses
         spent = max(time.monotonic() - self._stepping, 1e-6)
         eta = spent / (step + 1 - self._first) * (steps - step - 1)
+        mfu = self._ideal / spent
         line = {
             "step": step,
             "loss": {name: round(value, 6) for name, value in losses.items()},
@@ -84,7 +86,7 @@ class Reporter:
             "rows": rows,
             "tokens": tokens,
             "tokens_per_second": round(self._tokens / spent),
-            "mfu": round(self._ideal / spent, 4),
+            **({"mfu": round(mfu, 4)} if 0 < mfu <= 1 else {}),
             "seconds": round(self.seconds(), 2),
             "eta_seconds": round(eta, 1),
         }
@@ -93,8 +95,8 @@ class Reporter:
         self._draw(line)
         values = " ".join(f"{name} {value:.3f}" for name, value in self._losses.items())
         speed = f"{self._tokens / spent:,.0f} tokens/s"
-        mfu = f"MFU {100 * self._ideal / spent:.0f} %" if self._ideal else ""
-        note = " · ".join(filter(None, (f"step {step + 1}/{steps}", values, speed, mfu)))
+        share = f"MFU {100 * mfu:.0f} %" if "mfu" in line else ""
+        note = " · ".join(filter(None, (f"step {step + 1}/{steps}", values, speed, share)))
         self.tell(step + 1, steps, note)
         if self.dagster and (time.monotonic() - self._spoke > DAGSTER_INTERVAL or step + 1 == steps):
             self._spoke = time.monotonic()

@@ -5,7 +5,7 @@
 3. The prefixes of a batch are run, padded left; their keys and values are copied to the rows, which go on from there.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
@@ -44,18 +44,25 @@ class Group(NamedTuple):
 
 
 def loglikelihood(
-    model: Model, requests: Sequence[Request], tokens: int, most: int | None = None
+    model: Model,
+    requests: Sequence[Request],
+    tokens: int,
+    most: int | None = None,
+    counted: Callable[[Iterable[list[int]]], Iterable[list[int]]] = iter,
 ) -> tuple[np.ndarray, np.ndarray]:
     """ln p of what each request asks about, float64 [N], and whether each of its tokens is the likeliest, bool [N].
 
-    A batch has at most `tokens` tokens, padding and kept ones included, and at most `most` rows.
+    A batch has at most `tokens` tokens, padding and kept ones included, and at most `most` rows. counted: passes on
+    the numbers of each batch's requests, and so sees how far it is.
     """
     asked: dict[tuple[int, ...], list[int]] = {}
     for number, request in enumerate(requests):
         asked.setdefault(request.row, []).append(number)
     nats, greedy = np.zeros(len(requests)), np.ones(len(requests), bool)
     fan = min(FAN, most or FAN) if _keeps(model) else 1
-    for batch in _batches(groups(sorted(asked), fan), tokens, most):
+    batches = list(_batches(groups(sorted(asked), fan), tokens, most))
+    numbers = ([number for group in batch for row in group.rows for number in asked[row]] for batch in batches)
+    for _, batch in zip(counted(numbers), batches, strict=False):
         _ask(model, batch, asked, requests, nats, greedy)
     return nats, greedy
 

@@ -161,8 +161,9 @@ def train(
         for o in plan.objectives
     }
     weights = [p for part in (lm, *modules) for p in part.parameters() if p.requires_grad]
-    flops = Flops()
-    (speed,) = ranks.total([peak(device, getattr(torch, precision))], device)
+    flops, speed = Flops(counts=device.type == "cuda"), 1.0
+    if flops.counts:
+        (speed,) = ranks.total([peak(device, getattr(torch, precision))], device)
     probes = {
         o.name: (o, o.collate(_some(rows[o.name].at(0), PROBED), model, plan.max_length))
         for o in plan.objectives

@@ -14,10 +14,16 @@ GIB = 2**30
 
 
 def freeze(model: Model, trainable: str | list[str]) -> None:
-    """Freeze every weight that is not trained.
+    """Freeze every weight that is not trained; those that are frozen already stay so. As of `find_frozen`."""
+    for parameter in find_frozen(model, trainable):
+        parameter.requires_grad_(False)
+
+
+def find_frozen(model: Model, trainable: str | list[str]) -> set[nn.Parameter]:
+    """The weights that are not trained.
 
     Args:
-        model: Weights that are frozen already stay so.
+        model: The base model.
         trainable: `all`; `blocks`, all but the token embeddings and the output head; or globs of parameter names. A
             tied weight is trained where one of its names matches.
 
@@ -25,26 +31,23 @@ def freeze(model: Model, trainable: str | list[str]) -> None:
         UserError: A glob matches no parameter.
     """
     if trainable == "all":
-        return
+        return set()
     names: dict[nn.Parameter, list[str]] = {}
     for name, parameter in model.lm.named_parameters(remove_duplicate=False):
         names.setdefault(parameter, []).append(name)
     if isinstance(trainable, str):
         ends = (model.lm.get_input_embeddings(), model.lm.get_output_embeddings())
-        frozen = {parameter for module in ends for parameter in module.parameters()}
-    else:
-        matches = {glob: {p for p in names if any(fnmatchcase(n, glob) for n in names[p])} for glob in trainable}
-        if missing := [glob for glob, found in matches.items() if not found]:
-            every = [name for own in names.values() for name in own]
-            some = every[:: -(-len(every) // SHOWN)]
-            raise UserError(
-                f"train.trainable: found {missing[0]!r}, which matches no parameter of {type(model.lm).__name__}. "
-                f"Expected: globs of its {len(every)} parameter names, such as {', '.join(some)}. Fix: name some of "
-                f"these; * stands for any text."
-            )
-        frozen = set(names) - set().union(*matches.values())
-    for parameter in frozen:
-        parameter.requires_grad_(False)
+        return {parameter for module in ends for parameter in module.parameters()}
+    matches = {glob: {p for p in names if any(fnmatchcase(n, glob) for n in names[p])} for glob in trainable}
+    if missing := [glob for glob, found in matches.items() if not found]:
+        every = [name for own in names.values() for name in own]
+        some = every[:: -(-len(every) // SHOWN)]
+        raise UserError(
+            f"train.trainable: found {missing[0]!r}, which matches no parameter of {type(model.lm).__name__}. "
+            f"Expected: globs of its {len(every)} parameter names, such as {', '.join(some)}. Fix: name some of "
+            f"these; * stands for any text."
+        )
+    return set(names) - set().union(*matches.values())
 
 
 def checkpoint_blocks(model: Model) -> None:

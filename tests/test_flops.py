@@ -76,8 +76,15 @@ def test_the_peak_is_that_of_the_fastest_matmul_and_measured_once():
     assert peak(CPU, torch.float32) == peak(CPU, torch.float32)
 
 
-def test_the_log_has_mfu(tmp_path, monkeypatch):
-    monkeypatch.setattr("alignment_train.train.peak", lambda *_: 1e9)
+def test_on_a_cpu_nothing_is_counted_and_tokens_a_second_stand_alone(tmp_path, monkeypatch):
+    def unasked(*_):
+        raise AssertionError("no peak of a CPU")
+
+    monkeypatch.setattr("alignment_train.train.peak", unasked)
     run(tmp_path, plan(2))
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").open()]
-    assert all(0 < line["mfu"] < 1 for line in lines)
+    assert all(line["tokens_per_second"] > 0 and "mfu" not in line for line in lines)
+    flops = Flops(counts=False)
+    with flops.counting("a", torch.ones(1, 1)) as forward_done:
+        forward_done()
+    assert flops.needed({"a": 7}) == 0

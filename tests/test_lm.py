@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from alignment_train import lm, scoring
+from alignment_train import lm, measure, scoring
 from alignment_train.data import conversations
 from alignment_train.lm import LM
 from alignment_train.scoring import Group, groups
@@ -195,3 +195,43 @@ def test_a_reply_is_the_greedy_continuation_of_what_was_put():
     talks = [[{"role": "user", "content": text}] for text in ("eins zwei drei", "neun")]
     assert model.reply(talks, [], 8) == model.generate(["eins zwei drei", "neun"], [], 8)
     assert model.reply([], [], 8) == []
+
+
+def test_every_question_says_how_many_items_are_done(monkeypatch):
+    monkeypatch.setattr("alignment_train.lm.TOKENS", 40)
+    own = LM(tiny(), 1, 64, torch.device("cpu"))
+    texts = bitext(20)["tgt"].to_pylist()
+    found: list[tuple[int, int, float]] = []
+    own.on_items = lambda *item: found.append(item)
+    questions = [
+        lambda: own.embed(texts, [1], "mean"),
+        lambda: own.loss(texts),
+        lambda: own.loglikelihood([(text, " nine") for text in texts]),
+        lambda: own.generate(texts, [], 3),
+    ]
+    for ask in questions:
+        found.clear()
+        ask()
+        assert len(found) >= 3
+        assert found[-1] == (20, 20, pytest.approx(1))
+        assert [done for done, _, _ in found] == sorted(done for done, _, _ in found)
+        assert [share for _, _, share in found] == sorted(share for _, _, share in found)
+    found.clear()
+    own.generate(texts, [], 3)
+    assert not found, "answers are kept"
+
+
+def test_the_time_left_is_that_of_the_question_at_hand_and_told_once_a_second(monkeypatch):
+    now, told = [100.0], list[tuple[float, float, str]]()
+    monkeypatch.setattr(measure.time, "monotonic", lambda: now[0])
+    on_items = measure._ItemsLeft(lambda done, total=0, note="": told.append((done, total, note)), 2, 6, "base · loss")
+    for seconds, done, share in ((0.5, 10, 0.05), (10, 200, 0.25), (10.4, 220, 0.3), (20, 700, 0.5), (40, 1000, 1.0)):
+        now[0] = 100 + seconds
+        on_items(done, 1000, share)
+    assert told == [
+        (2, 6, "base · loss: 200 of 1,000 items, 30 s left of these"),
+        (2, 6, "base · loss: 700 of 1,000 items, 20 s left of these"),
+    ]
+    now[0] = 150
+    on_items(5, 10, 0.5)
+    assert told[-1][2] == "base · loss: 5 of 10 items, 10 s left of these"

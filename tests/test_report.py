@@ -31,18 +31,26 @@ def test_tensorboard_has_each_figure_of_the_log_and_none_of_what_a_killed_run_di
     assert found["loss/a"] == [(0, 9), (1, 1), (2, 0)]
     assert found["gradient_norm/a"] == [(0, 0.5)]
     assert found["rows/a"] == [(0, 0), (1, 8), (2, 16)]
-    assert set(found) == {"loss/a", "gradient_norm/a", "rows/a", "tokens", "tokens_per_second", "mfu"}
+    assert set(found) == {"loss/a", "gradient_norm/a", "rows/a", "tokens", "tokens_per_second"}
 
 
 def test_the_line_shows_mfu_where_it_is_known_and_the_last_figures_go_to_the_manifest(tmp_path):
     told: list[str] = []
     reporter = Reporter("test", tmp_path / "log.jsonl", lambda done, total=0, note="": told.append(note))
     reporter.step(0, 4, {"a": 1.0}, 10, {"gradient_norm": 3.0, "gradient_cosine/a/b": 0.25}, {"a": 8})
-    reporter.step(1, 4, {"a": 1.0}, 10, {"gradient_norm": 2.0, "learning_rate": 0.1}, {"a": 8}, 1e6)
+    reporter.step(1, 4, {"a": 1.0}, 10, {"gradient_norm": 2.0, "learning_rate": 0.1}, {"a": 8}, 1e-9)
     assert ["MFU" in note for note in told] == [False, True]
     last = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
-    assert last["mfu"] > 0
+    assert 0 <= last["mfu"] < 1
     assert reporter.last() == {
         "gradient_norm": 2.0, "gradient_cosine/a/b": 0.25, "mfu": last["mfu"],
         "tokens_per_second": last["tokens_per_second"],
     }  # fmt: skip
+
+
+def test_more_than_the_peak_is_a_peak_measured_wrong_and_not_shown(tmp_path):
+    told: list[str] = []
+    reporter = Reporter("test", tmp_path / "log.jsonl", lambda done, total=0, note="": told.append(note))
+    reporter.step(0, 4, {"a": 1.0}, 10, {}, {"a": 8}, 1e6)
+    assert "MFU" not in told[0]
+    assert "mfu" not in json.loads((tmp_path / "log.jsonl").read_text())

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from alignment_train import losses
 from alignment_train.config import TrainConfig
 from alignment_train.data import pack
 from alignment_train.model import Model
+from alignment_train.models.check import check_recipe
 from alignment_train.objectives import Objective
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.language_model import LanguageModel
@@ -207,3 +209,12 @@ def test_memory_is_stated_before_the_first_step(tmp_path):
     assert outcome.memory
     assert said[0] == f"align_model · {outcome.memory.sentence()}"
     assert outcome.memory.total == 4 * size + 12 * trained
+
+
+def test_a_glob_that_matches_nothing_is_found_when_the_base_is_loaded():
+    config = validate(
+        TrainConfig, {"objectives": ["contrastive"], "trainable": ["h.*"], "max_length": 64}, "x", "train"
+    )
+    recipe = cast(Any, SimpleNamespace(eval=[]))
+    with pytest.raises(UserError, match="train.trainable: found 'h.\\*', which matches no parameter"):
+        check_recipe(tiny(), recipe, config)

@@ -8,6 +8,7 @@ from alignment_train import prefix as prefixes
 from alignment_train.config import Base, TrainConfig
 from alignment_train.model import Model
 from alignment_train.models.load import Findings, check_quantization, examine
+from alignment_train.trainable import find_frozen
 from pipelines.config import Recipe, read_recipe, validate
 from pipelines.errors import UserError, printable
 
@@ -85,6 +86,8 @@ def check_recipe(model: Model, recipe: Recipe, config: TrainConfig) -> None:
             adapters.targets(model, config.adapter.lora)
         if config.adapter and config.adapter.prefix:
             prefixes.config(model, config.adapter.prefix)
+    with findings.collecting():
+        find_frozen(model, config.trainable)
     with findings.collecting():
         _ = model.chat if config.uses_chat(recipe) else None
     if findings.problems:
