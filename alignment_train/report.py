@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from alignment_train import ranks
+from pipelines.errors import printable
 from pipelines.progress import Tell, clock
 
 DAGSTER_INTERVAL = 5.0  # seconds between lines in Dagster's log
@@ -147,7 +148,7 @@ class Reporter:
 def announce(sentence: str, dagster: Any = None) -> None:
     """Print a line that stays, on stderr and in Dagster's log; of several processes the first one."""
     if ranks.first():
-        print("\n" * sys.stderr.isatty() + sentence, file=sys.stderr, flush=True)  # after the progress line
+        print(printable("\n" * sys.stderr.isatty() + sentence), file=sys.stderr, flush=True)  # after the progress line
         if dagster:
             dagster.log.info(sentence)
 
