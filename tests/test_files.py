@@ -168,11 +168,15 @@ def test_a_tree_is_synced_content_before_names(tmp_path: Path, monkeypatch: pyte
 def test_a_file_system_without_flushes_of_folders_will_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
+    synced: list[str] = []
+
     def refused(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
         raise OSError(code, "no")
 
     monkeypatch.setattr(os, "fsync", refused)
     files.sync_folder(tmp_path)
+    assert synced == [str(tmp_path)]
 
 
 @pytest.mark.parametrize(

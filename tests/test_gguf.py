@@ -16,11 +16,12 @@ from alignment_train.config import Base, TrainConfig
 from alignment_train.model import Model
 from alignment_train.models import gguf as ggufs
 from alignment_train.models.check import check
-from alignment_train.models.load import examine, load_base
+from alignment_train.models.load import load_base
 from assets.__main__ import _base_is_checked
 from assets.resources import Place
 from tests.models import bitext
 from tests.support.gguf_file import END, qwen, write
+from tests.support.refused import problem
 from tests.test_merge import CONTRAST, trainer
 
 pytest.importorskip("gguf", reason="the extra gguf is not installed")
@@ -45,17 +46,6 @@ def logits(model: Model) -> torch.Tensor:
     batch, _ = model.encode(TEXTS, 32)
     with torch.inference_mode():
         return model.lm.eval()(**batch).logits
-
-
-def problem(file: Path | str, **more: Any) -> str:
-    model, findings = examine(Base.model_validate({"model": str(file), **more}))
-    assert model is None
-    (found,) = findings.problems
-    assert found.startswith(f"train.base {file}: ")
-    assert ". Expected: " in found
-    assert ". Fix: " in found
-    assert "\n" not in found
-    return found
 
 
 @pytest.mark.parametrize(("kind", "error"), [("F32", 0.0), ("F16", 2e-3), ("Q8_0", 2e-2), ("Q4_1", 0.2)])

@@ -30,6 +30,7 @@ from pipelines.errors import UserError
 from pipelines.progress import silent
 from tests.families import DECODERS, ENCODERS, WRAPPERS, decoder, edit, encoder, tokens, wrapper
 from tests.models import bitext
+from tests.support.refused import problem
 from tests.test_train import CPU, PARTS, plan
 from tests.trained import UNGUARDED
 
@@ -50,18 +51,6 @@ def copy(llama: Path, tmp_path: Path) -> Path:
 
 def named(folder: Path, adapter: Adapter | None = None) -> Model:
     return load_base(Base.model_validate({"model": str(folder)}), adapter)
-
-
-def problem(folder: Path, adapter: Adapter | None = None) -> str:
-    """Why the model is refused: one sentence without a traceback."""
-    model, findings = examine(Base.model_validate({"model": str(folder)}), adapter)
-    assert model is None
-    (found,) = findings.problems
-    assert found.startswith(f"train.base {folder}: ")
-    assert ". Expected: " in found
-    assert ". Fix: " in found
-    assert "\n" not in found
-    return found.removeprefix(f"train.base {folder}: ")
 
 
 def logits(lm: Any) -> torch.Tensor:

@@ -11,11 +11,10 @@ from alignment_train.lm import LM
 from alignment_train.model import Model
 from alignment_train.objectives.language_model import LanguageModel
 from alignment_train.precision import Precision, choose_precision, measure_speedup
-from alignment_train.report import Reporter
 from alignment_train.train import train
-from pipelines.progress import silent
 from tests.models import SHAPES, bitext, tiny
 from tests.test_train import CPU, PARTS, plan
+from tests.trained import interrupting
 
 OBJECTIVES = [LanguageModel.model_validate({"rows": 16})]
 
@@ -53,15 +52,7 @@ def test_the_measurement_moves_no_random_state_and_is_made_once(monkeypatch):
 
 
 def run(folder: Any, name: str, stop: int = -1) -> tuple[Model, Any]:
-    reporter = Reporter("test", folder / "log.jsonl", silent)
-    tell = reporter.step
-
-    def step(number: int, *rest: Any) -> None:
-        tell(number, *rest)
-        if number == stop:
-            raise KeyboardInterrupt
-
-    reporter.step = step  # type: ignore[method-assign]
+    reporter = interrupting(folder, stop)
     model = tiny()
     what = plan(4, objectives=OBJECTIVES, checkpoint_every=2, precision=name)
     return model, train(model, what, PARTS, folder, reporter, CPU)

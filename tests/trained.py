@@ -21,6 +21,20 @@ UNGUARDED = Guards.model_validate({"collapse": None})
 """Of sixteen numbers a state, few are left when a tiny world is learnt by heart."""
 
 
+def interrupting(folder: Path, stop: int) -> Reporter:
+    """A reporter into `folder` that raises KeyboardInterrupt after step `stop` (from 0); -1: never."""
+    reporter = Reporter("test", folder / "log.jsonl", silent)
+    tell = reporter.step
+
+    def step(number: int, *rest: Any) -> None:
+        tell(number, *rest)
+        if number == stop:
+            raise KeyboardInterrupt
+
+    reporter.step = step  # type: ignore[method-assign]
+    return reporter
+
+
 def trained(
     folder: Path,
     objective: Objective,
@@ -32,15 +46,7 @@ def trained(
     make: Callable[[], Model] = tiny,
 ) -> tuple[Model, Outcome, Reporter]:
     """A model after `steps`; KeyboardInterrupt after step `stop` (from 0). Checkpoints: after `every` steps."""
-    reporter = Reporter("test", folder / "log.jsonl", silent)
-    tell = reporter.step
-
-    def step(number: int, *rest: Any) -> None:
-        tell(number, *rest)
-        if number == stop:
-            raise KeyboardInterrupt
-
-    reporter.step = step  # type: ignore[method-assign]
+    reporter = interrupting(folder, stop)
     model = make()
     optimiser = Optimiser.model_validate({"learning_rate": 5e-3})
     plan = Plan([objective], steps, max_length, optimiser, "float32", seed=3, checkpoint_every=every, guards=UNGUARDED)
