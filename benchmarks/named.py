@@ -168,10 +168,10 @@ def held_out(bitext: pa.Table, rows: int) -> pa.Table:
 
 def retrieval(model: Model, texts: pa.Table, precision: str, length: int, repeats: int) -> dict[str, float]:
     """Seconds of the retrieval eval over all layers and of bare forward passes of its texts, the least of `repeats`."""
-    lm = LM(model, layer_index(LAYER, len(model.blocks)), length, model.device)
+    cast = copy.deepcopy(model)  # an evaluation casts the weights in place
+    lm = LM(cast, layer_index(LAYER, len(model.blocks)), length, model.device, precision=precision)
     distinct = list(dict.fromkeys(texts["text"].to_pylist()))
     batches = [batch for _, batch in lm._batches(distinct)]
-    cast = copy.deepcopy(model.body).bfloat16() if precision == "bfloat16" else model.body
 
     def forward(body: Any) -> None:
         for batch in batches:
@@ -181,12 +181,12 @@ def retrieval(model: Model, texts: pa.Table, precision: str, length: int, repeat
         "retrieval, all layers": lambda: Retrieval.model_validate({"source": {"sample": {}}}).run(lm, texts),
         "states of all layers alone": lambda: lm.embed(distinct, list(range(lm.num_layers + 1)), "mean"),
         "bare forward passes, autocast": lambda: forward(model.body),
-        "bare forward passes, weights cast": lambda: forward(cast),
+        "bare forward passes, weights cast": lambda: forward(cast.body),
     }
     found = dict.fromkeys(runs, float("inf"))
     for _ in range(repeats):
         for name, run in runs.items():
-            enabled = precision == "bfloat16" and not name.endswith("cast")
+            enabled = precision == "bfloat16" and name.endswith("autocast")
             began = time.perf_counter()
             with torch.inference_mode(), torch.autocast(model.device.type, torch.bfloat16, enabled=enabled):
                 run()
