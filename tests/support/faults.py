@@ -82,9 +82,10 @@ def run(store: Path, commands: Sequence[list[str]], fault: Fault | None = None) 
         raise AssertionError(f"{commands} with {fault} did not end in 120 s:\n{output.read_text()}")
     found = json.loads(report.read_text()) if report.exists() else {}
     empty: list[str] = []
+    status, printed = process.exitcode or 0, output.read_text(errors="replace")
     return Result(
-        process.exitcode or 0,
-        output.read_text(errors="replace"),
+        status,
+        printed if status >= 0 else f"{printed}\nended by signal {-status}\n",  # a crash prints nothing itself
         found.get("operations", empty),
         found.get("writes", empty),
         found.get("unflushed", empty),
