@@ -58,7 +58,7 @@ def _main(words: list[str]) -> int:
 def _push(recipe_path: str, root: str, to: str, asset: str, private: bool) -> None:
     from alignment_train.push import push
     from pipelines.config import read_recipe
-    from pipelines.store import Store
+    from pipelines.storage.store import Store
 
     recipe = read_recipe(recipe_path)
     print(printable(push(recipe, Store.open(root, recipe.name, create=False), to, asset, private)))
@@ -84,8 +84,8 @@ def _compare(words: list[str]) -> int:
     parser.add_argument("--keep", action="store_true", help="keep each cell's model, too: cells/*/ in the store")
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
     given = parser.parse_args(words)
-    from alignment_train import compare
-    from pipelines.store import Store
+    from alignment_train.comparison import compare
+    from pipelines.storage.store import Store
 
     compare.check_seeds(given.seeds)
     compare.check_jobs(given.jobs)
@@ -109,7 +109,7 @@ def _report(words: list[str]) -> int:
     given = parser.parse_args(words)
     from pathlib import Path
 
-    from alignment_train import leaderboard
+    from pipelines.report import leaderboard
 
     found = leaderboard.lines(leaderboard.read(given.run))
     print(printable(leaderboard.markdown(found)))
@@ -138,11 +138,11 @@ def _check(words: list[str]) -> int:
 
 
 def _run(command: str, recipe_path: str, root: str, device: str | None) -> None:
-    from alignment_train import ranks
     from alignment_train.config import TrainConfig
+    from alignment_train.training import distributed
     from pipelines.config import read_recipe
     from pipelines.progress import Progress
-    from pipelines.store import Store
+    from pipelines.storage.store import Store
 
     recipe = read_recipe(recipe_path)
     config = TrainConfig.of(recipe)
@@ -152,17 +152,17 @@ def _run(command: str, recipe_path: str, root: str, device: str | None) -> None:
         needed = "align_model" if command in ("merge", "eval") else "training_mix"
         store.require(needed)  # before torch loads, which takes seconds
 
-    from alignment_train.evaluate import run as evaluate
-    from alignment_train.report import dagster_pipes
-    from alignment_train.stages import Trainer
+    from alignment_train.evaluation.evaluate import run as evaluate
+    from alignment_train.trainer import Trainer
+    from alignment_train.training.progress_log import dagster_pipes
 
     with ExitStack() as stack:
-        progress = Progress(None if ranks.first() else stack.enter_context(open(os.devnull, "w")))
-        if ranks.first():
+        progress = Progress(None if distributed.first() else stack.enter_context(open(os.devnull, "w")))
+        if distributed.first():
             stack.enter_context(store.writer())
         dagster = stack.enter_context(dagster_pipes())
         stack.enter_context(progress)
-        stack.callback(ranks.leave)
+        stack.callback(distributed.leave)
         trainer = Trainer(recipe, store, device, progress.tell, dagster)
         steps = {
             "base_model": trainer.base,
@@ -183,7 +183,7 @@ def _run(command: str, recipe_path: str, root: str, device: str | None) -> None:
             "all": [*ready, "control_model", "align_model", *(["merged_model"] if config.merge else []), "evaluation"],
         }[command]
         for asset in wanted:
-            if asset == "evaluation" and not ranks.first():
+            if asset == "evaluation" and not distributed.first():
                 continue
             progress.start(f"{asset} on {trainer.device}")
             before = store.manifest(asset)

@@ -10,12 +10,12 @@ from typing import Any
 from alignment_train.config import TrainConfig
 from pipelines import languages
 from pipelines.config import Recipe
-from pipelines.data_card import cell, fenced, front_matter, public, sources, table
 from pipelines.errors import quoted
-from pipelines.measures import label, measure_of
-from pipelines.store import Store
-from pipelines.summary import Metrics, models, plain, summary
-from pipelines.verdict import verdict
+from pipelines.report.data_card import cell, fenced, front_matter, public, sources, table
+from pipelines.results.measures import label, measure_of
+from pipelines.results.summary import Metrics, models, plain, summary
+from pipelines.results.verdict import verdict
+from pipelines.storage.store import Store
 
 FILE = "README.md"
 WAYS = {

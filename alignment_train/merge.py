@@ -12,24 +12,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from alignment_train import adapter, card
+from alignment_train import card
 from alignment_train.config import Merge
-from alignment_train.data import conversations
-from alignment_train.lm import LM
+from alignment_train.evaluation.lm import LM
 from alignment_train.losses import token_logprobs
-from alignment_train.model import Model
+from alignment_train.models import adapter
 from alignment_train.models.load import load
-from alignment_train.writing import os_errors
+from alignment_train.models.model import Model
+from alignment_train.training.data import conversations
+from alignment_train.training.writing import os_errors
 from pipelines.config import Recipe
 from pipelines.errors import UserError
 from pipelines.evals.retrieval import credits
-from pipelines.paths import is_address
-from pipelines.segments import generator
+from pipelines.fetching.paths import is_address
 from pipelines.storage.fingerprint import fingerprint
-from pipelines.store import Manifest, Store, sha256
+from pipelines.storage.store import Manifest, Store, sha256
+from pipelines.text.segments import generator
 
 if TYPE_CHECKING:
-    from alignment_train.stages import Trainer
+    from alignment_train.trainer import Trainer
 
 LIBRARIES = ("torch", "transformers", "peft")
 ROWS = 16  # conversations a batch

@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from alignment_train import adapter, card
+from alignment_train import card
 from alignment_train.config import TrainConfig
+from alignment_train.models import adapter
 from pipelines.config import Recipe
 from pipelines.errors import UserError
-from pipelines.store import Manifest, Store
+from pipelines.storage.store import Manifest, Store
 
 
 def push(recipe: Recipe, store: Store, to: str, asset: str = "align_model", private: bool = False) -> str:

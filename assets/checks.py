@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 from assets import metadata
 from assets.resources import StoreResource
 from pipelines.config import Recipe
-from pipelines.identifying import held_out
-from pipelines.matching import match_key
+from pipelines.results.summary import BETTER, figure, keys_of, moved, told
 from pipelines.schema import BITEXT, INSTRUCTION, check
-from pipelines.store import PER_PAIR, Manifest, Store
-from pipelines.summary import BETTER, figure, keys_of, moved, told
+from pipelines.storage.store import PER_PAIR, Manifest, Store
+from pipelines.text.identifying import held_out
+from pipelines.text.matching import match_key
 
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
 BELOW_UNIGRAM = 1.0

@@ -12,14 +12,14 @@ import dagster as dg
 
 from assets import metadata
 from assets.resources import StoreResource, said_plainly, shown
-from pipelines import assign, clean, collect, decontaminate, dedup, instruct, mix
 from pipelines.config import Recipe
 from pipelines.languages import Pair
 from pipelines.progress import Tell
 from pipelines.registry import Plugin
-from pipelines.stages import side_by_side
+from pipelines.runner import side_by_side
+from pipelines.stages import clean, collect, decontaminate, dedup, instruct, mix, task_data
 from pipelines.storage.fingerprint import plugin_modules, source_hashes
-from pipelines.store import Manifest, Store
+from pipelines.storage.store import Manifest, Store
 
 REFRESH = "isogloss/refresh"
 """Tag of runs in which raw_bitext first asks upstream what there is now."""
@@ -71,7 +71,7 @@ EVAL_TEXT = Stage(
 )  # fmt: skip
 
 TASK_DATA = Stage(
-    "task_data", assign, ("eval_text",), {"arrow", "python"},
+    "task_data", task_data, ("eval_text",), {"arrow", "python"},
     "What the recipe's tasks ask and answer, by language, and what is set aside of it.",
     settings=lambda recipe: recipe.seed,
     plugins=lambda recipe: recipe.corpus.tasks,
@@ -111,7 +111,7 @@ def _tasks(recipe: Recipe) -> list[dg.AssetsDefinition]:
     """The asset of the tasks, where the recipe has any."""
     if not recipe.corpus.tasks:
         return []
-    return [_whole(recipe, TASK_DATA, lambda store, tell: assign.run(recipe, store, tell))]
+    return [_whole(recipe, TASK_DATA, lambda store, tell: task_data.run(recipe, store, tell))]
 
 
 def _per_pair(recipe: Recipe, stage: Stage) -> dg.AssetsDefinition:

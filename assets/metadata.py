@@ -8,11 +8,11 @@ from typing import Any
 
 import dagster as dg
 
-from pipelines.flow import svg
-from pipelines.store import Manifest, Store
-from pipelines.summary import summary
-from pipelines.verdict import GROUPS
-from pipelines.verdict import by_group as grouped
+from pipelines.report.flow import svg
+from pipelines.results.summary import summary
+from pipelines.results.verdict import GROUPS
+from pipelines.results.verdict import by_group as grouped
+from pipelines.storage.store import Manifest, Store
 
 Scalar = str | int | float | bool
 

@@ -14,11 +14,11 @@ import dagster as dg
 
 from assets.corpus import EVAL_TEXT, PER_PAIR, REFRESH, TRAINING_MIX, all_pairs
 from assets.resources import StoreResource
-from pipelines import collect
 from pipelines.config import Recipe
 from pipelines.errors import UserError
 from pipelines.languages import Pair
-from pipelines.store import Store, StoreError
+from pipelines.stages import collect
+from pipelines.storage.store import Store, StoreError
 
 REQUEST = "isogloss/refresh_request"
 """Tag of the runs that one tick of the sensor asked for."""

@@ -17,10 +17,10 @@ import dagster as dg
 
 from pipelines.config import find
 from pipelines.errors import UserError, is_file_error, os_error_sentence, printable
+from pipelines.fetching.paths import is_address
 from pipelines.files import READ_ONLY, write_atomically
-from pipelines.paths import is_address
 from pipelines.progress import Progress
-from pipelines.store import Store
+from pipelines.storage.store import Store
 
 DEFAULT_RECIPE = "sample.yaml"
 TAIL = 25  # last lines of a dead trainer's output that its asset fails with

@@ -14,7 +14,7 @@ from assets.resources import StoreResource, TrainerResource, said_plainly
 from pipelines.config import Recipe
 from pipelines.registry import Plugin
 from pipelines.storage.fingerprint import plugin_modules, source_hashes
-from pipelines.store import PER_PAIR, Store
+from pipelines.storage.store import PER_PAIR, Store
 
 
 @dataclass(frozen=True)
@@ -34,23 +34,23 @@ TASKS = (
     Task(
         "base_model", "base", ("decontaminated_bitext", "training_mix"), "training",
         "The model to align: of the hub, of a path, or a small one made from the corpus itself (`seed`).",
-        ("alignment_train.seed", "alignment_train.train"),
+        ("alignment_train.models.seed", "alignment_train.training.loop"),
     ),
     Task(
         "layer_probe", "probe", ("training_mix", "base_model"), "training",
         "How well translations in the dev text find each other at every layer of the base model. An objective with "
         "`layer: auto` is trained at the layer that this chooses.",
-        ("alignment_train.probe", "alignment_train.lm"),
+        ("alignment_train.evaluation.probe", "alignment_train.evaluation.lm"),
     ),
     Task(
         "control_model", "control", ("training_mix", "base_model"), "training",
         "The base model after the same language-model rows as align_model, without contrast: what text alone does.",
-        ("alignment_train.train",),
+        ("alignment_train.training.loop",),
     ),
     Task(
         "align_model", "train", ("training_mix", "base_model"), "training",
         "The base model after the recipe's objectives.",
-        ("alignment_train.train",),
+        ("alignment_train.training.loop",),
     ),
     Task(
         "merged_model", "merge", ("training_mix", "base_model", "align_model"), "training",
@@ -60,7 +60,7 @@ TASKS = (
     Task(
         "evaluation", "eval", ("eval_text", "base_model", "control_model", "align_model", "merged_model"), "evaluation",
         "The recipe's evals of all models side by side, and the report.",
-        ("alignment_train.evaluate", "alignment_train.lm", "alignment_train.layers"),
+        ("alignment_train.evaluation.evaluate", "alignment_train.evaluation.lm", "alignment_train.layers"),
     ),
 )  # fmt: skip
 LAYERED = ("control", "train", "eval")  # the commands that need to know at which layer the recipe aligns

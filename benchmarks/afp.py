@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from alignment_train import losses
-from alignment_train.model import Model
+from alignment_train.models.model import Model
 
 RAW = {"center": "none", "special_tokens": True}
 """Of `contrastive`: AFP's and mid-align's, which the benchmarks' figures are of."""

@@ -23,7 +23,7 @@ import yaml
 from benchmarks.rival import WORK, machine, measured
 from benchmarks.table import markdown
 from pipelines.languages import Pair
-from pipelines.store import Store
+from pipelines.storage.store import Store
 from tests.mirror import Mirror, package
 
 CORPUS = {

@@ -24,13 +24,14 @@ import pyarrow.parquet as pq
 
 from benchmarks.rival import WORK, Measured, environment, machine, measured
 from benchmarks.table import markdown
-from pipelines import dedup, grammar
+from pipelines import sample_grammar
 from pipelines.config import Recipe
 from pipelines.engine import CORES
 from pipelines.languages import Pair
-from pipelines.near import banding, distinct, shared, shingles, size
 from pipelines.schema import BITEXT
-from pipelines.store import Store
+from pipelines.stages import dedup
+from pipelines.storage.store import Store
+from pipelines.text.near import banding, distinct, shared, shingles, size
 
 PAIR = Pair("deu_Latn", "eng_Latn")
 THRESHOLD = 0.8
@@ -120,7 +121,7 @@ def write(store: Store, rows: int) -> dict[str, int]:
 
 def generated(rows: int) -> Iterator[pa.RecordBatch]:
     """BITEXT batches: the same rows each time, whose planted copies are of rows in earlier batches."""
-    sentences = {code: pa.array([grammar.text(i, code) for i in range(SENTENCES)]) for code in PAIR}
+    sentences = {code: pa.array([sample_grammar.text(i, code) for i in range(SENTENCES)]) for code in PAIR}
     copied = np.zeros(rows, dtype=bool)
     for start in range(0, rows, BATCH):
         numbers = np.arange(start, min(start + BATCH, rows))

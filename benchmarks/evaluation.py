@@ -22,10 +22,10 @@ import pyarrow as pa
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from alignment_train import scoring
-from alignment_train.lm import LM
-from alignment_train.model import Model
-from alignment_train.seed import train_tokenizer
+from alignment_train.evaluation import scoring
+from alignment_train.evaluation.lm import LM
+from alignment_train.models.model import Model
+from alignment_train.models.seed import train_tokenizer
 from benchmarks.rival import WORK, machine
 from benchmarks.table import markdown
 from pipelines.evals import harness

@@ -23,7 +23,7 @@ from benchmarks.rival import WORK, Measured, environment, machine, measured
 from benchmarks.table import markdown
 from pipelines.engine import CORES
 from pipelines.languages import Pair, alpha2, opus_codes
-from pipelines.store import Store
+from pipelines.storage.store import Store
 
 OPUSFILTER = ("opusfilter==3.3.1", "fasttext-predict==0.9.2.4", "heliport==1.0.1")
 REPEATS = 3

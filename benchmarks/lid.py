@@ -34,8 +34,8 @@ from pipelines.filters.lid import SURE, Identifiers, Lid, Short
 from pipelines.filters.markup import bare
 from pipelines.filters.script import share
 from pipelines.languages import identifier_labels, iso, name, parse, script
-from pipelines.normalise import normalised
 from pipelines.schema import bitext_batch
+from pipelines.text.normalise import normalised
 
 ENGLISH, GERMAN = "eng_Latn", "deu_Latn"
 MISLABELLED = {"nso_Latn": "sot_Latn"}  # NTREX-128: it says hore (411 times) and ho, never gore and go

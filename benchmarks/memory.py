@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-from alignment_train import heap
-from alignment_train.lm import LM
-from alignment_train.model import Model
-from alignment_train.seed import train_tokenizer
-from alignment_train.trainable import checkpoint_blocks, freeze
+from alignment_train.evaluation.lm import LM
+from alignment_train.models.model import Model
+from alignment_train.models.seed import train_tokenizer
+from alignment_train.training import heap
+from alignment_train.training.trainable import checkpoint_blocks, freeze
 from benchmarks.table import markdown
-from pipelines.store import Meter
+from pipelines.storage.store import Meter
 
 ROWS, LENGTH = 16, 64
 SHAPE: dict[str, Any] = {

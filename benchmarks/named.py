@@ -23,11 +23,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from alignment_train import adapter, losses
+from alignment_train import losses
 from alignment_train.config import Base, Lora
+from alignment_train.evaluation.lm import LM
 from alignment_train.layers import layer_index
-from alignment_train.lm import LM
-from alignment_train.model import Model
+from alignment_train.models import adapter
+from alignment_train.models.model import Model
 from benchmarks.table import markdown
 from pipelines.evals._bitext import questions
 from pipelines.evals.retrieval import Retrieval

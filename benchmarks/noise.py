@@ -23,13 +23,13 @@ from pathlib import Path
 import pyarrow as pa
 
 from benchmarks.table import markdown
-from pipelines import clean, dedup
 from pipelines.config import Recipe, read_recipe
 from pipelines.languages import Pair, name, opus_codes, parse, spaceless
-from pipelines.normalise import normalised
 from pipelines.schema import bitext_batch
 from pipelines.sources.sample import Noise, Sample
-from pipelines.store import Store
+from pipelines.stages import clean, dedup
+from pipelines.storage.store import Store
+from pipelines.text.normalise import normalised
 
 CORPORA = ("WMT-News", "tico-19", "NTREX")
 SHIFTED = {("tico-19", "fr")}

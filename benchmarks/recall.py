@@ -26,16 +26,16 @@ import pyarrow as pa
 import torch
 
 from alignment_train.config import TrainConfig
-from alignment_train.data import segments
-from alignment_train.lm import LM
-from alignment_train.model import Model, choose_device
+from alignment_train.evaluation.lm import LM
 from alignment_train.models.load import load
+from alignment_train.models.model import Model, choose_device
 from alignment_train.objectives import Objective
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.instruction import Instruction
-from alignment_train.precision import choose_precision
-from alignment_train.report import Reporter
-from alignment_train.train import Plan, train
+from alignment_train.training.data import segments
+from alignment_train.training.loop import Plan, train
+from alignment_train.training.precision import choose_precision
+from alignment_train.training.progress_log import Reporter
 from benchmarks.afp import RAW
 from benchmarks.rival import machine
 from benchmarks.table import markdown
@@ -43,7 +43,7 @@ from pipelines.config import read_recipe
 from pipelines.evals.retrieval import credits
 from pipelines.languages import name as name_of
 from pipelines.progress import silent
-from pipelines.store import Store
+from pipelines.storage.store import Store
 
 ROWS = 300  # of dev, a pair
 POINTS = 4  # of a curve

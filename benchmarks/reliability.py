@@ -31,11 +31,12 @@ import pyarrow as pa
 
 from benchmarks.rival import machine
 from benchmarks.table import markdown
-from pipelines import files, lock
+from pipelines import files
 from pipelines.__main__ import main as pipelines_main
 from pipelines.errors import UserError
+from pipelines.fetching import lock
 from pipelines.schema import BITEXT
-from pipelines.store import Store, commit, parse_manifest
+from pipelines.storage.store import Store, commit, parse_manifest
 from tests.support import faults
 from tests.support.faults import Fault, Outcome
 

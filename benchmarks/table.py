@@ -5,9 +5,9 @@ import sys
 from collections.abc import Iterable
 
 from pipelines.languages import name
-from pipelines.measures import label, measure_of
-from pipelines.store import PER_PAIR, WHOLE, Manifest, Store
-from pipelines.summary import by_layer, figure, models, references, summary
+from pipelines.results.measures import label, measure_of
+from pipelines.results.summary import by_layer, figure, models, references, summary
+from pipelines.storage.store import PER_PAIR, WHOLE, Manifest, Store
 
 TRAINED = ("base_model", "control_model", "align_model")
 

@@ -31,12 +31,12 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from alignment_train import heap
-from alignment_train.data import Rows, conversations
-from alignment_train.model import Model
+from alignment_train.models.model import Model
+from alignment_train.models.seed import sentences, train_tokenizer
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.instruction import Instruction
-from alignment_train.seed import sentences, train_tokenizer
+from alignment_train.training import heap
+from alignment_train.training.data import Rows, conversations
 from benchmarks.afp import RAW, afp_loss
 from benchmarks.rival import WORK, machine, measured
 from benchmarks.table import markdown

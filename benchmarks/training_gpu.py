@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
 
-from alignment_train.model import Model
+from alignment_train.models.model import Model
 from alignment_train.objectives.contrastive import Contrastive
 from benchmarks.afp import RAW, afp_loss
 

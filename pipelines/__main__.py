@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from pipelines import audit, collect
-from pipelines.budget import words
 from pipelines.config import Recipe, read_recipe
 from pipelines.errors import UserError, printable, quoted, run_command
 from pipelines.files import write_atomically
-from pipelines.flow import total
 from pipelines.languages import Pair
 from pipelines.progress import Progress
-from pipelines.stages import STAGES, needed, side_by_side
+from pipelines.report import ledger as ledger_report
+from pipelines.report.flow import total
+from pipelines.runner import STAGES, needed, side_by_side
+from pipelines.stages import collect
+from pipelines.stages.budget import words
 from pipelines.storage import verification
-from pipelines.store import Manifest, Store
+from pipelines.storage.store import Manifest, Store
 
 USAGE = """python -m pipelines RECIPE --store DIR [--pair PAIR ...] [--until ASSET]
                                                                 make the recipe's corpus, up to the training mix
@@ -110,16 +111,16 @@ def _make(path: str, folder: str, only: Sequence[str], until: str, refresh: bool
 
 def _ledger(place: str, html: Path | None) -> int:
     store = Store(place)
-    found, talks = audit.ledgers(store), audit.conversations(store)
+    found, talks = ledger_report.ledgers(store), ledger_report.conversations(store)
     if not found:
         raise UserError(f"store {place}: no bitext in it. Allowed: what 'python -m pipelines' filled. Check the path.")
-    print(printable(audit.table(total(list(found.values())))))
+    print(printable(ledger_report.table(total(list(found.values())))))
     for title, ledger in talks.items():
-        print(printable(f"\n{title}\n{audit.table(ledger)}"))
-    if dropped := audit.dropped_examples(store):
+        print(printable(f"\n{title}\n{ledger_report.table(ledger)}"))
+    if dropped := ledger_report.dropped_examples(store):
         print(printable(f"\n{dropped}"))
     if html:
-        write_atomically(html, audit.page(store))
+        write_atomically(html, ledger_report.page(store))
         print(printable(f"Plots and samples: {html.absolute()}"))
     return 0
 

@@ -22,11 +22,11 @@ from pydantic import (
 from pipelines.engine import Engine
 from pipelines.errors import UserError, quoted
 from pipelines.evals import Eval
+from pipelines.fetching.paths import expand
+from pipelines.fetching.redaction import redact_all
 from pipelines.filters import Filter
 from pipelines.instructions import InstructionType
 from pipelines.languages import Pair, name, pivot
-from pipelines.paths import expand
-from pipelines.redaction import redact_all
 from pipelines.registry import Strict, messages, plugin_field
 from pipelines.sources import Source
 from pipelines.tasks import Task

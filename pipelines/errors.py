@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from itertools import count
 from typing import TypeVar
 
-from pipelines.redaction import redact
+from pipelines.fetching.redaction import redact
 
 T = TypeVar("T")
 _OBEYED = frozenset(("Cc", "Cs", "Zl", "Zp"))  # control characters, lone surrogates, line and paragraph separators

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PrivateAttr, SerializeAsAny, ValidationError
 
 from pipelines.errors import UserError, quoted
-from pipelines.redaction import redact_all
+from pipelines.fetching.redaction import redact_all
 
 
 class Strict(BaseModel):

@@ -14,7 +14,7 @@ from pipelines.config import Recipe
 from pipelines.evals import Eval, LanguageModel, Metric
 from pipelines.languages import Pair
 from pipelines.schema import BITEXT, EVAL_TEXT, INSTRUCTION
-from pipelines.store import LedgerRow, Store
+from pipelines.storage.store import LedgerRow, Store
 from tests.planted import Planted
 from tests.unasked import Unasked
 

@@ -13,7 +13,7 @@ from assets.resources import StoreResource, TrainerResource
 from assets.training import training_assets
 from pipelines.config import read_recipe
 from pipelines.languages import Pair
-from pipelines.store import Store
+from pipelines.storage.store import Store
 from tests.models import ROOT
 
 TINY = ROOT / "tests" / "data" / "tiny.yaml"

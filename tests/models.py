@@ -6,8 +6,8 @@ import pyarrow as pa
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from alignment_train.model import Model
-from alignment_train.seed import train_tokenizer
+from alignment_train.models.model import Model
+from alignment_train.models.seed import train_tokenizer
 from pipelines.schema import BITEXT
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,7 +10,7 @@ from pipelines.config import Recipe
 from pipelines.languages import Pair
 from pipelines.schema import BITEXT, EVAL_TEXT, bitext_batch
 from pipelines.sources import Source
-from pipelines.store import Manifest, Store
+from pipelines.storage.store import Manifest, Store
 
 CORPUS = "planted/v1"
 

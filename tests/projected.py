@@ -6,7 +6,7 @@ import pyarrow as pa
 import torch
 
 from alignment_train.losses import gathered, info_nce
-from alignment_train.model import Model
+from alignment_train.models.model import Model
 from alignment_train.objectives.contrastive import Contrastive
 
 

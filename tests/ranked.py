@@ -9,16 +9,18 @@ import pyarrow as pa
 import torch
 from accelerate import Accelerator
 
-from alignment_train import adapter, losses, ranks, trainable
+from alignment_train import losses
 from alignment_train.config import Base, Lora
-from alignment_train.data import segments
 from alignment_train.losses import gathered
-from alignment_train.model import Model
+from alignment_train.models import adapter
+from alignment_train.models.model import Model
 from alignment_train.objectives import Objective
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.language_model import LanguageModel
-from alignment_train.report import Reporter
-from alignment_train.train import Plan, train
+from alignment_train.training import distributed, trainable
+from alignment_train.training.data import segments
+from alignment_train.training.loop import Plan, train
+from alignment_train.training.progress_log import Reporter
 from pipelines.progress import silent
 from tests.models import bitext, tiny
 from tests.projected import Projected
@@ -52,7 +54,7 @@ def go(folder: Path, made: Model, plan: Plan) -> dict[str, torch.Tensor]:
 
 
 def model() -> Model:
-    return tiny(seed=ranks.rank())  # the first one's weights count
+    return tiny(seed=distributed.rank())  # the first one's weights count
 
 
 def adapted() -> Model:
@@ -77,7 +79,7 @@ def first_gradient() -> Iterator[dict[str, torch.Tensor]]:
     clip, prepare = Accelerator.clip_grad_norm_, Accelerator.prepare_model
 
     def keep(self, parameters, most):
-        named = {n: ranks.whole(p.grad).clone() for n, p in models[-1].named_parameters() if p.grad is not None}
+        named = {n: distributed.whole(p.grad).clone() for n, p in models[-1].named_parameters() if p.grad is not None}
         share = sum(getattr(p, "to_local", p.detach)().numel() for p in parameters) / sum(p.numel() for p in parameters)
         found.update({**named, "held": torch.tensor(share)} if not found else {})
         return clip(self, parameters, most)
@@ -133,7 +135,7 @@ def main(folder: Path) -> None:
     model where adapters and a part of an objective are trained, and `blocks.pt`, after three, of a model with frozen
     embeddings and checkpointed blocks.
     """
-    if ranks.world() > 1:
+    if distributed.world() > 1:
         losses.MAX_LOGITS = 1 << 12  # a dozen positions at a time
     found: dict[str, dict[str, torch.Tensor]] = {}
     for way in ("data", "fsdp"):
@@ -156,10 +158,10 @@ def main(folder: Path) -> None:
     blocks = what(3, "fsdp")
     blocks.checkpointing = True
     found["fsdp/blocks"] = go(own / "blocks", frozen(), blocks)
-    if ranks.first():
+    if distributed.first():
         for name, tensors in found.items():
             torch.save(tensors, folder / f"{name}.pt")
-    ranks.leave()
+    distributed.leave()
 
 
 if __name__ == "__main__":

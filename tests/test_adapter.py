@@ -6,11 +6,11 @@ import torch
 from peft import PeftModel
 from safetensors import safe_open
 
-from alignment_train import adapter
 from alignment_train.config import Base, Lora, TrainConfig
-from alignment_train.model import Model
-from alignment_train.report import Reporter
-from alignment_train.train import train
+from alignment_train.models import adapter
+from alignment_train.models.model import Model
+from alignment_train.training.loop import train
+from alignment_train.training.progress_log import Reporter
 from pipelines.config import read_recipe
 from pipelines.progress import silent
 from tests.models import tiny

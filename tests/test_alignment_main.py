@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipelines.config import read_recipe
-from pipelines.stages import STAGES
-from pipelines.store import Store
+from pipelines.runner import STAGES
+from pipelines.storage.store import Store
 from tests.models import ROOT
 
 TINY = ROOT / "tests" / "data" / "tiny.yaml"

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from pipelines import assign, instruct, mix
 from pipelines.config import Recipe
 from pipelines.languages import Pair
+from pipelines.runner import needed
 from pipelines.schema import INSTRUCTION
-from pipelines.stages import needed
-from pipelines.store import Manifest, Store
+from pipelines.stages import instruct, mix, task_data
+from pipelines.storage.store import Manifest, Store
 from pipelines.tasks import Example, Message, Task
 from tests.planted import recipe, store_bitext, store_eval_text
 
@@ -54,7 +54,7 @@ def taught(*tasks: Task, seed: int = 0, **corpus: Any) -> Recipe:
 def assigned(folder: Path, made: Recipe, held_out: dict[str, list[str]] | None = None) -> tuple[Store, Manifest]:
     store = Store.open(folder, made.name)
     store_eval_text(store, held_out or {"eng_Latn": ["Nothing like it."]})
-    return store, assign.run(made, store)
+    return store, task_data.run(made, store)
 
 
 def numbers(store: Store, part: str) -> set[int]:
@@ -110,10 +110,10 @@ def test_what_an_eval_holds_is_in_neither_part(tmp_path: Path) -> None:
 
 def test_an_unchanged_recipe_is_not_run_again_and_a_changed_task_is(tmp_path: Path) -> None:
     store, manifest = assigned(tmp_path, taught(Quiz()))
-    assert assign.run(taught(Quiz()), store) is not None
-    assert assign.run(taught(Quiz()), store).seconds == manifest.seconds
+    assert task_data.run(taught(Quiz()), store) is not None
+    assert task_data.run(taught(Quiz()), store).seconds == manifest.seconds
     for made in (taught(Quiz(count=90)), taught(Quiz(rows=5)), taught(Quiz(), seed=2)):
-        assert assign.run(made, store).fingerprint != manifest.fingerprint
+        assert task_data.run(made, store).fingerprint != manifest.fingerprint
 
 
 def test_a_licence_that_the_recipe_refuses_and_a_task_without_a_row_are_errors(tmp_path: Path) -> None:

@@ -3,10 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import assign, audit, clean, instruct, mix
 from pipelines.__main__ import main
 from pipelines.languages import Pair
-from pipelines.store import Store
+from pipelines.report import ledger
+from pipelines.stages import clean, instruct, mix, task_data
+from pipelines.storage.store import Store
 from tests.planted import recipe, store_bitext, store_eval_text
 
 PAIRS = (Pair("deu_Latn", "eng_Latn"), Pair("eng_Latn", "fra_Latn"))
@@ -49,7 +50,7 @@ def test_a_store_without_bitext_is_an_error(tmp_path: Path, capsys: pytest.Captu
     Store.open(tmp_path, "empty")
     assert main(["ledger", str(tmp_path)]) == 1
     assert "no bitext in it. Allowed: what 'python -m pipelines' filled" in capsys.readouterr().err
-    assert audit.ledgers(Store(tmp_path)) == {}
+    assert ledger.ledgers(Store(tmp_path)) == {}
 
 
 def test_conversations_that_were_dropped_are_counted_by_task_and_some_are_shown(
@@ -65,7 +66,7 @@ def test_conversations_that_were_dropped_are_counted_by_task_and_some_are_shown(
     store_bitext(store, PAIRS[0], 20)
     store_eval_text(store, {"eng_Latn": [f"Is {n} a colour?" for n in range(100, 200, 2)]})
     instruct.run(made, store, PAIRS[0])
-    manifest = assign.run(made, store)
+    manifest = task_data.run(made, store)
     mix.run(made, store)
     lost = {row.step: row.dropped for row in manifest.ledger}
     assert (lost["dev"], lost["evaluation_near"]) == (20, 0)

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from pipelines import budget
-from pipelines.budget import Receipts, choose, counter, shares, words
 from pipelines.config import Budget
 from pipelines.languages import Pair
-from pipelines.segments import draws
+from pipelines.stages import budget
+from pipelines.stages.budget import Receipts, choose, counter, shares, words
+from pipelines.text.segments import draws
 from tests.planted import recipe
 
 LANGUAGES = ["ara_Arab", "deu_Latn", "fra_Latn", "hin_Deva", "rus_Cyrl", "swh_Latn", "tha_Thai", "zho_Hans"]

@@ -7,7 +7,7 @@ from huggingface_hub import ModelCard
 
 from alignment_train import card
 from pipelines.config import Recipe
-from pipelines.store import Store
+from pipelines.storage.store import Store
 from tests.evaluated import figures
 from tests.evaluated import recipe as planted
 

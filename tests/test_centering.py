@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from alignment_train.config import TrainConfig
-from alignment_train.data import language_numbers
 from alignment_train.losses import batch_language_means, info_nce, language_means
 from alignment_train.objectives.contrastive import Contrastive
+from alignment_train.training.data import language_numbers
 from pipelines.config import validate
 from pipelines.registry import build
 from tests.models import bitext, tiny

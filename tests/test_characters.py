@@ -5,12 +5,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from pipelines.characters import DIGIT, DROPPED, LETTER, SPACE, SPACES, Characters, kinds, read
 from pipelines.filters.markup import bare
 from pipelines.filters.script import NEUTRAL, UNICODE, share
 from pipelines.languages import script
-from pipelines.matching import match_key
-from pipelines.normalise import normalised, without_c1
+from pipelines.text.characters import DIGIT, DROPPED, LETTER, SPACE, SPACES, Characters, kinds, read
+from pipelines.text.matching import match_key
+from pipelines.text.normalise import normalised, without_c1
 
 BLOCKS = [  # code points from which a text draws: most of Unicode's scripts, marks that join, what is left out
     range(0x20, 0x7F), range(0x80, 0x250), range(0x300, 0x370), range(0x370, 0x530), range(0x590, 0x800),

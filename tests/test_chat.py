@@ -18,17 +18,17 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from alignment_train.config import TrainConfig
-from alignment_train.data import conversations
-from alignment_train.lm import LM
-from alignment_train.model import Model
+from alignment_train.evaluation.lm import LM
 from alignment_train.models import template as templates
 from alignment_train.models.chat import DATE, ChatFormat, plain
+from alignment_train.models.model import Model
 from alignment_train.objectives.task import Task
-from alignment_train.stages import Trainer
+from alignment_train.trainer import Trainer
+from alignment_train.training.data import conversations
 from pipelines.config import Recipe, validate
 from pipelines.errors import UserError
-from pipelines.reasoning import Reasoning
-from pipelines.store import Store
+from pipelines.storage.store import Store
+from pipelines.text.reasoning import Reasoning
 from tests.models import ROOT, tiny
 from tests.trained import trained
 

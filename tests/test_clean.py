@@ -7,15 +7,15 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pytest
 
-from pipelines import clean
 from pipelines.config import Recipe
 from pipelines.filters import Filter
 from pipelines.filters.char_length import CharLength
 from pipelines.filters.markup import Markup
 from pipelines.languages import Pair
-from pipelines.ledger import REJECTED, Samples, rebatch
 from pipelines.schema import BITEXT, bitext_batch
-from pipelines.store import Manifest, Store
+from pipelines.stages import clean
+from pipelines.storage.ledger import REJECTED, Samples, rebatch
+from pipelines.storage.store import Manifest, Store
 from tests.planted import CORPUS, recipe, store_bitext
 
 DE = Pair("deu_Latn", "eng_Latn")

@@ -5,13 +5,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines import collect
 from pipelines.config import Recipe
 from pipelines.evals import Eval
 from pipelines.languages import Pair
 from pipelines.schema import BITEXT, EVAL_TEXT, bitext_batch
 from pipelines.sources import Source
-from pipelines.store import Store
+from pipelines.stages import collect
+from pipelines.storage.store import Store
 
 PAIR = Pair.parse("en-de")
 

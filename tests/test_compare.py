@@ -7,16 +7,17 @@ from typing import Any
 
 import pytest
 
-from alignment_train import cells as one
-from alignment_train import compare, compared
 from alignment_train.__main__ import main
-from alignment_train.compared import Row
+from alignment_train.comparison import cells as one
+from alignment_train.comparison import compare
 from alignment_train.config import TrainConfig
-from alignment_train.stages import Trainer
+from alignment_train.trainer import Trainer
 from pipelines.config import METHODS, read_recipe
+from pipelines.report import comparison
+from pipelines.report.comparison import Row
 from pipelines.statistics import STUDENT, over_runs
+from pipelines.storage.store import Manifest, Store
 from pipelines.storage.verification import verify
-from pipelines.store import Manifest, Store
 from tests.models import ROOT
 
 TINY = ROOT / "tests" / "data" / "tiny.yaml"
@@ -266,7 +267,7 @@ def test_better_and_worse_are_told_from_the_interval_over_seeds():
             cells={s: cell("aligned", 0.4 + s / 50, 2.0 + [0.02, 0.0, 0.03][s]) for s in range(3)},
         ),
     ]  # fmt: skip
-    found = compared.summary(rows, "eng_Latn", [0, 1, 2])
+    found = comparison.summary(rows, "eng_Latn", [0, 1, 2])
     assert [row["name"] for row in found["rows"]] == ["base", "control", "good", "bad"]
     _, _, good, bad = found["rows"]
     assert good["figures"][BEST]["value"] == pytest.approx(0.42)
@@ -282,11 +283,11 @@ def test_better_and_worse_are_told_from_the_interval_over_seeds():
     assert bad["against_control"][ENGLISH]["told"] == "worse"
     assert bad["against_base"][ENGLISH]["value"] == pytest.approx(0.255)
     assert (good["tokens"], good["rows"], good["seconds"]["value"]) == (120, 8, 2.0)
-    head, lines = compared.table({**found, "recipe": "planted"})
+    head, lines = comparison.table({**found, "recipe": "planted"})
     assert lines[2][head.index("recall@1, best layer")] == "42.0 % ± 5.0 %, layer 0, better"
     assert lines[3][head.index("recall@1, best layer")] == "5.0 % ± 0.0 %, layer 0, worse"
     assert lines[0][head.index("English loss")] == "2.000 (1.900 to 2.100)"
-    assert compared.picture({**found, "recipe": "planted"}) is not None
+    assert comparison.picture({**found, "recipe": "planted"}) is not None
 
 
 def test_the_interval_over_runs_is_students():
@@ -308,7 +309,7 @@ def test_effective_ranks_are_compared_at_the_same_layer():
         Row("control", "control", of=["low"], cells={0: cell("control", 3, {1: 20.0, 3: 28.0})}),
         Row("low", "aligned", control="control", cells={0: cell("aligned", 1, {1: 18.0, 3: 27.0})}),
     ]
-    low = next(row for row in compared.summary(rows, "eng_Latn", [0])["rows"] if row["name"] == "low")
+    low = next(row for row in comparison.summary(rows, "eng_Latn", [0])["rows"] if row["name"] == "low")
     rank = "representation/mean/effective_rank"
     assert low["figures"][rank]["value"] == 18.0
     assert low["against_control"][rank]["value"] == pytest.approx(18 / 20 - 1)
@@ -322,7 +323,7 @@ def test_a_task_has_a_figure_of_the_languages_it_was_taught_in_and_one_of_the_ot
         "chance": dict.fromkeys((f"intents/{lang}/acc" for lang in found), 0.1),
         "task_groups": {"intents": {"source": ["eng_Latn"], "transfer": ["deu_Latn", "swh_Latn"]}},
     }
-    own, _ = compared.figures(metrics, "aligned", "eng_Latn")
+    own, _ = comparison.figures(metrics, "aligned", "eng_Latn")
     assert {key: (item["value"], item["guessed"]) for key, item in own.items()} == {
         "intents/source/acc": (0.8, 0.1),
         "intents/transfer/acc": (pytest.approx(0.2), pytest.approx(0.1)),
@@ -330,7 +331,7 @@ def test_a_task_has_a_figure_of_the_languages_it_was_taught_in_and_one_of_the_ot
     row = Row(
         "base", "base", cells={0: ({**metrics, "base": metrics["aligned"]}, Manifest(asset="c", fingerprint="f"))}
     )
-    head, [line] = compared.table({**compared.summary([row], "eng_Latn", [0]), "recipe": "planted"})
+    head, [line] = comparison.table({**comparison.summary([row], "eng_Latn", [0]), "recipe": "planted"})
     assert head[1:3] == [
         "INTENTS acc, languages trained in (guessing 10.0 %)",
         "INTENTS acc, languages not trained in (guessing 10.0 %)",

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from pipelines import statistics
-from pipelines.comparison import compared, language_groups
-from pipelines.contamination import Overlap
+from pipelines.results.comparison import compared, language_groups
+from pipelines.results.contamination import Overlap
 from tests.evaluated import DE, SW, scored
 
 KEYS = [f"retrieval/{pair}/recall@1" for pair in (DE, SW)]

@@ -191,7 +191,7 @@ def test_secrets_in_addresses_are_in_nothing_that_is_written(tmp_path: Path) -> 
     resolved = [json.dumps(recipe.resolved()) for recipe in recipes]
     assert resolved[0] == resolved[1]
     assert "s3://***@bucket/x.tsv?token=***" in resolved[0]
-    prints = {fingerprint("pipelines.collect", {}, {}, plugins=recipe.corpus.sources) for recipe in recipes}
+    prints = {fingerprint("pipelines.stages.collect", {}, {}, plugins=recipe.corpus.sources) for recipe in recipes}
     assert len(prints) == 1
     assert [recipe.corpus.sources[0].paths for recipe in recipes] != [recipes[0].corpus.sources[0].paths] * 2
 

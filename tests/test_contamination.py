@@ -4,10 +4,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.contamination import Overlap, overlap, together
-from pipelines.near import HeldOut
+from pipelines.results.contamination import Overlap, overlap, together
 from pipelines.schema import BITEXT, EVAL_TEXT, INSTRUCTION
-from pipelines.store import Store
+from pipelines.storage.store import Store
+from pipelines.text.near import HeldOut
 
 LONG = "The weather has been fine here since Monday last week"
 HELD = {

@@ -2,8 +2,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from alignment_train.data import Rows, conversations, pack, segments, texts, token_counts
 from alignment_train.models.chat import plain
+from alignment_train.training.data import Rows, conversations, pack, segments, texts, token_counts
 from tests.models import bitext, tiny
 
 

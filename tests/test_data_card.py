@@ -1,8 +1,8 @@
 import pytest
 import yaml
 
-from pipelines.data_card import card, public, sources
-from pipelines.store import LedgerRow
+from pipelines.report.data_card import card, public, sources
+from pipelines.storage.store import LedgerRow
 from tests.planted import recipe
 
 CORPORA = {

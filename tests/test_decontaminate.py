@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
-from pipelines import decontaminate
 from pipelines.languages import Pair
-from pipelines.store import Manifest, Store, StoreError
+from pipelines.stages import decontaminate
+from pipelines.storage.store import Manifest, Store, StoreError
 from tests.planted import CORPUS, recipe, store_bitext, store_eval_text
 
 ZH = Pair("eng_Latn", "zho_Hans")

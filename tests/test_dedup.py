@@ -5,13 +5,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from pipelines import dedup
 from pipelines.config import CorpusConfig
 from pipelines.languages import Pair
-from pipelines.ledger import BATCH_ROWS
-from pipelines.matching import match_key
 from pipelines.schema import bitext_batch
-from pipelines.store import Manifest, Store
+from pipelines.stages import dedup
+from pipelines.storage.ledger import BATCH_ROWS
+from pipelines.storage.store import Manifest, Store
+from pipelines.text.matching import match_key
 from tests.planted import CORPUS, recipe, store_bitext
 
 DE = Pair("deu_Latn", "eng_Latn")

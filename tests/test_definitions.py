@@ -124,7 +124,7 @@ def test_the_schedule_is_off_and_asks_for_every_pair() -> None:
 
 def test_loading_the_graph_loads_no_torch(tmp_path: Path) -> None:
     heavy = "{'torch', 'transformers', 'ray', 'datasets'}"
-    code = f"import sys, assets.definitions, assets.__main__; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, assets.definitions, assets.cli; print(sorted({heavy} & set(sys.modules)))"
     run = subprocess.run(
         [sys.executable, "-c", code], env=environment(tmp_path), cwd=ROOT, capture_output=True, text=True, check=True
     )

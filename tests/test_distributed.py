@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from alignment_train.fsdp import Divided
 from alignment_train.losses import gathered
 from alignment_train.objectives.contrastive import same_texts, text_number
 from alignment_train.objectives.language_model import LanguageModel
 from alignment_train.objectives.prompt import Prompt
+from alignment_train.training.fsdp import Divided
 from tests.models import ROOT, tiny
 from tests.ranked import adapted, main
 from tests.test_train import plan, run
@@ -150,6 +150,6 @@ def test_batches_that_cannot_be_divided_are_refused(tmp_path: Path, monkeypatch,
 
 
 def test_an_older_torch_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("alignment_train.fsdp.SUMS", "not_there_yet")
+    monkeypatch.setattr("alignment_train.training.fsdp.SUMS", "not_there_yet")
     with pytest.raises(ValueError, match="train.parallel: found fsdp, with torch .* Allowed: torch 2.9 or newer"):
         Divided(tiny(), [], "float32")

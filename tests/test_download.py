@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from pipelines import download
-from pipelines.download import Got, Job, download_all, kept, probe
-from pipelines.fetching import transport
+from pipelines.fetching import download, transport
+from pipelines.fetching.download import Got, Job, download_all, kept, probe
 from pipelines.fetching.transport import DownloadError, get_json
 from pipelines.sources._moses import check_zip
 from tests.mirror import FAULTS, Mirror, lines, package

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from alignment_train.seed import train_tokenizer
+from alignment_train.models.seed import train_tokenizer
 from pipelines.filters.embedding_similarity import EmbeddingSimilarity
 from pipelines.languages import Pair
 from pipelines.schema import bitext_batch

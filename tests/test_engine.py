@@ -7,11 +7,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipelines import clean, collect, engine
+from pipelines import engine
 from pipelines.config import Recipe
 from pipelines.engine import mapped
 from pipelines.languages import Pair
-from pipelines.store import Store
+from pipelines.stages import clean, collect
+from pipelines.storage.store import Store
 
 PAIR = Pair("deu_Latn", "eng_Latn")
 
@@ -93,6 +94,6 @@ def test_ray_makes_the_same_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def engine_batches(found: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    from pipelines.ledger import rebatch
+    from pipelines.storage.ledger import rebatch
 
     return rebatch(found, 2_500)

@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from pipelines import clean
 from pipelines.config import read_recipe
 from pipelines.errors import UserError, error_context, os_error_sentence, printable, run_command, with_batch_context
 from pipelines.filters import Filter
-from pipelines.stages import STAGES
-from pipelines.store import Store
+from pipelines.runner import STAGES
+from pipelines.stages import clean
+from pipelines.storage.store import Store
 from tests.models import ROOT
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from alignment_train import evaluate
+from alignment_train.evaluation import evaluate
 from pipelines.evals import LanguageModel, Metric, Sample, States
-from pipelines.store import Store, StoreError
-from pipelines.summary import table
+from pipelines.results.summary import table
+from pipelines.storage.store import Store, StoreError
 from tests.evaluated import TRAINED_LAYER, Answers, Fake, fabricate, figures, recipe
 
 DE, SW = "deu_Latn-eng_Latn", "eng_Latn-swh_Latn"
@@ -40,7 +40,7 @@ def opened(models: dict[str, Any] = MODELS, used: list[Fake] | None = None):
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """A store to evaluate without report and pictures, which take most of the time."""
-    monkeypatch.setattr(evaluate.page, "render", lambda *_: "")
+    monkeypatch.setattr(evaluate.evaluation, "render", lambda *_: "")
     for name in ("recall_by_layer", "loss_curves", "gaps"):
         monkeypatch.setattr(evaluate.plots, name, lambda _: None)
     return fabricate(tmp_path / "store", RECIPE, rows=8)

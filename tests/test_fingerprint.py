@@ -111,11 +111,11 @@ def test_formatting_comments_and_docstrings_do_not_count_and_all_else_does(
 @pytest.mark.parametrize(
     ("made_by", "module"),
     [
-        ("alignment_train.train", "alignment_train.objectives"),  # Objective.count weighs micro-batches
-        ("alignment_train.evaluate", "pipelines.measures"),  # title() heads the report's tables
+        ("alignment_train.training.loop", "alignment_train.objectives"),  # Objective.count weighs micro-batches
+        ("alignment_train.evaluation.evaluate", "pipelines.results.measures"),  # title() heads the report's tables
         ("pipelines.filters.lid", "pipelines.filters"),  # the base class drops the rows
         ("pipelines.sources.opus", "pipelines.sources._moses"),
-        ("pipelines.assign", "pipelines.segments"),
+        ("pipelines.stages.task_data", "pipelines.text.segments"),
     ],
 )
 def test_code_that_once_was_missed_counts(made_by: str, module: str) -> None:
@@ -134,7 +134,9 @@ def test_a_fingerprint_changes_with_a_module_that_is_imported_from_afar(
 
 def test_a_fingerprint_changes_with_all_that_decides_a_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
     def fingerprint(settings: object = 1, upstream: str = "a", plugin: LengthRatio | None = None) -> str:
-        return fp.fingerprint("pipelines.mix", settings, {"raw_bitext": upstream}, plugins=[plugin or LengthRatio()])
+        return fp.fingerprint(
+            "pipelines.stages.mix", settings, {"raw_bitext": upstream}, plugins=[plugin or LengthRatio()]
+        )
 
     base = fingerprint()
     assert fingerprint() == base
@@ -148,14 +150,16 @@ def test_a_fingerprint_changes_with_all_that_decides_a_dataset(monkeypatch: pyte
 
 def test_a_fingerprint_covers_the_source_within_an_eval(monkeypatch: pytest.MonkeyPatch) -> None:
     def fingerprint(split: dict) -> str:
-        return fp.fingerprint("pipelines.mix", 0, {}, plugins=[build("pipelines.evals", {"loss": {"source": split}})])
+        return fp.fingerprint(
+            "pipelines.stages.mix", 0, {}, plugins=[build("pipelines.evals", {"loss": {"source": split}})]
+        )
 
     heldout = {"sample": {"split": "heldout"}}
     assert fingerprint(heldout) != fingerprint({"sample": {}})
     hashed: list[str] = []
     monkeypatch.setattr(fp, "source_hashes", lambda modules: hashed.extend(modules) or {})
     fingerprint(heldout)
-    assert {"pipelines.evals.loss", "pipelines.sources.sample", "pipelines.grammar.deu_Latn"} <= set(hashed)
+    assert {"pipelines.evals.loss", "pipelines.sources.sample", "pipelines.sample_grammar.deu_Latn"} <= set(hashed)
 
 
 def commit_of(installed: Path) -> str:
@@ -196,8 +200,15 @@ def test_modules_that_decide_nothing_are_there() -> None:
 def test_training_depends_on_no_report_and_no_eval() -> None:
     assert not [
         name
-        for name in fp.closure(["alignment_train.train", "alignment_train.objectives.contrastive"])
-        if name.startswith(("pipelines.evals", "alignment_train.page", "alignment_train.plots", "alignment_train.lm"))
+        for name in fp.closure(["alignment_train.training.loop", "alignment_train.objectives.contrastive"])
+        if name.startswith(
+            (
+                "pipelines.evals",
+                "pipelines.report.evaluation",
+                "pipelines.report.plots",
+                "alignment_train.evaluation.lm",
+            )
+        )
     ]
 
 
@@ -223,12 +234,12 @@ def profile(frame, event, argument, root=root, opaque=frozenset(opaque), module=
     seen.add(code)
     called.add(module(code.co_filename))
 
-from alignment_train.evaluate import run as evaluate
-from alignment_train.stages import Trainer
-from pipelines import stages
+from alignment_train.evaluation.evaluate import run as evaluate
+from alignment_train.trainer import Trainer
+from pipelines import runner
 from pipelines.config import read_recipe
 from pipelines.storage import fingerprint
-from pipelines.store import Store
+from pipelines.storage.store import Store
 
 recorded, hashes = set(), fingerprint.source_hashes
 def record(modules):
@@ -242,7 +253,7 @@ store = Store.open(store_folder, recipe.name)
 trainer = Trainer(recipe, store, "cpu")
 pair = recipe.corpus.pairs[0]
 steps = {s.asset: (lambda s=s: [s.make(recipe, store, p) for p in (recipe.corpus.pairs if s.per_pair else [None])])
-         for s in stages.needed(recipe)}
+         for s in runner.needed(recipe)}
 steps |= {"base_model": trainer.base, "layer_probe": trainer.probe, "control_model": trainer.control,
           "align_model": trainer.align, "evaluation": lambda: evaluate(recipe, store, trainer.models())}
 out = {}
@@ -274,14 +285,14 @@ eval:
 """
 
 
-CALL_OTHERS = {"alignment_train.cells", "alignment_train.stages", "pipelines.engine", "pipelines.stages"}
+CALL_OTHERS = {"alignment_train.comparison.cells", "alignment_train.trainer", "pipelines.engine", "pipelines.runner"}
 """Modules that decide nothing themselves and call what does."""
 
 
 BY_VALUE = [
     ("training_mix", "pipelines.tasks.sample_slots"),  # `Task.cells`, which are in the settings
     ("base_model", "pipelines.languages"),  # names of pairs, as inputs are called
-    ("layer_probe", "alignment_train.ranks"),  # whose turn it is
+    ("layer_probe", "alignment_train.training.distributed"),  # whose turn it is
 ]
 """(asset, module) of calls whose results the fingerprint holds, or that have none."""
 

@@ -3,9 +3,9 @@ import json
 import pytest
 import torch
 
-from alignment_train.flops import Flops, peak
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.language_model import LanguageModel
+from alignment_train.training.flops import Flops, peak
 from tests.models import tiny
 from tests.test_train import PARTS, plan, run
 
@@ -66,8 +66,8 @@ def test_a_slow_first_matmul_is_no_peak(monkeypatch):
     def multiply(one, other):
         clock[0] += taken.pop() if taken else 0.01
 
-    monkeypatch.setattr("alignment_train.flops.time.perf_counter", lambda: clock[0])
-    monkeypatch.setattr("alignment_train.flops.torch.mm", multiply)
+    monkeypatch.setattr("alignment_train.training.flops.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("alignment_train.training.flops.torch.mm", multiply)
     assert peak.__wrapped__(CPU, torch.float32) == pytest.approx(2 * 768**3 / 0.01)
 
 
@@ -80,7 +80,7 @@ def test_on_a_cpu_nothing_is_counted_and_tokens_a_second_stand_alone(tmp_path, m
     def unasked(*_):
         raise AssertionError("no peak of a CPU")
 
-    monkeypatch.setattr("alignment_train.train.peak", unasked)
+    monkeypatch.setattr("alignment_train.training.loop.peak", unasked)
     run(tmp_path, plan(2))
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").open()]
     assert all(line["tokens_per_second"] > 0 and "mfu" not in line for line in lines)

@@ -3,8 +3,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from pipelines.flow import STREAM, svg, total
-from pipelines.store import LedgerRow
+from pipelines.report.flow import STREAM, svg, total
+from pipelines.storage.store import LedgerRow
 
 
 def row(step: str, corpus: str, into: int, dropped: int, changed: int = 0) -> LedgerRow:

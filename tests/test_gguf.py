@@ -13,11 +13,11 @@ from transformers import AutoModelForCausalLM
 
 from alignment_train import card
 from alignment_train.config import Base, TrainConfig
-from alignment_train.model import Model
 from alignment_train.models import gguf as ggufs
 from alignment_train.models.check import check
 from alignment_train.models.load import load_base
-from assets.__main__ import _base_is_checked
+from alignment_train.models.model import Model
+from assets.cli import _base_is_checked
 from assets.resources import Place
 from tests.models import bitext
 from tests.support.gguf_file import END, qwen, write

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from alignment_train.gradients import Apart
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.language_model import LanguageModel
+from alignment_train.training.gradients import Apart
 from tests.models import tiny
 from tests.test_train import PARTS, plan, run
 

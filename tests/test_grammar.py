@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import grammar
-from pipelines.grammar import (
+from pipelines import sample_grammar
+from pipelines.sample_grammar import (
     Act,
     Arrival,
     Because,
@@ -29,7 +29,7 @@ STOPS = {"zho_Hans": "。？", "hin_Deva": "।?"}
 
 
 def said(code: str, sentence: Sentence) -> str:
-    return grammar.language(code).linearise(sentence)
+    return sample_grammar.language(code).linearise(sentence)
 
 
 def bought(noun: str, adjective: str, count: int, verb: str = "buy", subject: str = "teacher") -> Act:
@@ -40,25 +40,27 @@ def bought(noun: str, adjective: str, count: int, verb: str = "buy", subject: st
 @pytest.fixture(scope="module")
 def texts() -> dict[str, list[str]]:
     """Every sentence in every language, by id."""
-    return {code: [said(code, sentence) for sentence in grammar.sentences()] for code in grammar.LANGUAGES}
+    return {
+        code: [said(code, sentence) for sentence in sample_grammar.sentences()] for code in sample_grammar.LANGUAGES
+    }
 
 
 def test_every_id_has_a_sentence_of_its_own_in_every_language(texts: dict[str, list[str]]):
-    assert {code: len(set(own)) for code, own in texts.items()} == dict.fromkeys(grammar.LANGUAGES, 25_000)
+    assert {code: len(set(own)) for code, own in texts.items()} == dict.fromkeys(sample_grammar.LANGUAGES, 25_000)
 
 
 def test_training_and_heldout_share_no_sentence(texts: dict[str, list[str]]):
     for own in texts.values():
-        train = {own[i] for i in grammar.TRAIN_IDS}
-        heldout = {own[i] for i in grammar.HELDOUT_IDS}
+        train = {own[i] for i in sample_grammar.TRAIN_IDS}
+        heldout = {own[i] for i in sample_grammar.HELDOUT_IDS}
         assert (len(train), len(heldout), len(train & heldout)) == (24_000, 1_000, 0)
 
 
 def test_all_eight_languages_are_made_within_ten_seconds():
-    grammar.sentences.cache_clear()
+    sample_grammar.sentences.cache_clear()
     start = time.process_time()
-    for sentence in grammar.sentences():
-        for code in grammar.LANGUAGES:
+    for sentence in sample_grammar.sentences():
+        for code in sample_grammar.LANGUAGES:
             said(code, sentence)
     assert time.process_time() - start < 10
 
@@ -74,19 +76,19 @@ def test_the_listed_sentences_are_what_the_grammar_makes():
 
 def listing() -> str:
     blocks = []
-    for i in grammar.TRAIN_IDS[:30]:
-        lines = [f"{code}  {grammar.text(i, code)}" for code in grammar.LANGUAGES]
+    for i in sample_grammar.TRAIN_IDS[:30]:
+        lines = [f"{code}  {sample_grammar.text(i, code)}" for code in sample_grammar.LANGUAGES]
         blocks.append("\n".join([f"id {i}", *lines]))
     return "\n\n".join(blocks) + "\n"
 
 
 def test_accidents_are_told_of_the_past_only():
-    acts = [sentence for sentence in grammar.sentences() if isinstance(sentence, Act)]
-    assert {act.tense for act in acts if act.verb in grammar.ACCIDENTS} == {"past"}
+    acts = [sentence for sentence in sample_grammar.sentences() if isinstance(sentence, Act)]
+    assert {act.tense for act in acts if act.verb in sample_grammar.ACCIDENTS} == {"past"}
     assert {act.tense for act in acts} == {"past", "present", "future"}
 
 
-@pytest.mark.parametrize("code", grammar.LANGUAGES)
+@pytest.mark.parametrize("code", sample_grammar.LANGUAGES)
 def test_sentences_are_tidy(code: str, texts: dict[str, list[str]]):
     stops = STOPS.get(code, ".?")
     for text in texts[code]:
@@ -110,11 +112,11 @@ def test_sentences_are_of_everyday_length(texts: dict[str, list[str]]):
     lengths = sorted(len(text.split()) for text in texts["eng_Latn"])
     assert 9 <= lengths[len(lengths) // 2] <= 12
     assert (lengths[0], lengths[-1]) == (9, 20)
-    for code in set(grammar.LANGUAGES) - {"zho_Hans"}:
+    for code in set(sample_grammar.LANGUAGES) - {"zho_Hans"}:
         assert sum(len(text) >= 25 for text in texts[code]) / 25_000 > 0.99
 
 
-@pytest.mark.parametrize("code", grammar.LANGUAGES)
+@pytest.mark.parametrize("code", sample_grammar.LANGUAGES)
 def test_language_identification_knows_the_sentences(code: str, texts: dict[str, list[str]]):
     heliport = pytest.importorskip("heliport")
     expected = {"zho_Hans": "cmn", "swh_Latn": "swa"}.get(code, code[:3])
@@ -125,7 +127,7 @@ def test_language_identification_knows_the_sentences(code: str, texts: dict[str,
 
 def test_a_language_without_grammar_is_an_error():
     with pytest.raises(ValueError, match="grammar: no language 'ita_Latn'. Available: deu_Latn, eng_Latn, .* Choose"):
-        grammar.language("ita_Latn")
+        sample_grammar.language("ita_Latn")
 
 
 @pytest.mark.parametrize(
@@ -488,7 +490,7 @@ def test_one_meaning_is_said_in_every_language(code: str, both: str, exist: str)
 )
 def test_short_answers_are_right_in_every_language(code: str, answers: list[str]):
     act = bought("book", "red", 2, subject="brother")
-    assert [grammar.language(code).answer(act, asked) for asked in grammar.QUESTIONS] == answers
+    assert [sample_grammar.language(code).answer(act, asked) for asked in sample_grammar.QUESTIONS] == answers
 
 
 if __name__ == "__main__":

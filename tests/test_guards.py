@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 
 from alignment_train.config import Guards, Optimiser, TrainConfig
-from alignment_train.guards import WINDOW, Stop, Watch
 from alignment_train.losses import effective_rank
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.language_model import LanguageModel
+from alignment_train.training.guards import WINDOW, Stop, Watch
 from tests.models import tiny
 from tests.test_train import plan, run, weights
 

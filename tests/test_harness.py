@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from alignment_train.lm import LM
+from alignment_train.evaluation.lm import LM
 from pipelines.config import Recipe
 from pipelines.errors import UserError
 from pipelines.evals import harness

@@ -4,11 +4,11 @@ import sys
 
 import pytest
 
-from alignment_train import heap
+from alignment_train.training import heap
 
 STEP = """
 import resource, torch
-from alignment_train import heap
+from alignment_train.training import heap
 
 weights = torch.ones(64, 8000, requires_grad=True)
 

@@ -19,10 +19,9 @@ from unittest.mock import patch
 
 import pytest
 
-from pipelines import download
-from pipelines.download import Job, download_all, kept
 from pipelines.errors import UserError, printable
-from pipelines.fetching import transport
+from pipelines.fetching import download, transport
+from pipelines.fetching.download import Job, download_all, kept
 from pipelines.languages import Pair
 from pipelines.sources._moses import check_zip
 from pipelines.sources._releases import check_known, offered

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import lock
 from pipelines.config import Recipe
+from pipelines.fetching import lock
 from pipelines.languages import Pair
 from pipelines.schema import BITEXT
 from pipelines.sources.hub import Hub

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines import assign, collect
 from pipelines.config import Recipe
-from pipelines.contamination import overlap
-from pipelines.identifying import Conversation, Frequency, held_out, identifying, outline, sentence_keys
+from pipelines.results.contamination import overlap
 from pipelines.schema import INSTRUCTION
-from pipelines.store import Manifest, Store
+from pipelines.stages import collect, task_data
+from pipelines.storage.store import Manifest, Store
+from pipelines.text.identifying import Conversation, Frequency, held_out, identifying, outline, sentence_keys
 from tests.planted import Planted, store_eval_text
 
 NOUNS = ["river", "bridge", "baker", "garden", "doctor", "window", "castle", "farmer", "violin", "harbour"]
@@ -149,7 +149,7 @@ def assigned(folder: Path, rows: list[Row], held_out: list[str] | None = None, d
     store = Store.open(folder / "store", "planted")
     store_eval_text(store, {"eng_Latn": held_out or []})
     path = written(folder / "rows.jsonl", rows)
-    return assign.run(recipe(folder, {"path": path, "dev_rows": dev_rows}), store)
+    return task_data.run(recipe(folder, {"path": path, "dev_rows": dev_rows}), store)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -169,7 +169,7 @@ def evaluated(folder: Path, rows: list[Row], test: list[Row], **task: Any) -> tu
     made = recipe(folder, settings, eval=[ask])
     store = Store.open(folder / "store", "planted")
     collect.run_evals(made, store)
-    return assign.run(made, store), store
+    return task_data.run(made, store), store
 
 
 def guard(store: Store) -> dict[str, int]:

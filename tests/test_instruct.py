@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import instruct
 from pipelines.config import Recipe
 from pipelines.languages import Pair
-from pipelines.store import Manifest, Store
+from pipelines.stages import instruct
+from pipelines.storage.store import Manifest, Store
 from tests.planted import CORPUS, Planted, recipe, store_bitext, store_eval_text
 
 PAIR = Pair("deu_Latn", "eng_Latn")

@@ -7,12 +7,12 @@ import torch
 from tokenizers.processors import TemplateProcessing
 
 from alignment_train.config import Optimiser
-from alignment_train.data import segments
+from alignment_train.models.seed import train_tokenizer
 from alignment_train.objectives.kl_self_teaching import KlSelfTeaching, halves
 from alignment_train.objectives.language_model import LanguageModel
-from alignment_train.report import Reporter
-from alignment_train.seed import train_tokenizer
-from alignment_train.train import Plan, train
+from alignment_train.training.data import segments
+from alignment_train.training.loop import Plan, train
+from alignment_train.training.progress_log import Reporter
 from pipelines.progress import silent
 from pipelines.registry import build
 from pipelines.schema import BITEXT

@@ -14,14 +14,14 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from alignment_train import losses
-from alignment_train.data import texts
-from alignment_train.lm import LM
+from alignment_train.evaluation.lm import LM
 from alignment_train.losses import LazyLogits, kl_divergence, token_logprobs, token_loss
-from alignment_train.model import Model
+from alignment_train.models.model import Model
 from alignment_train.objectives.kl_self_teaching import KlSelfTeaching
 from alignment_train.objectives.meta import Clusters, Meta
 from alignment_train.objectives.retain import Retain
 from alignment_train.objectives.soft_cluster import SoftCluster
+from alignment_train.training.data import texts
 from tests.families import BLOCKS, DECODERS, tokens
 from tests.models import SHAPES, bitext, tiny
 
@@ -184,7 +184,7 @@ def large(kind: str) -> Model:
 def test_no_tensor_is_larger_than_the_bound(monkeypatch, kind: str):
     model = large(kind)
     monkeypatch.setattr(losses, "MAX_LOGITS", AT_ONCE)
-    monkeypatch.setattr("alignment_train.lm.MAX_LOGITS", AT_ONCE)
+    monkeypatch.setattr("alignment_train.evaluation.lm.MAX_LOGITS", AT_ONCE)
     rows = bitext(8).to_pylist()
     objectives = [
         KlSelfTeaching.model_validate({"rows": 8}),

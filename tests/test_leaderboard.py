@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from alignment_train import leaderboard
 from alignment_train.__main__ import main
-from pipelines.comparison import compared
 from pipelines.files import sha256
+from pipelines.report import leaderboard
+from pipelines.results.comparison import compared
 from tests.evaluated import DE, SW, scored
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from pipelines.__main__ import main
 from pipelines.licences import allowed, gathered, require
-from pipelines.store import Store
+from pipelines.storage.store import Store
 from tests.mirror import Mirror, lines
 
 

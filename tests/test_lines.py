@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from pipelines import text_files
 from pipelines.languages import Pair
 from pipelines.schema import BITEXT
 from pipelines.sources import _moses
 from pipelines.sources.lines import Lines
+from pipelines.text import text_files
 
 EN_DE, EN_PT = Pair.parse("en-de"), Pair.parse("en-pt")
 

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from alignment_train import lm, measure, scoring
-from alignment_train.data import conversations
-from alignment_train.lm import LM
-from alignment_train.scoring import Group, groups
+from alignment_train.evaluation import lm, measure, scoring
+from alignment_train.evaluation.lm import LM
+from alignment_train.evaluation.scoring import Group, groups
+from alignment_train.training.data import conversations
 from tests.models import SHAPES, bitext, sentence, tiny
 
 TEXTS = [*bitext(30)["src"].to_pylist(), "neun", "eins zwei " * 9]
@@ -198,7 +198,7 @@ def test_a_reply_is_the_greedy_continuation_of_what_was_put():
 
 
 def test_every_question_says_how_many_items_are_done(monkeypatch):
-    monkeypatch.setattr("alignment_train.lm.TOKENS", 40)
+    monkeypatch.setattr("alignment_train.evaluation.lm.TOKENS", 40)
     own = LM(tiny(), 1, 64, torch.device("cpu"))
     texts = bitext(20)["tgt"].to_pylist()
     found: list[tuple[int, int, float]] = []

@@ -13,18 +13,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from alignment_train import adapter
 from alignment_train.config import Adapter, Base, Lora, TrainConfig
-from alignment_train.data import texts
-from alignment_train.lm import LM
-from alignment_train.model import Model, positions
+from alignment_train.evaluation.lm import LM
+from alignment_train.models import adapter
 from alignment_train.models import folder as folders
 from alignment_train.models.check import check, check_recipe
 from alignment_train.models.load import check_quantization, examine, load, load_base
+from alignment_train.models.model import Model, positions
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.language_model import LanguageModel
-from alignment_train.report import Reporter
-from alignment_train.train import train
+from alignment_train.training.data import texts
+from alignment_train.training.loop import train
+from alignment_train.training.progress_log import Reporter
 from pipelines.config import Recipe
 from pipelines.errors import UserError
 from pipelines.progress import silent

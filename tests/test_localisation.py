@@ -7,12 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.comparison import compared
 from pipelines.evals.localisation import Item, Localisation
 from pipelines.languages import Pair
+from pipelines.results.comparison import compared
+from pipelines.results.verdict import verdict
 from pipelines.schema import EVAL_TEXT, check
 from pipelines.sources.sample import Sample
-from pipelines.verdict import verdict
 from tests.planted import recipe
 from tests.unasked import Unasked
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import lock
+from pipelines.fetching import lock
 
 
 def test_an_edit_is_saved_beside_what_other_sources_have(tmp_path: Path) -> None:

@@ -5,10 +5,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-from pipelines import measures, registry
+from pipelines import registry
 from pipelines.evals import POINTS, Eval, Measure
-from pipelines.summary import plain, word
-from pipelines.verdict import verdict
+from pipelines.results import measures
+from pipelines.results.summary import plain, word
+from pipelines.results.verdict import verdict
 
 
 class Typing(Eval):

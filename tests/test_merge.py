@@ -7,11 +7,12 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from alignment_train import adapter, merge
+from alignment_train import merge
 from alignment_train.config import Base, Lora, Merge, TrainConfig
-from alignment_train.stages import Trainer
+from alignment_train.models import adapter
+from alignment_train.trainer import Trainer
 from pipelines.config import Recipe
-from pipelines.store import Store
+from pipelines.storage.store import Store
 from tests.models import bitext, tiny
 from tests.planted import Planted
 from tests.test_train import instructions

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from alignment_train.config import TrainConfig
-from alignment_train.data import segments, texts
 from alignment_train.objectives.meta import Clusters, Meta, ward
+from alignment_train.training.data import segments, texts
 from pipelines.config import validate
 from tests.models import bitext, tiny
 from tests.trained import assert_a_kill_changes_nothing, trained

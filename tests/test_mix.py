@@ -7,11 +7,11 @@ import pyarrow.compute as pc
 import pytest
 from datasets import load_from_disk
 
-from pipelines import instruct, mix
 from pipelines.filters import Filter
 from pipelines.languages import Pair
 from pipelines.schema import BITEXT, INSTRUCTION, bitext_batch
-from pipelines.store import Manifest, Store
+from pipelines.stages import instruct, mix
+from pipelines.storage.store import Manifest, Store
 from tests.planted import Planted, recipe, store_bitext, store_eval_text
 from tests.test_budget import tokenizer_json
 

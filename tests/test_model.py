@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from alignment_train.config import Base
-from alignment_train.data import pack
-from alignment_train.model import choose_device
 from alignment_train.models.load import load, load_base, untrained
+from alignment_train.models.model import choose_device
+from alignment_train.training.data import pack
 from pipelines.errors import UserError
 from tests.models import SHAPES, bitext, tiny
 

@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines import near
-from pipelines.dedup import connection
-from pipelines.near import HeldOut, banding, near_duplicates, shingles, size
+from pipelines.stages.dedup import connection
+from pipelines.text import near
+from pipelines.text.near import HeldOut, banding, near_duplicates, shingles, size
 
 ALPHABETS = {
     "eng_Latn": "aaeeiioouubcdfghjklmnpqrstvwyz" + "     ",

@@ -1,8 +1,8 @@
 import pyarrow as pa
 import pytest
 
-from pipelines.matching import match_key
-from pipelines.normalise import has_c1, normalised, without_c1
+from pipelines.text.matching import match_key
+from pipelines.text.normalise import has_c1, normalised, without_c1
 
 CASES = {
     "Das ist ein Haus.": "Das ist ein Haus.",

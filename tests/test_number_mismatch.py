@@ -1,8 +1,8 @@
 import pytest
 
-from pipelines.characters import read
 from pipelines.filters.number_mismatch import NumberMismatch, numbers
 from pipelines.schema import bitext_batch
+from pipelines.text.characters import read
 
 TABLE = [  # src, tgt, shared and all numbers, verdict of the default
     ("Das Haus", "the house", (0, 0), True),

@@ -12,15 +12,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from pipelines import clean, collect, lock, ranged, text_files
 from pipelines.config import Recipe, read_recipe
 from pipelines.evals.retrieval import Retrieval
+from pipelines.fetching import lock, ranged
 from pipelines.languages import Pair
 from pipelines.sources import _moses, _packages
 from pipelines.sources._releases import with_credentials
 from pipelines.sources.opus import Opus
-from pipelines.store import Manifest, Store
+from pipelines.stages import clean, collect
+from pipelines.storage.store import Manifest, Store
 from pipelines.tasks.translation import Translation
+from pipelines.text import text_files
 from tests.mirror import FAULTS, Mirror, lines, package
 
 EN_DE = Pair.parse("en-de")

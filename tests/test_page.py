@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alignment_train import page
 from pipelines import statistics
-from pipelines.comparison import compared, language_groups
-from pipelines.contamination import Overlap
-from pipelines.store import Store
+from pipelines.report import evaluation
+from pipelines.results.comparison import compared, language_groups
+from pipelines.results.contamination import Overlap
+from pipelines.storage.store import Store
 from tests.evaluated import DE, HOSTILE, SW, fabricate, figures, recipe, scored
 
 RECIPE = recipe()
@@ -81,7 +81,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def text(store: Store) -> str:
-    return page.render(RECIPE, store, metrics(), (61.0, 1 << 30))
+    return evaluation.render(RECIPE, store, metrics(), (61.0, 1 << 30))
 
 
 @pytest.fixture(scope="module")
@@ -97,16 +97,16 @@ def test_the_page_opens_with_the_verdict_and_the_base_model(read: Reader):
 
 
 def test_the_page_is_the_same_twice(store: Store, text: str):
-    assert page.render(RECIPE, store, metrics(), (61.0, 1 << 30)) == text
+    assert evaluation.render(RECIPE, store, metrics(), (61.0, 1 << 30)) == text
 
 
 def test_nothing_is_loaded_and_only_the_sorting_is_run(text: str, read: Reader):
     tags = {tag for tag, _ in read.tags}
     assert not tags & {"img", "iframe", "link", "object", "form", "video"}
-    assert text.count("<script") == text.count(f"<script>{page.script()}</script>") == 1
-    allowed = base64.b64encode(hashlib.sha256(page.script().encode()).digest()).decode()
+    assert text.count("<script") == text.count(f"<script>{evaluation.script()}</script>") == 1
+    allowed = base64.b64encode(hashlib.sha256(evaluation.script().encode()).digest()).decode()
     assert f"script-src 'sha256-{allowed}'\">" in text
-    assert not re.search(r"fetch|import|http|eval|innerHTML", page.script())
+    assert not re.search(r"fetch|import|http|eval|innerHTML", evaluation.script())
     for tag, attributes in read.tags:
         assert not [name for name in attributes if name.startswith("on")]
         assert "src" not in attributes
@@ -168,7 +168,7 @@ def paired() -> dict[str, Any]:
 
 
 def test_what_was_paired_is_shown_with_groups_gaps_and_contamination(store: Store):
-    text = page.render(RECIPE, store, paired(), None, {"language_map": b"\x89PNG", "pairs": b"x"})
+    text = evaluation.render(RECIPE, store, paired(), None, {"language_map": b"\x89PNG", "pairs": b"x"})
     read = Reader(text)
     assert read.text.index("Collapsed representation, contaminated mix: better") < read.text.index("For whom")
     assert next(attributes for tag, attributes in read.tags if tag == "ul")["aria-label"] == "Guards raised"
@@ -216,7 +216,7 @@ def translated() -> dict[str, Any]:
 
 
 def test_scores_of_directions_stand_as_they_are_with_signature_and_the_copied_source(store: Store):
-    read = Reader(page.render(RECIPE, store, translated()))
+    read = Reader(evaluation.render(RECIPE, store, translated()))
     row = read.row("English → Arabic")
     assert [cell.split()[0] for cell in row[1:5]] == ["44.5", "89.0", "4.2", "+44.5"]
     assert row[-1] == "better"
@@ -229,7 +229,7 @@ def test_scores_of_directions_stand_as_they_are_with_signature_and_the_copied_so
 
 
 def test_generations_stand_side_by_side_with_language_and_direction_of_writing(store: Store):
-    text = page.render(RECIPE, store, translated())
+    text = evaluation.render(RECIPE, store, translated())
     read = Reader(text)
     rows = [
         cells for cells in read.cells if cells and cells[0] in ("Prompt", "Reference", "Base", "Control", "Aligned")
@@ -307,18 +307,20 @@ def test_tables_can_be_read_by_a_screen_reader(read: Reader):
 
 
 def test_without_control_base_is_the_reference(tmp_path: Path):
-    read = Reader(page.render(RECIPE, fabricate(tmp_path / "store", RECIPE, control=False), metrics(control=False)))
+    read = Reader(
+        evaluation.render(RECIPE, fabricate(tmp_path / "store", RECIPE, control=False), metrics(control=False))
+    )
     assert "ontrol" not in read.text.partition("Recipe and versions")[0]
     assert read.row("German – English")[-2:] == ["+30.0 +25.8 to +34.2", "better"]
 
 
 def test_a_hub_model_is_named():
-    manifest = page.Manifest(asset="base_model", fingerprint="", numbers={"base": "hub: org/model at 1234"})
-    assert page._base(manifest) == "The base is org/model at 1234 (hub)."
-    assert page._base(None) == "The base is not recorded."
+    manifest = evaluation.Manifest(asset="base_model", fingerprint="", numbers={"base": "hub: org/model at 1234"})
+    assert evaluation._base(manifest) == "The base is org/model at 1234 (hub)."
+    assert evaluation._base(None) == "The base is not recorded."
 
 
 def test_without_evals_the_page_still_shows_the_data(store: Store):
-    read = Reader(page.render(RECIPE, store, {"base": {}, "control": {}, "aligned": {}, "chance": {}}))
+    read = Reader(evaluation.render(RECIPE, store, {"base": {}, "control": {}, "aligned": {}, "chance": {}}))
     assert "Nothing to compare" in read.text
     assert "What was dropped" in read.text

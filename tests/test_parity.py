@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from alignment_train.losses import info_nce, pool
-from alignment_train.model import Model
+from alignment_train.models.model import Model
 
 PARITY = Path(__file__).parent / "data" / "parity"
 

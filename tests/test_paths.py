@@ -8,9 +8,9 @@ import pytest
 from moto.server import ThreadedMotoServer
 from pyarrow.fs import S3FileSystem
 
-from pipelines import paths
+from pipelines.fetching import paths
+from pipelines.fetching.paths import content_hash, expand, open_binary
 from pipelines.languages import Pair
-from pipelines.paths import content_hash, expand, open_binary
 from pipelines.sources.table import Table
 
 FILES = {"a.tsv": b"en\tde\none\teins\n", "deep/b.tsv": b"en\tde\ntwo\tzwei\n", "deep/er/c.txt": b"three"}

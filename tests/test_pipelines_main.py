@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.__main__ import main
-from pipelines.stages import STAGES
-from pipelines.store import PER_PAIR, Store
+from pipelines.runner import STAGES
+from pipelines.storage.store import PER_PAIR, Store
 from tests.mirror import Mirror
 
 RECIPE = """

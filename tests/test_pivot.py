@@ -6,14 +6,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines import collect
 from pipelines.config import Recipe
 from pipelines.languages import Pair
 from pipelines.schema import BITEXT, bitext_batch
 from pipelines.sources import Source
 from pipelines.sources.pivot import Pivot
 from pipelines.sources.sample import Sample
-from pipelines.store import Store
+from pipelines.stages import collect
+from pipelines.storage.store import Store
 from tests.mirror import Mirror
 
 DE_FR = Pair("deu_Latn", "fra_Latn")

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import clean, dedup, grammar
+from pipelines import sample_grammar
 from pipelines.config import Recipe
 from pipelines.languages import Pair
-from pipelines.normalise import normalised
 from pipelines.sources.sample import Noise, Sample
-from pipelines.store import Store
+from pipelines.stages import clean, dedup
+from pipelines.storage.store import Store
+from pipelines.text.normalise import normalised
 
-KINDS = [kind for kind in Noise.model_fields if kind not in grammar.REPEATS]
+KINDS = [kind for kind in Noise.model_fields if kind not in sample_grammar.REPEATS]
 RECALL = dict.fromkeys(KINDS, 0.95) | {"misaligned": 0.9}  # sentences of the grammar share many words
 PAIRS = [Pair.parse(pair) for pair in ("en-de", "en-ru", "en-sw", "en-hi", "en-zh", "ru-zh", "es-fr")]
 
@@ -76,7 +77,7 @@ def test_clean_rows_stay(folder: Path, pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=str)
-@pytest.mark.parametrize("kind", grammar.REPEATS)
+@pytest.mark.parametrize("kind", sample_grammar.REPEATS)
 def test_planted_repeats_are_dropped(folder: Path, pair: Pair, kind: str) -> None:
     planted, dropped = verdicts(folder, pair)
     assert planted[kind] > 0

@@ -7,8 +7,8 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from alignment_train import plots
-from alignment_train.plots import (
+from pipelines.report import plots
+from pipelines.report.plots import (
     POINTS,
     _mapped,
     _pca,

@@ -8,12 +8,12 @@ import torch
 from tokenizers import AddedToken, processors
 
 from alignment_train.config import Guards
-from alignment_train.guards import Watch
-from alignment_train.lm import LM
+from alignment_train.evaluation.lm import LM
+from alignment_train.evaluation.probe import measure
 from alignment_train.losses import pool, pooling_mask
-from alignment_train.model import Model
+from alignment_train.models.model import Model
 from alignment_train.objectives import Objective
-from alignment_train.probe import measure
+from alignment_train.training.guards import Watch
 from pipelines.registry import build
 from tests.models import bitext, tiny
 from tests.test_retrieval import DE, held_out, retrieval

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from alignment_train import precision
-from alignment_train.lm import LM
-from alignment_train.model import Model
+from alignment_train.evaluation.lm import LM
+from alignment_train.models.model import Model
 from alignment_train.objectives.language_model import LanguageModel
-from alignment_train.precision import Precision, choose_precision, measure_speedup
-from alignment_train.train import train
+from alignment_train.training import precision
+from alignment_train.training.loop import train
+from alignment_train.training.precision import Precision, choose_precision, measure_speedup
 from tests.models import SHAPES, bitext, tiny
 from tests.test_train import CPU, PARTS, plan
 from tests.trained import interrupting

@@ -7,9 +7,9 @@ from peft import PeftModel
 from safetensors import safe_open
 from transformers import DynamicCache
 
-from alignment_train import adapter, prefix
 from alignment_train.config import Base, Prefix, TrainConfig
-from alignment_train.model import Model
+from alignment_train.models import adapter, prefix
+from alignment_train.models.model import Model
 from alignment_train.objectives import Objective
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.instruction import Instruction

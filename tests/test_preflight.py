@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from alignment_train.config import TrainConfig
-from assets.__main__ import _base_is_checked
+from assets.cli import _base_is_checked
 from assets.resources import Place
 from pipelines.config import Recipe
-from pipelines.store import Store
+from pipelines.storage.store import Store
 from tests.families import decoder
 from tests.graph import environment
 

@@ -9,9 +9,9 @@ import pytest
 import alignment_train
 import assets
 import pipelines
-from pipelines.data_card import cell
 from pipelines.errors import printable, quoted
 from pipelines.progress import Progress
+from pipelines.report.data_card import cell
 
 HOSTILE = {
     "colour": "\x1b[31mred\x1b[0m",

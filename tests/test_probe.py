@@ -8,18 +8,20 @@ import pyarrow as pa
 import pytest
 import torch
 
-from alignment_train import plots, probe, stages
+from alignment_train import trainer
 from alignment_train.config import TrainConfig, pooled_as
-from alignment_train.probe import choose
-from alignment_train.stages import Trainer
+from alignment_train.evaluation import probe
+from alignment_train.evaluation.probe import choose
+from alignment_train.trainer import Trainer
 from assets.graph import define
 from assets.resources import Place
 from pipelines.config import Recipe
 from pipelines.evals.retrieval import cosines, found, mexa, ratio_margin
 from pipelines.languages import Pair
 from pipelines.registry import build
+from pipelines.report import plots
 from pipelines.schema import BITEXT
-from pipelines.store import Store, StoreError
+from pipelines.storage.store import Store, StoreError
 from tests.graph import TINY, run
 from tests.models import bitext, tiny
 from tests.planted import recipe, sentences
@@ -197,7 +199,7 @@ def test_auto_takes_the_layer_of_its_own_pooling(tmp_path: Path, undrawn: None):
     assert config.poolings == ["last", "mean", "mean, centered"]
     assert [type(item).__name__ for item in config.control] == ["Retain", "LanguageModel"]
     with pytest.raises(StoreError, match=r"no layer_probe in it\. Needed before this can run\. Make it with 'make al"):
-        stages.resolved(config, store)
+        trainer.resolved(config, store)
 
     class PerPooling(Planting):
         def embed(self, texts: list[str], layers: list[int], pooling: str) -> dict[int, np.ndarray]:
@@ -208,13 +210,13 @@ def test_auto_takes_the_layer_of_its_own_pooling(tmp_path: Path, undrawn: None):
     assert {key: value for key, value in manifest.numbers.items() if key != "layers"} == {
         "layer/last": 4, "layer/mean": 2, "layer/mean, centered": 2
     }  # fmt: skip
-    taken = stages.resolved(config, store)
+    taken = trainer.resolved(config, store)
     assert [getattr(item, "layer", None) for item in taken.objectives] == [2, 4, 2, None]
     assert taken.layer == 2
     assert not taken.asks_probe
     plain = TrainConfig.of(with_train(objectives=[contrast(2)]))
     assert TrainConfig.of(with_train(objectives=[contrast()])).at({"mean, centered": 2}).settings() == plain.settings()
-    assert stages.resolved(plain, Store(tmp_path / "nowhere")) is plain
+    assert trainer.resolved(plain, Store(tmp_path / "nowhere")) is plain
 
 
 @dataclass
@@ -240,7 +242,7 @@ def test_a_centered_contrast_is_told_the_layer_that_is_best_centered(tmp_path: P
     assert {name for name, _ in lm.asked} == {"mean", "mean+special"}
     numbers = {key: value for key, value in manifest.numbers.items() if key != "layers"}
     assert numbers == {"layer/mean": 2, "layer/mean, centered": 5, "layer/mean+special": 2}
-    assert [item.layer for item in stages.resolved(TrainConfig.of(said), store).objectives] == [5, 2, 2]
+    assert [item.layer for item in trainer.resolved(TrainConfig.of(said), store).objectives] == [5, 2, 2]
 
 
 @pytest.mark.parametrize(
@@ -267,7 +269,7 @@ def test_a_probe_for_another_pooling_is_no_answer(tmp_path: Path, undrawn: None)
     probe.run(with_train(objectives=[contrast()]), store, lambda: Planting(2))
     config = TrainConfig.of(with_train(objectives=[contrast(pooling="last")]))
     with pytest.raises(ValueError, match="layer_probe: found no layer for pooling last, centered: it was made"):
-        stages.resolved(config, store)
+        trainer.resolved(config, store)
 
 
 @pytest.mark.parametrize("name", ["contrastive", "span", "lens", "retain"])
@@ -368,7 +370,7 @@ def test_the_plot_has_a_panel_for_each_pooling_and_names_what_it_shows():
 
 def test_the_probe_of_a_stored_model_is_one_forward_pass(tmp_path: Path):
     """All layers come out of the same pass: each batch of texts goes through the body once."""
-    from alignment_train.lm import LM
+    from alignment_train.evaluation.lm import LM
 
     model = tiny()
     lm, passes = LM(model, 0, 16, torch.device("cpu")), []

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import ranged
-from pipelines.download import probe
+from pipelines.fetching import ranged
+from pipelines.fetching.download import probe
+from pipelines.fetching.ranged import Ranged, Unranged
 from pipelines.fetching.transport import DownloadError
-from pipelines.ranged import Ranged, Unranged
 from tests.mirror import FAULTS, Mirror
 
 DATA = random.Random(0).randbytes(10_500)

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from pipelines.errors import UserError
-from pipelines.redaction import redact, redact_all
+from pipelines.fetching.redaction import redact, redact_all
 
 
 @pytest.mark.parametrize(

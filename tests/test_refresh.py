@@ -12,10 +12,11 @@ from assets.corpus import PER_PAIR, REFRESH
 from assets.graph import define
 from assets.refresh import TRIES, refresh_sensor
 from assets.resources import Place, StoreResource, TrainerResource
-from pipelines import collect, lock
 from pipelines.config import Recipe
+from pipelines.fetching import lock
 from pipelines.languages import Pair
-from pipelines.store import Store
+from pipelines.stages import collect
+from pipelines.storage.store import Store
 from tests.mirror import Mirror
 from tests.models import sentence
 

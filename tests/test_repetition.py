@@ -1,8 +1,8 @@
 import pytest
 
-from pipelines.characters import PORTION
 from pipelines.filters.repetition import Repetition
 from pipelines.schema import bitext_batch
+from pipelines.text.characters import PORTION
 
 SENTENCE = "Die Kinder gingen am frühen Morgen in die Schule."  # 49 characters
 TABLE = [  # text, repeated characters, verdict of the default

@@ -2,7 +2,7 @@ import json
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from alignment_train.report import Reporter
+from alignment_train.training.progress_log import Reporter
 from pipelines.progress import silent
 
 

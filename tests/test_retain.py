@@ -10,8 +10,8 @@ from alignment_train.config import Optimiser
 from alignment_train.losses import kl_divergence
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.retain import Retain
-from alignment_train.report import Reporter
-from alignment_train.train import Plan, train
+from alignment_train.training.loop import Plan, train
+from alignment_train.training.progress_log import Reporter
 from pipelines.progress import silent
 from pipelines.registry import build
 from pipelines.schema import BITEXT

@@ -11,9 +11,9 @@ from pipelines.config import Recipe
 from pipelines.evals.retrieval import Retrieval, Side, by_item, cosine_gap, cosines, credits, parallel
 from pipelines.languages import Pair
 from pipelines.registry import build
+from pipelines.results.verdict import verdict
 from pipelines.schema import bitext_batch
 from pipelines.statistics import Scored, without
-from pipelines.verdict import verdict
 from tests.planted import Planted, recipe
 from tests.unasked import Unasked
 

@@ -7,15 +7,15 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from pipelines import grammar
+from pipelines import sample_grammar
 from pipelines.languages import Pair
-from pipelines.matching import match_key
 from pipelines.registry import build
 from pipelines.schema import BITEXT
 from pipelines.sources.sample import Noise, Sample
+from pipelines.text.matching import match_key
 
 HOME = Path("unused")
-SHARES = dict.fromkeys(grammar.NOISES, 0.02)
+SHARES = dict.fromkeys(sample_grammar.NOISES, 0.02)
 DE_FR = Pair("deu_Latn", "fra_Latn")
 
 
@@ -32,7 +32,7 @@ def labelled(source: Sample, pair: Pair) -> list[tuple[str, str, str]]:
 
 
 def known(code: str) -> set[str]:
-    return {grammar.text(i, code) for i in grammar.TRAIN_IDS}
+    return {sample_grammar.text(i, code) for i in sample_grammar.TRAIN_IDS}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def noisy() -> list[tuple[str, str, str]]:
     return labelled(Sample(noise=Noise(**SHARES)), DE_FR)
 
 
-@pytest.mark.parametrize("pair", [Pair(*codes) for codes in combinations(grammar.LANGUAGES, 2)], ids=str)
+@pytest.mark.parametrize("pair", [Pair(*codes) for codes in combinations(sample_grammar.LANGUAGES, 2)], ids=str)
 def test_any_two_languages_make_a_pair_and_low_resources_a_quarter(pair: Pair):
     batches = list(Sample(rows=400).fetch(pair, HOME))
     low = "hin_Deva" in pair or "swh_Latn" in pair
@@ -54,7 +54,9 @@ def test_any_two_languages_make_a_pair_and_low_resources_a_quarter(pair: Pair):
 
 def test_all_training_rows_are_distinct_translations_of_each_other():
     found = rows(Sample(), DE_FR)
-    expected = {(grammar.text(i, "deu_Latn"), grammar.text(i, "fra_Latn")) for i in grammar.TRAIN_IDS}
+    expected = {
+        (sample_grammar.text(i, "deu_Latn"), sample_grammar.text(i, "fra_Latn")) for i in sample_grammar.TRAIN_IDS
+    }
     assert len(found) == 24_000
     assert {(row["src"], row["tgt"]) for row in found} == expected
 
@@ -62,7 +64,7 @@ def test_all_training_rows_are_distinct_translations_of_each_other():
 def test_heldout_rows_are_the_first_thousand_ids_and_not_in_training():
     pair = Pair("hin_Deva", "swh_Latn")
     heldout = rows(Sample(split="heldout"), pair)
-    assert sorted(row["src"] for row in heldout) == sorted(grammar.text(i, "hin_Deva") for i in range(1_000))
+    assert sorted(row["src"] for row in heldout) == sorted(sample_grammar.text(i, "hin_Deva") for i in range(1_000))
     assert {row["corpus"] for row in heldout} == {"sample-heldout/v1"}
     assert known("swh_Latn").isdisjoint(row["tgt"] for row in heldout)
 
@@ -78,10 +80,10 @@ def test_the_seed_sets_order_and_noise_but_not_meaning():
 
 def test_noise_is_counted_exactly_and_spread(noisy: list[tuple[str, str, str]]):
     labels = [label for _, _, label in noisy]
-    assert Counter(labels) == {"clean": 20_160} | dict.fromkeys(grammar.NOISES, 480)
+    assert Counter(labels) == {"clean": 20_160} | dict.fromkeys(sample_grammar.NOISES, 480)
     first_half = Counter(labels[:12_000])
-    assert all(180 < first_half[name] < 300 for name in set(grammar.NOISES) - set(grammar.REPEATS))
-    for name in grammar.REPEATS:
+    assert all(180 < first_half[name] < 300 for name in set(sample_grammar.NOISES) - set(sample_grammar.REPEATS))
+    for name in sample_grammar.REPEATS:
         assert 80 < first_half[name] < 160, "a quarter: both rows of such a pair are in the first half"
 
 
@@ -123,10 +125,10 @@ def test_each_noise_is_what_its_label_says(noisy: list[tuple[str, str, str]]):
 
 
 def test_a_misaligned_target_is_that_of_another_row_of_similar_length(noisy: list[tuple[str, str, str]]):
-    true = {grammar.text(i, "deu_Latn"): grammar.text(i, "fra_Latn") for i in grammar.TRAIN_IDS}
+    true = {sample_grammar.text(i, "deu_Latn"): sample_grammar.text(i, "fra_Latn") for i in sample_grammar.TRAIN_IDS}
     found = [(true[src], tgt) for src, tgt, label in noisy if label == "misaligned"]
     assert all(right != wrong for right, wrong in found)
-    slack = grammar.LENGTH_SLACK
+    slack = sample_grammar.LENGTH_SLACK
     close = [abs(len(wrong) - len(right)) <= slack * len(right) for right, wrong in found]
     assert sum(close) >= 0.98 * len(close)  # few sentences are as long as the longest
 
@@ -203,12 +205,12 @@ def test_provenance_covers_the_corpus_that_fetch_yields(split: str):
 
 
 def test_instructions_are_multi_parallel_and_distinct():
-    everywhere = {code: list(Sample().instructions(code, Path())) for code in grammar.LANGUAGES}
+    everywhere = {code: list(Sample().instructions(code, Path())) for code in sample_grammar.LANGUAGES}
     for found in everywhere.values():
         assert [row[0] for row in found] == list(range(3_000))
         assert len({row[1:] for row in found}) == 3_000
         assert all(all(row[1:]) for row in found)
-    tasks = Counter(exercise.task for exercise in grammar.exercises("eng_Latn"))
+    tasks = Counter(exercise.task for exercise in sample_grammar.exercises("eng_Latn"))
     assert set(tasks) == {"answer", "negate", "retime", "count"}
     assert min(tasks.values()) > 400
     sums = [[row[3] for row in found if row[3].isdecimal()] for found in everywhere.values()]
@@ -217,8 +219,8 @@ def test_instructions_are_multi_parallel_and_distinct():
 
 def test_answers_are_right():
     told = {row[0]: row for row in Sample().instructions("eng_Latn", Path())}
-    by_task: dict[str, list[grammar.Exercise]] = {}
-    for exercise in grammar.exercises("eng_Latn"):
+    by_task: dict[str, list[sample_grammar.Exercise]] = {}
+    for exercise in sample_grammar.exercises("eng_Latn"):
         by_task.setdefault(exercise.task, []).append(exercise)
         assert told[exercise.id][1:] == exercise[2:]
     numbers = {"two": 2, "three": 3, "four": 4, "five": 5, "ten": 10}
@@ -238,12 +240,12 @@ def test_answers_are_right():
         assert exercise.input != exercise.output
 
 
-@pytest.mark.parametrize("code", grammar.LANGUAGES)
+@pytest.mark.parametrize("code", sample_grammar.LANGUAGES)
 def test_instructions_contain_no_heldout_sentence(code: str):
-    heldout = {grammar.text(i, code) for i in grammar.HELDOUT_IDS}
+    heldout = {sample_grammar.text(i, code) for i in sample_grammar.HELDOUT_IDS}
     sentences = {
         sentence.strip()
-        for exercise in grammar.exercises(code)
+        for exercise in sample_grammar.exercises(code)
         for part in (exercise.input, exercise.output)
         for sentence in re.split(r"(?<=[.?।。？])", part)
     }

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import grammar
+from pipelines import sample_grammar
 from pipelines.languages import spaceless
 from pipelines.tasks.sample_slots import SampleSlots
 
@@ -25,7 +25,7 @@ SHOWN = {
 
 @pytest.fixture(scope="module")
 def heldout() -> dict[str, list]:
-    task = SampleSlots.model_validate({"train": list(grammar.LANGUAGES), "split": "heldout"})
+    task = SampleSlots.model_validate({"train": list(sample_grammar.LANGUAGES), "split": "heldout"})
     return {cell: list(task.examples(cell, HOME)) for cell in task.cells}
 
 

@@ -15,9 +15,9 @@ from alignment_train.losses import info_nce, pool
 from alignment_train.objectives import Objective
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.language_model import LanguageModel
-from alignment_train.report import Reporter
-from alignment_train.stages import Trainer
-from alignment_train.train import shares, train, turns
+from alignment_train.trainer import Trainer
+from alignment_train.training.loop import shares, train, turns
+from alignment_train.training.progress_log import Reporter
 from pipelines.config import read_recipe
 from pipelines.progress import silent
 from tests.models import tiny

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipelines.segments import NONE, digests, draws, generator, keys, pieces
+from pipelines.text.segments import NONE, digests, draws, generator, keys, pieces
 
 
 def test_texts_that_differ_in_case_space_or_punctuation_share_a_key() -> None:

@@ -2,9 +2,9 @@ import random
 
 import pytest
 
-from pipelines.characters import PORTION
 from pipelines.filters.similarity import Similarity
 from pipelines.schema import bitext_batch
+from pipelines.text.characters import PORTION
 
 TABLE = [  # src, tgt, score, verdict of the default
     ("abcdef", "abcdef", 1, False),

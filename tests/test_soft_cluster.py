@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from alignment_train.config import TrainConfig
-from alignment_train.data import segments, texts
 from alignment_train.losses import prompt_mixture
-from alignment_train.model import Model
+from alignment_train.models.model import Model
 from alignment_train.objectives.soft_cluster import SoftCluster
+from alignment_train.training.data import segments, texts
 from pipelines.config import validate
 from tests.models import SHAPES, bitext, sentence, tiny
 from tests.trained import trained

@@ -9,7 +9,7 @@ import torch
 from alignment_train.config import TrainConfig
 from alignment_train.layers import layer_index
 from alignment_train.losses import same_language
-from alignment_train.model import Model
+from alignment_train.models.model import Model
 from alignment_train.objectives.span import SOURCE, TARGET, Span, exercises, turned
 from pipelines.config import validate
 from tests.models import SHAPES, bitext, tiny

@@ -5,8 +5,8 @@ from typing import Any, cast
 import pytest
 
 from pipelines.languages import Pair
-from pipelines.stages import AT_ONCE, side_by_side
-from pipelines.store import Manifest, Store
+from pipelines.runner import AT_ONCE, side_by_side
+from pipelines.storage.store import Manifest, Store
 
 PAIRS = [Pair.parse(pair) for pair in ("en-de", "en-fr", "en-es", "en-ru", "en-zh")]
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipelines import store as module
 from pipelines.files import sha256
 from pipelines.languages import Pair
+from pipelines.storage import store as module
 from pipelines.storage.fingerprint import commit
+from pipelines.storage.store import LedgerRow, Store, StoreError
 from pipelines.storage.verification import verify
-from pipelines.store import LedgerRow, Store, StoreError
 from tests.planted import store_bitext
 
 PAIR = Pair("deu_Latn", "eng_Latn")

@@ -7,15 +7,16 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines import lock, remote
-from pipelines import store as store_module
 from pipelines.__main__ import main
 from pipelines.config import read_recipe
-from pipelines.paths import filesystem, inside
-from pipelines.remote import RemoteError
-from pipelines.stages import STAGES
+from pipelines.fetching import lock
+from pipelines.fetching.paths import filesystem, inside
+from pipelines.runner import STAGES
+from pipelines.storage import remote
+from pipelines.storage import store as store_module
+from pipelines.storage.remote import RemoteError
+from pipelines.storage.store import Manifest, Store, StoreError
 from pipelines.storage.verification import verify
-from pipelines.store import Manifest, Store, StoreError
 
 TINY = Path(__file__).parent / "data" / "tiny.yaml"
 ASSET, PAIR = "decontaminated_bitext", "deu_Latn-eng_Latn"
@@ -259,8 +260,8 @@ def test_a_model_made_on_one_machine_is_used_on_another(
 ) -> None:
     import torch
 
-    from alignment_train.lm import LM
-    from alignment_train.stages import Trainer
+    from alignment_train.evaluation.lm import LM
+    from alignment_train.trainer import Trainer
     from tests.models import tiny
 
     made = tiny()

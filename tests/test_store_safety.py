@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 
 from alignment_train.__main__ import main as train_main
-from pipelines import files, lock
+from pipelines import files
 from pipelines.__main__ import main
+from pipelines.fetching import lock
 from pipelines.languages import Pair
 from pipelines.sources._releases import RELEASES
 from pipelines.sources.opus import Opus
+from pipelines.storage.store import DamagedError, Manifest, Store, StoreError, parse_manifest
 from pipelines.storage.verification import repair, verify
-from pipelines.store import DamagedError, Manifest, Store, StoreError, parse_manifest
 from tests.mirror import Mirror
 from tests.planted import store_bitext
 

@@ -1,7 +1,19 @@
 import pytest
 
-from pipelines.measures import measure
-from pipelines.summary import as_rate, by_layer, difference, gap_rows, mean, moved, share, subject, summary, table, told
+from pipelines.results.measures import measure
+from pipelines.results.summary import (
+    as_rate,
+    by_layer,
+    difference,
+    gap_rows,
+    mean,
+    moved,
+    share,
+    subject,
+    summary,
+    table,
+    told,
+)
 from tests.evaluated import DE, SW, TRAINED_LAYER, compare_rates
 
 metrics = compare_rates

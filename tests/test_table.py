@@ -9,12 +9,12 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from pipelines import text_files
 from pipelines.languages import Pair
 from pipelines.registry import build
 from pipelines.schema import BITEXT
 from pipelines.sources import table
 from pipelines.sources.table import Table
+from pipelines.text import text_files
 
 ROWS = [("one", "eins", "หนึ่ง"), ('"two" \\n', "zw'ei", "二"), ("", "drei", "ثلاثة"), ("four", "vier", "")]
 NAMES = ["english", "german", "other"]

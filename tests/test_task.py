@@ -6,13 +6,13 @@ import torch
 from alignment_train.config import Optimiser, TrainConfig
 from alignment_train.objectives.instruction import Instruction
 from alignment_train.objectives.task import Task
-from alignment_train.report import Reporter
-from alignment_train.stages import Trainer
-from alignment_train.train import Plan, train
+from alignment_train.trainer import Trainer
+from alignment_train.training.loop import Plan, train
+from alignment_train.training.progress_log import Reporter
 from pipelines.config import read_recipe
 from pipelines.progress import silent
-from pipelines.stages import needed, side_by_side
-from pipelines.store import Store
+from pipelines.runner import needed, side_by_side
+from pipelines.storage.store import Store
 from tests.graph import TINY
 from tests.models import tiny
 from tests.test_train import instructions

@@ -15,9 +15,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipelines import text_files
 from pipelines.errors import UserError
-from pipelines.text_files import (
+from pipelines.text import text_files
+from pipelines.text.text_files import (
     check_sizes,
     decoded,
     file_lines,

@@ -18,7 +18,7 @@ from pipelines.evals.localisation import Localisation
 from pipelines.languages import Pair
 from pipelines.registry import build
 from pipelines.tasks.json_extraction import JsonExtraction
-from pipelines.text_files import file_lines
+from pipelines.text.text_files import file_lines
 
 EN_DE = Pair.parse("en-de")
 HOME = Path("unused")

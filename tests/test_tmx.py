@@ -7,12 +7,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipelines import text_files
 from pipelines.languages import Pair
 from pipelines.registry import build
 from pipelines.schema import BITEXT
 from pipelines.sources import _files, _xml
 from pipelines.sources.tmx import Tmx, read_tmx
+from pipelines.text import text_files
 
 EN_DE = Pair.parse("en-de")
 HOME = Path("unused")

@@ -6,15 +6,15 @@ import pyarrow as pa
 import pytest
 import torch
 
-from alignment_train import train as training
 from alignment_train.config import Optimiser
-from alignment_train.data import segments
 from alignment_train.objectives import _next_token
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.instruction import Instruction
 from alignment_train.objectives.language_model import LanguageModel
-from alignment_train.report import Reporter
-from alignment_train.train import Plan, rate, train
+from alignment_train.training import loop as training
+from alignment_train.training.data import segments
+from alignment_train.training.loop import Plan, rate, train
+from alignment_train.training.progress_log import Reporter
 from pipelines.progress import silent
 from pipelines.schema import INSTRUCTION
 from tests.models import bitext, tiny

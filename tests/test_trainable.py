@@ -9,16 +9,16 @@ import torch
 
 from alignment_train import losses
 from alignment_train.config import TrainConfig
-from alignment_train.data import pack
-from alignment_train.model import Model
 from alignment_train.models.check import check_recipe
+from alignment_train.models.model import Model
 from alignment_train.objectives import Objective
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.language_model import LanguageModel
 from alignment_train.objectives.span import Span
-from alignment_train.report import Reporter
-from alignment_train.train import train
-from alignment_train.trainable import Memory, checkpoint_blocks, freeze, memory
+from alignment_train.training.data import pack
+from alignment_train.training.loop import train
+from alignment_train.training.progress_log import Reporter
+from alignment_train.training.trainable import Memory, checkpoint_blocks, freeze, memory
 from pipelines.config import validate
 from pipelines.errors import UserError
 from pipelines.progress import silent

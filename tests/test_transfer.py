@@ -9,20 +9,22 @@ import pyarrow as pa
 import pytest
 from seqeval.metrics import f1_score
 
-from alignment_train import evaluate, page
-from pipelines import assign, collect, grammar, statistics
+from alignment_train.evaluation import evaluate
+from pipelines import sample_grammar, statistics
 from pipelines.config import Recipe, read_recipe, validate
 from pipelines.evals import LanguageModel
 from pipelines.evals.transfer import Transfer
 from pipelines.languages import Pair
 from pipelines.registry import build
+from pipelines.report import evaluation
+from pipelines.results.summary import summary
+from pipelines.results.verdict import verdict
 from pipelines.schema import EVAL_TEXT
+from pipelines.stages import collect, task_data
 from pipelines.statistics import Scored
-from pipelines.store import Store
-from pipelines.summary import summary
+from pipelines.storage.store import Store
 from pipelines.tasks import Message, Span
 from pipelines.tasks.slot_filling import SlotFilling
-from pipelines.verdict import verdict
 from tests.graph import TINY
 from tests.unasked import Unasked
 
@@ -191,7 +193,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Store]:
     recipe = taught(folder)
     store = Store.open(folder / "store", recipe.name)
     collect.run_evals(recipe, store)
-    assign.run(recipe, store)
+    task_data.run(recipe, store)
     return recipe, store
 
 
@@ -244,7 +246,7 @@ def test_right_wrong_and_silent_models_are_told_apart_by_language(planted: tuple
         ("mean of languages trained in", 1.0, 1.0), ("mean of languages not trained in", 0.375, 0.875),
     ]  # fmt: skip
     keys = [f"sample_slots/{lang}/f1" for lang in values("base", "f1")]
-    shown = page._comparison(metrics, "sample_slots", "f1", keys)
+    shown = evaluation._comparison(metrics, "sample_slots", "f1", keys)
     assert [(row["name"], row["change"]["value"], row["word"]) for row in shown["rows"][-3:]] == [
         ("Mean", "+33.3", "better"), ("Mean of languages trained in", "+0.0", "cannot be told apart"),
         ("Mean of languages not trained in", "+50.0", "better"),
@@ -293,7 +295,7 @@ def test_a_test_item_in_the_training_file_is_not_trained_on(tmp_path: Path) -> N
     assert recipe.notes() == ["transfer: slot_filling is not asked in 1 of 2 languages: German (deu_Latn)."]
     store = Store.open(tmp_path / "store", recipe.name)
     collect.run_evals(recipe, store)
-    manifest = assign.run(recipe, store)
+    manifest = task_data.run(recipe, store)
     assert manifest.numbers["rows slot_filling eng_Latn"] == 3
     assert {row.step: row.dropped for row in manifest.ledger}["evaluation_overlap"] == 1
     assert store.require("eval_text").corpora.keys() == {f"{tmp_path.name}/local"}
@@ -402,7 +404,7 @@ def test_the_recipes_with_a_task_ask_it() -> None:
     assert isinstance(massive, Transfer)
     langs, lacking = sample._languages([Pair.parse(f"en-{code}") for code in ("de", "hi", "tr")], None)
     assert (langs, lacking) == (["deu_Latn", "eng_Latn", "hin_Deva"], ["tur_Latn"])
-    assert set(langs) <= set(grammar.LANGUAGES)
+    assert set(langs) <= set(sample_grammar.LANGUAGES)
     assert massive.trained_in == {"slot_filling": ["eng_Latn", "arb_Arab", "spa_Latn", "rus_Cyrl", "zho_Hans"]}
     held = massive._held_out(["swh_Latn"])
     assert isinstance(held, SlotFilling)

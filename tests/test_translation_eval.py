@@ -15,19 +15,19 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
 from pipelines import statistics
-from pipelines.comparison import compared, language_groups
 from pipelines.evals._comet import Comet
 from pipelines.evals._surface import bleu, chrf, surface
 from pipelines.evals.translation import Direction, Translation
 from pipelines.instructions.translate import Translate
 from pipelines.languages import Pair
 from pipelines.registry import build
+from pipelines.results.comparison import compared, language_groups
+from pipelines.results.summary import subject, table
+from pipelines.results.verdict import verdict
 from pipelines.schema import bitext_batch
 from pipelines.sources import Source
 from pipelines.statistics import Scored, paired, without
-from pipelines.summary import subject, table
 from pipelines.tasks import Message
-from pipelines.verdict import verdict
 from tests.planted import Planted
 from tests.unasked import Unasked
 

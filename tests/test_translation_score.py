@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines import grammar
+from pipelines import sample_grammar
 from pipelines.filters import translation_score
 from pipelines.filters._words import words
 from pipelines.filters.translation_score import Dictionary, Learned, TranslationScore, learn, sample
@@ -213,4 +213,4 @@ def test_it_says_what_it_is() -> None:
 
 
 def test_every_language_of_the_sample_is_tried() -> None:
-    assert {code for pair in PAIRS for code in pair} == set(grammar.LANGUAGES)
+    assert {code for pair in PAIRS for code in pair} == set(sample_grammar.LANGUAGES)

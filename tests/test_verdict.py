@@ -1,8 +1,8 @@
 import pytest
 
-from pipelines.comparison import compared, language_groups
-from pipelines.contamination import Overlap
-from pipelines.verdict import by_group, verdict
+from pipelines.results.comparison import compared, language_groups
+from pipelines.results.contamination import Overlap
+from pipelines.results.verdict import by_group, verdict
 from tests.evaluated import DE, SW, compare_rates, scored
 
 metrics = compare_rates

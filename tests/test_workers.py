@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from alignment_train import workers
+from alignment_train.comparison import workers
 from pipelines.config import read_recipe
-from pipelines.store import Store
+from pipelines.storage.store import Store
 from tests.models import ROOT
 
 RECIPE = read_recipe(ROOT / "tests" / "data" / "tiny.yaml")

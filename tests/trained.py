@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from alignment_train.config import Guards, Optimiser
-from alignment_train.model import Model
+from alignment_train.models.model import Model
 from alignment_train.objectives import Objective
-from alignment_train.report import Reporter
-from alignment_train.train import Outcome, Plan, train
+from alignment_train.training.loop import Outcome, Plan, train
+from alignment_train.training.progress_log import Reporter
 from pipelines.progress import silent
 from tests.models import tiny
 

@@ -26,7 +26,7 @@ from typing import Any
 from alignment_train.models import template as templates
 from alignment_train.models.template import Template, TemplateFailure
 from pipelines.errors import UserError, printable
-from pipelines.reasoning import ANY_TAG, Reasoning, closing_tag
+from pipelines.text.reasoning import ANY_TAG, Reasoning, closing_tag
 
 Turn = dict[str, str]
 Talk = Sequence[Turn]

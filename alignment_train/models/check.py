@@ -3,12 +3,12 @@
 import sys
 from pathlib import Path
 
-from alignment_train import adapter as adapters
-from alignment_train import prefix as prefixes
 from alignment_train.config import Base, TrainConfig
-from alignment_train.model import Model
+from alignment_train.models import adapter as adapters
+from alignment_train.models import prefix as prefixes
 from alignment_train.models.load import Findings, check_quantization, examine
-from alignment_train.trainable import find_frozen
+from alignment_train.models.model import Model
+from alignment_train.training.trainable import find_frozen
 from pipelines.config import Recipe, read_recipe, validate
 from pipelines.errors import UserError, printable
 

@@ -35,12 +35,12 @@ from transformers import (
 )
 from transformers.utils.logging import set_verbosity_error
 
-from alignment_train import adapter as adapters
 from alignment_train.config import HUB_ID, Adapter, Base
-from alignment_train.model import Model
+from alignment_train.models import adapter as adapters
 from alignment_train.models import folder as folders
 from alignment_train.models import gguf as ggufs
 from alignment_train.models.folder import Folder
+from alignment_train.models.model import Model
 from pipelines.errors import UserError
 
 if "TRANSFORMERS_VERBOSITY" not in os.environ:

@@ -11,7 +11,7 @@ from pipelines.registry import Plugin
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from alignment_train.model import Model
+    from alignment_train.models.model import Model
 
 
 Reads = Literal["bitext", "instructions", "segments", "tasks"]

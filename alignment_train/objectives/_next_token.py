@@ -10,7 +10,7 @@ from alignment_train.objectives import Objective
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from alignment_train.model import Model
+    from alignment_train.models.model import Model
 
 
 SQUARE = 1 << 21

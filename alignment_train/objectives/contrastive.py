@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import pyarrow as pa
 from pydantic import BeforeValidator, Field, model_validator
 
-from alignment_train.data import language_numbers, pair_counts
 from alignment_train.objectives import Layer, Objective, Reads
+from alignment_train.training.data import language_numbers, pair_counts
 from pipelines.errors import UserError
 from pipelines.languages import parse
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from alignment_train.model import Model
+    from alignment_train.models.model import Model
 
 
 CHUNK = 64

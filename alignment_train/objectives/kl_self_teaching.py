@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import pyarrow as pa
 from pydantic import BeforeValidator, Field
 
-from alignment_train.data import pair_counts, rows_with
 from alignment_train.objectives import Objective, Reads
+from alignment_train.training.data import pair_counts, rows_with
 from pipelines.languages import parse, spaceless
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from alignment_train.model import Model
+    from alignment_train.models.model import Model
 
 
 class KlSelfTeaching(Objective):

@@ -2,14 +2,14 @@
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from alignment_train.data import texts, token_counts
 from alignment_train.objectives import Reads
 from alignment_train.objectives._next_token import NextToken
+from alignment_train.training.data import texts, token_counts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from alignment_train.model import Model
+    from alignment_train.models.model import Model
 
 
 class LanguageModel(NextToken):

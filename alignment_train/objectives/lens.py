@@ -7,15 +7,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BeforeValidator, Field
 
-from alignment_train.data import language_numbers, pair_counts, rows_with
 from alignment_train.objectives import Layer, Objective, Reads
+from alignment_train.training.data import language_numbers, pair_counts, rows_with
 from pipelines.errors import UserError
 from pipelines.languages import parse
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from alignment_train.model import Model
+    from alignment_train.models.model import Model
 
 PROBE_TOKENS = 64  # of a text whose state is probed (Lens, Probing/probe.py)
 PROBE_BATCH = 64  # texts

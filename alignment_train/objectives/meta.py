@@ -8,15 +8,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BeforeValidator, Field, model_validator
 
-from alignment_train.data import language_numbers, texts
 from alignment_train.objectives import Objective, Reads
+from alignment_train.training.data import language_numbers, texts
 from pipelines.errors import UserError
 from pipelines.languages import parse
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from alignment_train.model import Model
+    from alignment_train.models.model import Model
 
 Language = Annotated[str, BeforeValidator(parse)]
 PROBE_TEXTS = 100  # of a language, by which it is put into a cluster
@@ -144,8 +144,8 @@ class Meta(Objective):
 
     def _states(self, model: "Model", table: pa.Table, codes: list[str]) -> np.ndarray:
         """[L, H]: the mean of each language over texts spread over the table, pooled by mean at the middle layer."""
+        from alignment_train.evaluation.lm import LM
         from alignment_train.layers import layer_index
-        from alignment_train.lm import LM
 
         layer, out = layer_index("middle", len(model.blocks)), []
         pooling = "mean+special" if self.special_tokens else "mean"

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from alignment_train.data import pair_counts, texts
 from alignment_train.objectives import Objective, Reads
+from alignment_train.training.data import pair_counts, texts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from alignment_train.model import Model
+    from alignment_train.models.model import Model
 
 
 class MixedLanguage(Objective):

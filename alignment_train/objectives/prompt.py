@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from alignment_train.data import texts
 from alignment_train.objectives.contrastive import Contrastive
+from alignment_train.training.data import texts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from alignment_train.model import Model
+    from alignment_train.models.model import Model
 
 
 class Prompt(Contrastive):

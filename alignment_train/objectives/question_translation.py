@@ -6,15 +6,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import AfterValidator
 
-from alignment_train.data import conversations, rows_with, token_counts
 from alignment_train.models.chat import plain
 from alignment_train.objectives import Objective, Reads
+from alignment_train.training.data import conversations, rows_with, token_counts
 from pipelines.languages import name, parse
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from alignment_train.model import Model
+    from alignment_train.models.model import Model
 
 REQUEST = "Translate the following sentences from {source} to {target}. {question}"  # QAlign's, in its released code
 END = r"[^\p{L}\p{N}]*$"  # quotes, brackets, `!` and dots may follow the mark, words may not

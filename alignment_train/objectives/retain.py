@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import pyarrow as pa
 from pydantic import BeforeValidator
 
-from alignment_train.data import rows_with, token_counts
 from alignment_train.objectives import Layer, Objective, Reads
+from alignment_train.training.data import rows_with, token_counts
 from pipelines.languages import parse
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from alignment_train.model import Model
+    from alignment_train.models.model import Model
 
 EVERY = "every"  # "all" is a language: Allar, of Kerala
 

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import pyarrow as pa
 from pydantic import Field
 
-from alignment_train.data import texts, token_counts
 from alignment_train.objectives import Objective, Reads
+from alignment_train.training.data import texts, token_counts
 from pipelines.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from alignment_train.model import Model
+    from alignment_train.models.model import Model
 
 
 class SoftCluster(Objective):

@@ -11,13 +11,13 @@ from alignment_train.objectives import Layer, Objective, Reads
 from pipelines.errors import UserError
 from pipelines.instructions._wordings import ENGLISH, TRANSLATE
 from pipelines.languages import name
-from pipelines.segments import digests
+from pipelines.text.segments import digests
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from alignment_train.model import Model
     from alignment_train.models.chat import ChatFormat
+    from alignment_train.models.model import Model
 
 NONE, SOURCE, TARGET = 0, 1, 2
 

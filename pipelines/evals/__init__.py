@@ -75,7 +75,7 @@ be an attention sink, count only with `+special`."""
 
 
 class LanguageModel(Protocol):
-    """All that an eval may ask of a model; `alignment_train.lm` answers it, a fake one tests an eval."""
+    """All that an eval may ask of a model; `alignment_train.evaluation.lm` answers it, a fake one tests an eval."""
 
     num_layers: int
     trained_layer: int

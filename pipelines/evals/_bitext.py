@@ -14,8 +14,8 @@ from pipelines.filters.script import in_own_scripts
 from pipelines.languages import Pair, pivot
 from pipelines.registry import plugin_field
 from pipelines.schema import EVAL_TEXT
-from pipelines.segments import draws, keys
 from pipelines.sources import Source
+from pipelines.text.segments import draws, keys
 
 
 class BitextEval(Eval):

@@ -14,7 +14,7 @@ import numpy as np
 from pipelines.errors import UserError
 from pipelines.languages import iso, spaceless
 from pipelines.statistics import Formula
-from pipelines.store import sha256
+from pipelines.storage.store import sha256
 
 
 class Surface(NamedTuple):

@@ -25,11 +25,11 @@ from pydantic import Field, field_validator
 from pipelines import statistics
 from pipelines.errors import UserError
 from pipelines.evals import Eval, LanguageModel, Metric, asked
+from pipelines.fetching.paths import content_hash, expand, open_binary
 from pipelines.languages import Pair, alpha2, iso, name, parse
-from pipelines.matching import match_key
-from pipelines.paths import content_hash, expand, open_binary
 from pipelines.schema import EVAL_TEXT
-from pipelines.text_files import csv_rows, file_lines, parse_json, repaired, unpacked_name
+from pipelines.text.matching import match_key
+from pipelines.text.text_files import csv_rows, file_lines, parse_json, repaired, unpacked_name
 
 Role = Literal["test", "validation", "train"]
 Shots = Annotated[int, Field(ge=0)]

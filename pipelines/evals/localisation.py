@@ -15,10 +15,10 @@ from pydantic import model_validator
 from pipelines import statistics
 from pipelines.errors import UserError
 from pipelines.evals import Eval, LanguageModel, Measure, Metric, asked
+from pipelines.fetching.paths import content_hash, expand
 from pipelines.languages import Pair, name, parse
-from pipelines.paths import content_hash, expand
 from pipelines.schema import EVAL_TEXT
-from pipelines.text_files import file_lines, parse_json
+from pipelines.text.text_files import file_lines, parse_json
 
 EMBEDDED = Path(__file__).with_suffix(".jsonl")
 ENGLISH = "eng_Latn"

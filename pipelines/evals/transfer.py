@@ -21,11 +21,11 @@ from pipelines import statistics
 from pipelines.errors import UserError
 from pipelines.evals import Eval, LanguageModel, Measure, Metric, Sample, asked
 from pipelines.languages import Pair, name
-from pipelines.reasoning import Reasoning
 from pipelines.registry import NestedError, build
 from pipelines.schema import EVAL_TEXT
-from pipelines.segments import digests, draws
 from pipelines.tasks import Example, Languages, Message, Span, Task
+from pipelines.text.reasoning import Reasoning
+from pipelines.text.segments import digests, draws
 
 PACKAGE = "pipelines.tasks"
 SHOWN = 3  # items of a language, in the report

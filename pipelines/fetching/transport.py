@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urljoin, urlsplit
 
 from pipelines.errors import UserError, quoted
-from pipelines.redaction import REDACTED
+from pipelines.fetching.redaction import REDACTED
 
 if TYPE_CHECKING:  # a machine that only trains has no requests, and reads recipes all the same
     import requests

@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.characters import LETTER, SPACE, read
 from pipelines.filters import Filter
+from pipelines.text.characters import LETTER, SPACE, read
 
 
 class AlphaRatio(Filter):

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.filters import Filter
-from pipelines.matching import match_key
+from pipelines.text.matching import match_key
 
 LONGEST = 4_000  # characters compared: the time of a comparison grows with their square
 

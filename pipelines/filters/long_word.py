@@ -3,10 +3,10 @@
 import numpy as np
 import pyarrow as pa
 
-from pipelines.characters import SPACE, read
 from pipelines.filters import Filter, languages
 from pipelines.filters.markup import of_bare
 from pipelines.languages import spaceless
+from pipelines.text.characters import SPACE, read
 
 
 class LongWord(Filter):

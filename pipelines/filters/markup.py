@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.characters import MARKUP, read, remembered
 from pipelines.filters import Filter
+from pipelines.text.characters import MARKUP, read, remembered
 
 TAGS = "|".join(
     [

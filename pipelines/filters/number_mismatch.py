@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from pipelines.characters import DIGIT, SPACE, Characters, digits, read
 from pipelines.filters import Filter, languages
 from pipelines.languages import script
+from pipelines.text.characters import DIGIT, SPACE, Characters, digits, read
 
 COMMAS = [ord(mark) for mark in ",،٬，"]
 GROUPING = [*COMMAS, *(ord(mark) for mark in ".'’‘ʼ＇ \xa0\u2007\u2008\u2009\u202f٫．")]

@@ -5,9 +5,9 @@ from functools import cache
 import numpy as np
 import pyarrow as pa
 
-from pipelines.characters import CLOSE, DIGIT, OPEN, SPACE, read
 from pipelines.filters import Filter, languages
 from pipelines.languages import script
+from pipelines.text.characters import CLOSE, DIGIT, OPEN, SPACE, read
 
 STOP, QUESTION, EXCLAMATION, COLON, SEMICOLON, BRACKET = range(1, 7)
 MARKS = {

@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.characters import Characters, grams, per_row, portions, read
 from pipelines.filters import Filter
+from pipelines.text.characters import Characters, grams, per_row, portions, read
 
 PERIODS = range(1, 13)  # characters; the mean word has 5, and 99 % of words have fewer than 13
 N = 16  # characters of a repeat that need not follow at once

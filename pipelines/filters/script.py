@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines import languages as codes
-from pipelines.characters import HAN, each, mapped, points, read
 from pipelines.errors import UserError
 from pipelines.filters import Filter, languages
 from pipelines.filters.length_ratio import density
 from pipelines.filters.markup import of_bare
+from pipelines.text.characters import HAN, each, mapped, points, read
 
 # Unicode's scripts, as RE2 names them, of each ISO 15924 code in use.
 UNICODE = {

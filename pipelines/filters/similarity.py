@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.characters import grams, per_row, portions, read
 from pipelines.filters import Filter
+from pipelines.text.characters import grams, per_row, portions, read
 
 N = 4
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pyarrow as pa
 
-from pipelines.characters import SPACE, read
 from pipelines.filters import Filter, languages, range_of
 from pipelines.languages import script, spaceless
+from pipelines.text.characters import SPACE, read
 
 # Characters that stand for one English word where words do not stand apart: medians over the 965 sentences of
 # NTREX-128 (github.com/MicrosoftTranslator/NTREX), to the next half.

@@ -18,9 +18,9 @@ from pipelines.instructions import RENDERED, InstructionType, conversations
 from pipelines.instructions._wordings import answer_wording, name_in
 from pipelines.languages import Pair
 from pipelines.registry import plugin_field
-from pipelines.segments import pieces
 from pipelines.sources import Source
 from pipelines.tasks import Languages
+from pipelines.text.segments import pieces
 
 BATCH_ROWS = 20_000
 

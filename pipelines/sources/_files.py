@@ -11,12 +11,12 @@ import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
 from pipelines.errors import UserError
+from pipelines.fetching.paths import content_hash, expand
 from pipelines.languages import Pair, parse
-from pipelines.normalise import c1_replaced, has_c1
-from pipelines.paths import content_hash, expand
 from pipelines.progress import Tell, silent
 from pipelines.schema import BITEXT
 from pipelines.sources import Source
+from pipelines.text.normalise import c1_replaced, has_c1
 
 ROWS = 20_000  # per batch; decides the bytes of the shards
 MOST_BYTES = 256 << 20  # held for a batch; only segments of many thousand characters come near

@@ -16,13 +16,13 @@ from typing import Annotated, Any, ClassVar, Self
 import pyarrow as pa
 from pydantic import AfterValidator, Field, TypeAdapter, field_validator, model_validator
 
-from pipelines import lock
 from pipelines.errors import UserError
+from pipelines.fetching import lock
+from pipelines.fetching.paths import content_hash, expand
 from pipelines.files import is_relative
 from pipelines.languages import Pair, alpha2, dedicated_codes, iso, parse, script, usual_script
-from pipelines.paths import content_hash, expand
 from pipelines.registry import Strict
-from pipelines.text_files import PACKED, file_lines, objects, reading, streams
+from pipelines.text.text_files import PACKED, file_lines, objects, reading, streams
 
 ROWS = 20_000  # per table; decides the bytes of the shards
 LOCK = "hub"  # the section of the lock file: sources that name the same data set share its state

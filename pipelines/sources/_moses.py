@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipelines.errors import UserError, quoted
 from pipelines.languages import Pair
 from pipelines.schema import BITEXT
-from pipelines.text_files import check_sizes, text_blocks
+from pipelines.text.text_files import check_sizes, text_blocks
 
 ROWS = 20_000  # per batch; decides the bytes of the shards
 NOT_STATED = "not stated in the package"

@@ -12,18 +12,18 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.download import WORKERS, Got, Job, Remote, download_all, kept, probe_all
 from pipelines.errors import UserError
+from pipelines.fetching.download import WORKERS, Got, Job, Remote, download_all, kept, probe_all
+from pipelines.fetching.ranged import Ranged, Unranged
 from pipelines.fetching.transport import DownloadError
 from pipelines.languages import Pair
 from pipelines.progress import Tell
-from pipelines.ranged import Ranged, Unranged
 from pipelines.sources._files import Codes, Rows, batches
 from pipelines.sources._moses import NOT_STATED, Moses, check_zip, licence
 from pipelines.sources._releases import Release, offered
 from pipelines.sources.tmx import read_tmx
-from pipelines.store import sha256
-from pipelines.text_files import BLOCK, check_sizes, reading, streams
+from pipelines.storage.store import sha256
+from pipelines.text.text_files import BLOCK, check_sizes, reading, streams
 
 RANGED_FROM = 64 << 20  # bytes of a package below which it always comes whole
 SPARED = 0.5  # share of a package's rows that must be spared for a part of it to be fetched; parts come twice

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pyarrow as pa
 
-from pipelines.segments import draws
+from pipelines.text.segments import draws
 
 Held = list[tuple[pa.RecordBatch, np.ndarray]]
 

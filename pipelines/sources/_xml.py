@@ -12,9 +12,9 @@ from html.entities import html5
 from typing import Any, BinaryIO
 from xml.parsers import expat
 
-from pipelines import text_files
 from pipelines.errors import UserError, quoted
-from pipelines.normalise import WINDOWS_1252
+from pipelines.text import text_files
+from pipelines.text.normalise import WINDOWS_1252
 
 LONGEST = 16 << 20  # bytes of a tag or characters of a segment; the longest line that `opus` takes, too
 DEEPEST = 200  # elements within elements; real files have about 10

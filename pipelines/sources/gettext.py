@@ -19,10 +19,10 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 from pydantic import BeforeValidator, Field
 
 from pipelines.errors import UserError
+from pipelines.fetching.paths import content_hash, expand, inside, is_address
 from pipelines.languages import Pair, parse
-from pipelines.paths import content_hash, expand, inside, is_address
 from pipelines.sources._files import Codes, FileSource, Rows
-from pipelines.text_files import packed, reading, streams, text_blocks
+from pipelines.text.text_files import packed, reading, streams, text_blocks
 
 LARGEST = 256 << 20  # bytes of a catalogue; the largest of GNOME, KDE and Django have about 3 MiB
 ENDINGS = packed(".po", ".mo")

@@ -19,7 +19,7 @@ from pipelines.progress import Tell, silent
 from pipelines.sources import Source
 from pipelines.sources._files import ROWS, Codes, batches
 from pipelines.sources._hub import HubData, names_of
-from pipelines.text_files import objects, packed, reading, repaired, streams
+from pipelines.text.text_files import objects, packed, reading, repaired, streams
 
 JSON = packed(".json", ".jsonl")
 Role = Literal["id", "instruction", "input", "output", "output_lang"]

@@ -8,12 +8,12 @@ import pyarrow as pa
 from pydantic import field_validator
 
 from pipelines.errors import UserError
+from pipelines.fetching.paths import filesystem, inside
 from pipelines.languages import Pair
-from pipelines.paths import filesystem, inside
 from pipelines.sources._files import Codes, FileSource, Rows
 from pipelines.sources._hub import names_of
 from pipelines.sources._moses import batched, lines_of
-from pipelines.text_files import Encoding, reading, streams
+from pipelines.text.text_files import Encoding, reading, streams
 
 
 class Lines(FileSource):

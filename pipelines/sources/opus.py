@@ -2,7 +2,8 @@
 
 A corpus may have a cap: so many rows a pair, drawn with equal chances among the first `cap` times `window` rows of each
 package. What lies behind these is not unpacked, and where that spares most of a large download, not even asked for: the
-zip file's table of contents and the beginnings of its members are then read with HTTP Range (`pipelines.ranged`).
+zip file's table of contents and the beginnings of its members are then read with HTTP Range
+(`pipelines.fetching.ranged`).
 """
 
 import difflib
@@ -18,18 +19,18 @@ from typing import Annotated, Any, ClassVar
 import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
 
-from pipelines import lock
-from pipelines.download import WORKERS
 from pipelines.errors import UserError
+from pipelines.fetching import lock
+from pipelines.fetching.download import WORKERS
 from pipelines.fetching.transport import DownloadError
 from pipelines.languages import Pair, in_other_scripts, opus_codes
-from pipelines.ledger import rebatch
 from pipelines.progress import Tell, silent
 from pipelines.sources import Source
 from pipelines.sources._moses import ROWS
 from pipelines.sources._packages import fetched, fetched_again, place, probed, read, states, whole
 from pipelines.sources._releases import NAME, RELEASES, Format, Release, check_known, chosen, offered, server
 from pipelines.sources._sampling import drawn
+from pipelines.storage.ledger import rebatch
 
 
 class Opus(Source):

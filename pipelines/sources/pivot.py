@@ -10,15 +10,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BeforeValidator, Field
 
-from pipelines.dedup import connection
 from pipelines.errors import UserError
 from pipelines.languages import Pair, parse
-from pipelines.ledger import BATCH_ROWS, rebatch
-from pipelines.matching import match_key
 from pipelines.progress import Tell, silent
 from pipelines.registry import plugin_field
 from pipelines.schema import BITEXT
 from pipelines.sources import Source
+from pipelines.stages.dedup import connection
+from pipelines.storage.ledger import BATCH_ROWS, rebatch
+from pipelines.text.matching import match_key
 
 SIDES = ("src", "tgt")
 

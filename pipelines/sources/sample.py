@@ -1,4 +1,4 @@
-"""The embedded sample: sentences of `pipelines.grammar` in eight languages, multi-parallel by id, offline.
+"""The embedded sample: sentences of `pipelines.sample_grammar` in eight languages, multi-parallel by id, offline.
 
 For demonstration and tests: its size per language imitates resources, it holds labelled noise in known amounts where
 asked to, and a held-out set that shares no sentence with training.
@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import pyarrow as pa
 from pydantic import Field, model_validator
 
-from pipelines import grammar
+from pipelines import sample_grammar
 from pipelines.errors import UserError
 from pipelines.languages import Pair
 from pipelines.registry import Strict
@@ -66,12 +66,12 @@ class Sample(Source):
     A pair with Hindi or Swahili has a quarter of `rows`; the held-out split has 1,000 rows in every pair.
     """
 
-    loads: ClassVar[tuple[str, ...]] = ("pipelines.grammar",)
+    loads: ClassVar[tuple[str, ...]] = ("pipelines.sample_grammar",)
     licence: ClassVar[str] = "Apache-2.0"
     citation: ClassVar[str] = "Isogloss, embedded sample: word tables and grammar of our own making, pipelines/grammar."
 
     split: Literal["train", "heldout"] = "train"
-    rows: int = Field(default=len(grammar.TRAIN_IDS), ge=1, le=len(grammar.TRAIN_IDS))
+    rows: int = Field(default=len(sample_grammar.TRAIN_IDS), ge=1, le=len(sample_grammar.TRAIN_IDS))
     """Training rows of a pair without a low-resource language; the held-out split ignores it."""
     seed: int = 0
     noise: Noise = Noise()
@@ -92,15 +92,15 @@ class Sample(Source):
     def check(self, pairs: list[Pair]) -> None:
         for pair in pairs:
             for code in pair:
-                if code not in grammar.LANGUAGES:
+                if code not in sample_grammar.LANGUAGES:
                     raise UserError(
                         f"source 'sample', pair {pair}: no language '{code}'. "
-                        f"Available: {', '.join(grammar.LANGUAGES)}. "
+                        f"Available: {', '.join(sample_grammar.LANGUAGES)}. "
                         "Choose a pair of these, or take the pair from another source."
                     )
             rows = len(self.ids(pair))
             counts = self.noise.counts(rows)
-            if sum(counts.values()) + sum(counts[kind] for kind in grammar.REPEATS) > rows:
+            if sum(counts.values()) + sum(counts[kind] for kind in sample_grammar.REPEATS) > rows:
                 raise UserError(
                     f"source 'sample', pair {pair}: found {sum(counts.values())} noisy rows in {rows}. "
                     "Allowed: as many as leave a clean row for each duplicate. Raise `rows` or lower `noise`."
@@ -109,9 +109,9 @@ class Sample(Source):
     def ids(self, pair: Pair) -> range:
         """The ids of the pair's rows. Low-resource pairs hold the first of those the other pairs hold."""
         if self.split == "heldout":
-            return grammar.HELDOUT_IDS
+            return sample_grammar.HELDOUT_IDS
         low = any(code in LOW_RESOURCE for code in pair)
-        return grammar.TRAIN_IDS[: max(1, self.rows // LOW_RESOURCE_SHARE) if low else self.rows]
+        return sample_grammar.TRAIN_IDS[: max(1, self.rows // LOW_RESOURCE_SHARE) if low else self.rows]
 
     def fetch(self, pair: Pair, home: Path) -> Iterator[pa.RecordBatch]:
         for batch, _ in self.labelled(pair):
@@ -121,7 +121,7 @@ class Sample(Source):
         """BITEXT batches, and for each row its noise or "clean"."""
         self.check([pair])
         ids = self.ids(pair)
-        rows = grammar.bitext(pair.src, pair.tgt, ids, self.noise.counts(len(ids)), self.seed)
+        rows = sample_grammar.bitext(pair.src, pair.tgt, ids, self.noise.counts(len(ids)), self.seed)
         while chunk := list(islice(rows, BATCH_ROWS)):
             src, tgt, labels = ([row[column] for row in chunk] for column in range(3))
             yield bitext_batch(src, tgt, pair.src, pair.tgt, self.corpus), labels
@@ -132,5 +132,5 @@ class Sample(Source):
 
     def instructions(self, lang: str, home: Path) -> Iterator[tuple[int | str, str, str, str]]:
         """Questions on a short text, denials, changes of time and sums; no held-out sentence occurs in them."""
-        for exercise in grammar.exercises(lang):
+        for exercise in sample_grammar.exercises(lang):
             yield exercise.id, exercise.instruction, exercise.input, exercise.output

@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
 from pipelines.errors import UserError, quoted
+from pipelines.fetching.paths import open_binary
 from pipelines.languages import Pair, parse
-from pipelines.paths import open_binary
 from pipelines.sources._files import ROWS, Codes, Listed, Rows
-from pipelines.text_files import (
+from pipelines.text.text_files import (
     ESCAPED_SURROGATE,
     Encoding,
     packed,

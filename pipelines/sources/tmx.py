@@ -11,7 +11,7 @@ from pipelines.errors import UserError
 from pipelines.languages import Pair
 from pipelines.sources._files import Codes, Listed, Rows, Segments
 from pipelines.sources._xml import LONGEST, Handler, parse
-from pipelines.text_files import packed, reading, streams
+from pipelines.text.text_files import packed, reading, streams
 
 CODES = frozenset({"bpt", "ept", "it", "ph", "ut"})  # their content is markup of the original; <hi>'s is text
 BREAKS = frozenset({"lb", "pb", "cb"})  # types of <ph> that stand for white space: line, page and column break

@@ -11,7 +11,7 @@ from pipelines.errors import UserError
 from pipelines.languages import Pair
 from pipelines.sources._files import Codes, Listed, Rows, Segments
 from pipelines.sources._xml import LONGEST, Handler, parse
-from pipelines.text_files import packed, reading, streams
+from pipelines.text.text_files import packed, reading, streams
 
 ENDINGS = packed(".xlf", ".xliff", ".sdlxliff", ".mxliff")
 CODES = frozenset(

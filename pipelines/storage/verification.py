@@ -3,10 +3,11 @@
 import json
 from typing import NamedTuple
 
-from pipelines import files, lock
+from pipelines import files
+from pipelines.fetching import lock
 from pipelines.sources._packages import place
 from pipelines.sources._releases import RELEASES
-from pipelines.store import FORMAT, DamagedError, Store, StoreError
+from pipelines.storage.store import FORMAT, DamagedError, Store, StoreError
 
 ASIDE = ".damaged"
 """The folder of a store that repaired datasets are moved to."""

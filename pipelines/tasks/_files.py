@@ -14,7 +14,7 @@ from pipelines.languages import parse
 from pipelines.progress import Tell, silent
 from pipelines.sources._hub import HubData, names_of
 from pipelines.tasks import Languages, Task
-from pipelines.text_files import numbered_lines, objects, packed, reading, repaired, streams, unpacked_name
+from pipelines.text.text_files import numbered_lines, objects, packed, reading, repaired, streams, unpacked_name
 
 JSON = packed(".jsonl", ".json")
 CONLL = packed(".conll", ".conllu", ".iob2")

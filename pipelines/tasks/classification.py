@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pipelines.errors import UserError
 from pipelines.tasks import Example, Message
 from pipelines.tasks._files import CONLL, JSON, Block, DataTask, Record
-from pipelines.text_files import csv_rows, numbered_lines, packed, reading, streams, unpacked_name
+from pipelines.text.text_files import csv_rows, numbered_lines, packed, reading, streams, unpacked_name
 
 TABLES = packed(".tsv", ".csv")
 

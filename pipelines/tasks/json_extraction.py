@@ -12,7 +12,7 @@ from pydantic import Field
 
 from pipelines.tasks import Example, Message, Span
 from pipelines.tasks._spans import SpanData
-from pipelines.text_files import repaired
+from pipelines.text.text_files import repaired
 
 TYPES = {
     "PER": "a person",

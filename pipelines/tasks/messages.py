@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Literal
 
 from pipelines.errors import UserError
 from pipelines.languages import parse
-from pipelines.segments import pieces
 from pipelines.tasks import Example, Message
 from pipelines.tasks._files import DataTask
+from pipelines.text.segments import pieces
 
 ROLES = ("system", "user", "assistant")
 Column = Literal["id", "lang", "messages", "prompt", "answer"]

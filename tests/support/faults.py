@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pipelines import files
-from pipelines.store import Store
+from pipelines.storage.store import Store
 
 RECIPE = Path(__file__).parents[1] / "data" / "faults.yaml"
 KILLED = 137

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers import models as tokenizer_models
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from alignment_train.model import Model
+from alignment_train.models.model import Model
 from tests.models import bitext
 
 BLOCKS, WIDTH = 3, 32

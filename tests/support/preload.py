@@ -9,10 +9,10 @@ for name in (
     "sentencepiece",
     "torch.utils.tensorboard",
     "transformers.models.llama.modeling_llama",
-    "alignment_train.evaluate",
-    "alignment_train.leaderboard",
+    "alignment_train.evaluation.evaluate",
+    "pipelines.report.leaderboard",
     "alignment_train.objectives.language_model",
-    "alignment_train.stages",
+    "alignment_train.trainer",
     "pipelines.__main__",
     "pipelines.evals.loss",
     "pipelines.filters.char_length",
@@ -26,9 +26,9 @@ for name in (
 
 # What a run computes once per process: inherited by those that are forked.
 for module, function in (
-    ("pipelines.grammar", "sentences"),
-    ("pipelines.matching", "folds"),
-    ("pipelines.characters", "kinds"),
-    ("pipelines.store", "commit"),
+    ("pipelines.sample_grammar", "sentences"),
+    ("pipelines.text.matching", "folds"),
+    ("pipelines.text.characters", "kinds"),
+    ("pipelines.storage.store", "commit"),
 ):
     getattr(importlib.import_module(module), function)()

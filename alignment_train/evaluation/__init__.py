@@ -1,0 +1,1 @@
+"""Evaluation of models: what evals may request of a model, and the stages that run them."""

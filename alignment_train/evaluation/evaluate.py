@@ -1,0 +1,106 @@
+"""Stage: ask the recipe's evals of base, control and aligned -> evaluation: metrics.json, report.html, plots."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from alignment_train.evaluation.measure import ASSETS, DIGITS, RANDOM, measure
+from pipelines.config import Recipe
+from pipelines.errors import UserError
+from pipelines.evals import LanguageModel, States
+from pipelines.progress import Tell, silent
+from pipelines.report import evaluation, plots
+from pipelines.results import contamination
+from pipelines.results.summary import MODELS, Metrics, models, summary
+from pipelines.results.verdict import verdict
+from pipelines.storage.fingerprint import fingerprint
+from pipelines.storage.store import Manifest, Meter, Store
+
+MODULES = ("alignment_train.evaluation.lm", "alignment_train.layers", "alignment_train.models.load")  # what `lms` are
+LIBRARIES = ("torch", "transformers", "matplotlib", "umap-learn")
+
+
+def run(recipe: Recipe, store: Store, lms: Mapping[str, Callable[[], LanguageModel]], tell: Tell = silent) -> Manifest:
+    """Evaluate the models named in `lms`: of base, control and aligned at least base and aligned, and `random`.
+
+    A model is made when its turn comes and let go after it, so that one at a time is in memory.
+    """
+    if unknown := [name for name in lms if name not in (*ASSETS, RANDOM)]:
+        allowed = ", ".join((*ASSETS, RANDOM))
+        raise UserError(f"evaluation: found {', '.join(unknown)}. Allowed: {allowed}. Rename the model.")
+    if missing := [name for name in ("base", "aligned") if name not in lms]:
+        raise UserError(f"evaluation: no {' and no '.join(missing)} model. Needed: base and aligned. Add them.")
+    assets = [ASSETS[name] for name in ASSETS if name in lms] + ["training_mix", "eval_text"]
+    inputs = {asset: store.require(asset).fingerprint for asset in assets}
+    template = hashlib.sha256((evaluation.template() + evaluation.script()).encode()).hexdigest()
+    settings = {"page": template, "seed": recipe.seed}
+    print_ = fingerprint(__name__, settings, inputs, recipe.eval, LIBRARIES, MODULES)
+    if done := store.unchanged("evaluation", None, print_):
+        return done
+    with store.writing("evaluation") as out:
+        meter = Meter()
+        held = contamination.overlap(store, recipe.corpus.decontaminate.near, tell)
+        states: dict[str, States] = {}
+        metrics = measure(recipe, store, lms, tell, held, states)
+        (out.path / "metrics.json").write_text(_written(metrics), encoding="utf-8")
+        logs = {name: store.fetched(ASSETS[name], under="log.jsonl") / "log.jsonl" for name in MODELS if name in lms}
+        pictures = {
+            "recall_by_layer": plots.recall_by_layer(metrics),
+            "gaps": plots.gaps(metrics),
+            "loss_curves": plots.loss_curves(logs),
+            "heat_map": plots.heat_map(metrics),
+            "guards": plots.guards(metrics),
+            **plots.language_maps(states),
+        }
+        for name, png in pictures.items():
+            if png is not None:
+                (out.path / f"{name}.png").write_bytes(png)
+        spent = (meter.seconds(), meter.peak_bytes())
+        more = {name: png for name, png in pictures.items() if png is not None and name not in evaluation.DRAWN}
+        report = evaluation.render(recipe, store, metrics, spent, more)
+        (out.path / "report.html").write_text(report, encoding="utf-8", errors="replace")
+        return out.commit(
+            print_,
+            recipe.resolved(),
+            inputs=inputs,
+            numbers=_numbers(metrics, recipe.corpus.pivot),
+            corpora=store.require("eval_text").corpora,
+        )
+
+
+def _written(metrics: Mapping[str, Any]) -> str:
+    """JSON with sorted keys, each figure in one line."""
+
+    def text(item: Any, indent: str = "") -> str:
+        if not isinstance(item, Mapping) or "value" in item:
+            return json.dumps(item, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        lines = (f"{indent} {json.dumps(key)}: {text(item[key], indent + ' ')}" for key in sorted(item))
+        return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
+
+    return text(metrics) + "\n"
+
+
+def _numbers(metrics: Metrics, pivot: str) -> dict[str, Any]:
+    """The leading figures and the verdict, to show beside the manifest."""
+    wanted = ("retrieval/mean/recall@1", f"loss/{pivot}/nats_per_token")
+    rows = summary(metrics)
+    if not any(row["key"] == wanted[0] for row in rows):  # a single pair has no mean
+        wanted = (*wanted, *(row["key"] for row in rows if row["metric"] == "recall@1"))
+    numbers = {
+        f"{name}/{row['key']}": round(row[name], DIGITS)
+        for row in rows
+        if row["key"] in wanted
+        for name in (*models(metrics), "chance")
+        if row[name] is not None
+    }
+    found = verdict(metrics, pivot)
+    texts = metrics.get("contamination", {}).get("evals", {}).values()
+    return {
+        **numbers,
+        "trained_layer": metrics.get("trained_layer"),
+        "verdict": found.headline,
+        "tone": found.tone,
+        "guards": ", ".join(found.guards) or "none raised",
+        "eval_texts_in_mix": sum(row["exact"] + row["near"] for row in texts),
+    }

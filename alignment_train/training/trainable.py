@@ -1,0 +1,95 @@
+"""Which weights are trained, gradient checkpointing of the blocks, and the memory that both decide."""
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from torch import nn
+
+from alignment_train.models.model import Model
+from pipelines.errors import UserError
+
+SHOWN = 8  # names in a message
+GIB = 2**30
+
+
+def freeze(model: Model, trainable: str | list[str]) -> None:
+    """Freeze every weight that is not trained; those that are frozen already stay so. As of `find_frozen`."""
+    for parameter in find_frozen(model, trainable):
+        parameter.requires_grad_(False)
+
+
+def find_frozen(model: Model, trainable: str | list[str]) -> set[nn.Parameter]:
+    """The weights that are not trained.
+
+    Args:
+        model: The base model.
+        trainable: `all`; `blocks`, all but the token embeddings and the output head; or globs of parameter names. A
+            tied weight is trained where one of its names matches.
+
+    Raises:
+        UserError: A glob matches no parameter.
+    """
+    if trainable == "all":
+        return set()
+    names: dict[nn.Parameter, list[str]] = {}
+    for name, parameter in model.lm.named_parameters(remove_duplicate=False):
+        names.setdefault(parameter, []).append(name)
+    if isinstance(trainable, str):
+        ends = (model.lm.get_input_embeddings(), model.lm.get_output_embeddings())
+        return {parameter for module in ends for parameter in module.parameters()}
+    matches = {glob: {p for p in names if any(fnmatchcase(n, glob) for n in names[p])} for glob in trainable}
+    if missing := [glob for glob, found in matches.items() if not found]:
+        every = [name for own in names.values() for name in own]
+        some = every[:: -(-len(every) // SHOWN)]
+        raise UserError(
+            f"train.trainable: found {missing[0]!r}, which matches no parameter of {type(model.lm).__name__}. "
+            f"Expected: globs of its {len(every)} parameter names, such as {', '.join(some)}. Fix: name some of "
+            f"these; * stands for any text."
+        )
+    return set(names) - set().union(*matches.values())
+
+
+def checkpoint_blocks(model: Model) -> None:
+    """Keep of each block its input alone, and compute the rest again in the backward pass (arXiv 1604.06174).
+
+    Raises:
+        UserError: The model does not support it.
+    """
+    # newer versions of transformers have the first name, and will lose the second
+    enable = getattr(model.lm, "activation_checkpointing_enable", None) or model.lm.gradient_checkpointing_enable
+    try:
+        enable({"use_reentrant": False})
+    except ValueError as error:
+        raise UserError(
+            f"train.checkpointing: found true, with a model that has no gradient checkpointing: {error} Expected: "
+            f"false for {type(model.lm).__name__}. Fix: leave checkpointing out, and lower the objectives' rows."
+        ) from None
+    if getattr(model.lm, "_require_grads_hooks", None):
+        model.lm.disable_input_require_grads()  # reentrant checkpointing alone needs gradients of frozen embeddings
+
+
+class Memory(NamedTuple):
+    """Bytes that a training holds in every step beside its activations."""
+
+    weights: int
+    gradients: int
+    optimiser: int
+
+    @property
+    def total(self) -> int:
+        return sum(self)
+
+    def sentence(self, processes: int = 1) -> str:
+        """What is needed, for people. processes: among which it is divided."""
+        parts = (f"{size / processes / GIB:.2f} GiB {name}" for name, size in self._asdict().items())
+        each = " a process" if processes > 1 else ""
+        total = self.total / processes / GIB
+        return f"memory{each}: {', '.join(parts)}: {total:.2f} GiB, and activations of a micro-batch"
+
+
+def memory(modules: Iterable[nn.Module]) -> Memory:
+    """Of the weights in `modules`: their own, a gradient of each trained one, and AdamW's two moments."""
+    parameters = {p for module in modules for p in module.parameters()}
+    trained = sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
+    return Memory(sum(p.numel() * p.element_size() for p in parameters), trained, 2 * trained)

@@ -1,0 +1,1 @@
+"""Functions from text to numbers and back: characters, normalisation, match keys, near duplicates."""
