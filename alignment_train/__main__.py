@@ -157,20 +157,20 @@ def _run(command: str, recipe_path: str, root: str, device: str | None) -> None:
     from alignment_train.training.progress_log import dagster_pipes
 
     with ExitStack() as stack:
-        progress = Progress(None if distributed.first() else stack.enter_context(open(os.devnull, "w")))
-        if distributed.first():
+        progress = Progress(None if distributed.is_main_process() else stack.enter_context(open(os.devnull, "w")))
+        if distributed.is_main_process():
             stack.enter_context(store.writer())
         dagster = stack.enter_context(dagster_pipes())
         stack.enter_context(progress)
-        stack.callback(distributed.leave)
-        trainer = Trainer(recipe, store, device, progress.tell, dagster)
+        stack.callback(distributed.shut_down)
+        trainer = Trainer(recipe, store, device, progress.update, dagster)
         steps = {
             "base_model": trainer.base,
             "layer_probe": trainer.probe,
             "control_model": trainer.control,
             "align_model": trainer.align,
             "merged_model": trainer.merge,
-            "evaluation": lambda: evaluate(recipe, store, trainer.models(), progress.tell),
+            "evaluation": lambda: evaluate(recipe, store, trainer.models(), progress.update),
         }
         ready = ["base_model", "layer_probe"] if config.asks_probe else ["base_model"]
         wanted = {
@@ -183,7 +183,7 @@ def _run(command: str, recipe_path: str, root: str, device: str | None) -> None:
             "all": [*ready, "control_model", "align_model", *(["merged_model"] if config.merge else []), "evaluation"],
         }[command]
         for asset in wanted:
-            if asset == "evaluation" and not distributed.first():
+            if asset == "evaluation" and not distributed.is_main_process():
                 continue
             progress.start(f"{asset} on {trainer.device}")
             before = store.manifest(asset)

@@ -337,7 +337,7 @@ class TrainConfig(Strict):
     @property
     def layer(self) -> int | str:
         """The layer that the first aligning objective trains, as named; `middle` where none does."""
-        return next((o.layer for o in self.objectives if o.aligns and hasattr(o, "layer")), "middle")
+        return next((o.layer for o in self.objectives if o.is_alignment and hasattr(o, "layer")), "middle")
 
     @property
     def asks_probe(self) -> bool:
@@ -357,7 +357,7 @@ class TrainConfig(Strict):
     @property
     def control(self) -> list[Objective]:
         """The objectives without those that align: the same rows and tokens of everything else."""
-        return [objective for objective in self.objectives if not objective.aligns]
+        return [objective for objective in self.objectives if not objective.is_alignment]
 
     def settings(self, objectives: list[Objective] | None = None) -> dict[str, Any]:
         """All but `base` and `merge`, defaults written out, as JSON: what decides the weights beside the data."""

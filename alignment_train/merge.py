@@ -25,7 +25,7 @@ from pipelines.config import Recipe
 from pipelines.errors import UserError
 from pipelines.evals.retrieval import credits
 from pipelines.fetching.paths import is_address
-from pipelines.storage.fingerprint import fingerprint
+from pipelines.storage.fingerprint import compute_fingerprint
 from pipelines.storage.store import Manifest, Store, sha256
 from pipelines.text.segments import generator
 
@@ -60,8 +60,8 @@ def run(trainer: "Trainer") -> Manifest:
         "chat_date": trainer.config.chat_date.isoformat(),
         "wordings": [item.settings() for item in recipe.corpus.instructions],
     }
-    print_ = fingerprint(__name__, said, inputs, recipe.corpus.instructions, LIBRARIES)
-    if done := store.unchanged("merged_model", None, print_):
+    fingerprint = compute_fingerprint(__name__, said, inputs, recipe.corpus.instructions, LIBRARIES)
+    if done := store.unchanged("merged_model", None, fingerprint):
         return done
     pairs = _dev_pairs(recipe, store, settings.rows)
     talks = _conversations(recipe, pairs)
@@ -76,7 +76,7 @@ def run(trainer: "Trainer") -> Manifest:
     found: list[dict[str, Any]] = []
     with store.writing("merged_model") as out:
         for coefficient in settings.coefficients:
-            trainer.tell(len(found), len(settings.coefficients), f"coefficient {coefficient:g}")
+            trainer.on_progress(len(found), len(settings.coefficients), f"coefficient {coefficient:g}")
             _weigh(model, settings, coefficient, recipe.seed)
             nats = nats_per_token(model, talks, trainer.config.max_length)
             recall = recall_at_1(lm, pairs)
@@ -100,7 +100,7 @@ def run(trainer: "Trainer") -> Manifest:
             "data_of_adapter": card.data(apart) if apart else [],
         }
         (out.path / card.FILE).write_text(card.card(recipe, store, "merged_model", numbers), encoding="utf-8")
-        return out.commit(print_, recipe.resolved(), inputs=inputs, numbers=numbers)
+        return out.commit(fingerprint, recipe.resolved(), inputs=inputs, numbers=numbers)
 
 
 def chosen(found: list[dict[str, Any]], by: str) -> int:

@@ -30,9 +30,9 @@ from alignment_train.training.writing import os_errors
 from pipelines.config import Recipe
 from pipelines.errors import UserError
 from pipelines.files import digest_once
-from pipelines.progress import Tell, silent
+from pipelines.progress import ProgressCallback, no_progress
 from pipelines.results.summary import MERGED
-from pipelines.storage.fingerprint import fingerprint
+from pipelines.storage.fingerprint import compute_fingerprint
 from pipelines.storage.store import Manifest, Meter, Store
 
 CODE = "alignment_train.training.loop"  # with what it imports: the code that decides the weights
@@ -47,13 +47,18 @@ class Trainer:
     """One recipe, one store, one device for each process; where there are several, the first alone writes."""
 
     def __init__(
-        self, recipe: Recipe, store: Store, device: str | None = None, tell: Tell = silent, dagster: Any = None
+        self,
+        recipe: Recipe,
+        store: Store,
+        device: str | None = None,
+        on_progress: ProgressCallback = no_progress,
+        dagster: Any = None,
     ):
         """device: `cpu`, `cuda`, or None for the best there is; dagster: an open Pipes context or None."""
-        self.recipe, self.store, self.tell, self.dagster = recipe, store, tell, dagster
+        self.recipe, self.store, self.on_progress, self.dagster = recipe, store, on_progress, dagster
         self.config = TrainConfig.of(recipe)
         self.device = choose_device(device)
-        distributed.join(self.device)
+        distributed.initialize(self.device)
 
     def base(self) -> Manifest:
         """base_model: the model that the recipe names, or a seed trained on the monolingual sides of the bitext."""
@@ -78,7 +83,7 @@ class Trainer:
             parallel=self.config.parallel,
         )
         said = {"seed": self.recipe.seed, "base": settings.model_dump(mode="json"), "precision": self.config.precision}
-        print_ = fingerprint(
+        fingerprint = compute_fingerprint(
             "alignment_train.models.seed",
             said,
             inputs,
@@ -86,10 +91,10 @@ class Trainer:
             (*LIBRARIES, "sentencepiece", "tokenizers"),
             (CODE,),
         )
-        if done := self._done("base_model", print_):
+        if done := self._done("base_model", fingerprint):
             return done
-        self.tell(0, 0, "reading bitext and training the tokenizer")
-        bitext = distributed.in_turn(lambda: seed.bitext(self.recipe, self.store))
+        self.on_progress(0, 0, "reading bitext and training the tokenizer")
+        bitext = distributed.main_process_first(lambda: seed.bitext(self.recipe, self.store))
         model = seed.make(settings.seed, bitext, self.recipe.seed)
         plan.precision = self.precision(model)
         kind = f"seed: {_millions(model)} parameters, trained here from nothing on {bitext.num_rows:,} pairs"
@@ -99,18 +104,18 @@ class Trainer:
             dev = segments(self.store.table("training_mix", part="dev"))
             return {"base": kind, **seed.dev_loss(model, dev, text, context, self.recipe.seed)}
 
-        return self._train("base_model", model, plan, {"segments": text}, print_, inputs, more)
+        return self._train("base_model", model, plan, {"segments": text}, fingerprint, inputs, more)
 
     def _named_base(self) -> Manifest:
         settings = self.config.base
         files = {file.name: digest_once(file) for file in settings.files}
         named = {"gguf": settings.gguf} if settings.gguf else {}
         said = {"model": settings.model, **named, "revision": settings.revision, "files": files}
-        print_ = fingerprint(LOADING, said, {}, libraries=LIBRARIES)
-        if done := self._done("base_model", print_):
+        fingerprint = compute_fingerprint(LOADING, said, {}, libraries=LIBRARIES)
+        if done := self._done("base_model", fingerprint):
             return done
-        if not distributed.first():
-            distributed.wait()
+        if not distributed.is_main_process():
+            distributed.barrier()
             return self.store.require("base_model")
         model = self._checked(load_base(settings, self.config.adapter))
         conversations = self._conversations(model)
@@ -126,14 +131,14 @@ class Trainer:
                 **conversations,
                 **({"notes": "; ".join(model.notes)} if model.notes else {}),
             }
-            manifest = out.commit(print_, self.recipe.resolved(), numbers=numbers)
-        distributed.wait()
+            manifest = out.commit(fingerprint, self.recipe.resolved(), numbers=numbers)
+        distributed.barrier()
         return manifest
 
-    def _done(self, asset: str, print_: str) -> Manifest | None:
+    def _done(self, asset: str, fingerprint: str) -> Manifest | None:
         """The manifest where it is made already; all processes look before one of them writes."""
-        done = self.store.unchanged(asset, None, print_)
-        distributed.wait()
+        done = self.store.unchanged(asset, None, fingerprint)
+        distributed.barrier()
         return done
 
     def probe(self) -> Manifest:
@@ -142,7 +147,7 @@ class Trainer:
         def base() -> LM:
             return self.evaluated(self.stored("base_model"), 0)
 
-        return distributed.in_turn(lambda: probe.run(self.recipe, self.store, base, self.tell))
+        return distributed.main_process_first(lambda: probe.run(self.recipe, self.store, base, self.on_progress))
 
     def align(self) -> Manifest:
         """align_model: the base model after all objectives of the recipe."""
@@ -154,7 +159,7 @@ class Trainer:
 
     def merge(self) -> Manifest:
         """merged_model: align_model's adapter and one trained apart, weighed on dev text."""
-        return distributed.in_turn(lambda: merge.run(self))
+        return distributed.main_process_first(lambda: merge.run(self))
 
     def models(self) -> dict[str, Callable[[], LM]]:
         """What evaluation compares, each loaded when called: base, control, aligned and merged, as the store has them.
@@ -222,37 +227,39 @@ class Trainer:
         base, mix = self.store.require("base_model"), self.store.require("training_mix")
         inputs = {"base_model": base.fingerprint, "training_mix": mix.fingerprint}
         said = {"seed": self.recipe.seed, "train": self.resolved.settings(objectives)}
-        return fingerprint(CODE, said, inputs, objectives, LIBRARIES, (LOADING,)), inputs
+        return compute_fingerprint(CODE, said, inputs, objectives, LIBRARIES, (LOADING,)), inputs
 
-    def cell(self, objectives: list[Objective], print_: str, inputs: dict[str, str], write: Write) -> Manifest:
+    def cell(self, objectives: list[Objective], fingerprint: str, inputs: dict[str, str], write: Write) -> Manifest:
         """A training whose model is not kept: `write` leaves in a folder what is; stored by its fingerprint."""
-        return self._further("cells", objectives, print_, inputs, print_[:KEY], write)
+        return self._further("cells", objectives, fingerprint, inputs, fingerprint[:KEY], write)
 
     def _continue(self, asset: str, of: Callable[[TrainConfig], list[Objective]]) -> Manifest:
         objectives = of(self.resolved)
-        print_, inputs = self.identity(objectives)
-        return self._done(asset, print_) or self._further(asset, objectives, print_, inputs)
+        fingerprint, inputs = self.identity(objectives)
+        return self._done(asset, fingerprint) or self._further(asset, objectives, fingerprint, inputs)
 
     def _further(
         self,
         asset: str,
         objectives: list[Objective],
-        print_: str,
+        fingerprint: str,
         inputs: dict[str, str],
         key: str | None = None,
         write: Write = Model.save,
     ) -> Manifest:
         """The base model trained on with these objectives."""
         config = self.resolved
-        parts = distributed.in_turn(lambda: read_parts(self.store, {objective.reads for objective in objectives}))
-        model = distributed.in_turn(lambda: self.stored("base_model"))
+        parts = distributed.main_process_first(
+            lambda: read_parts(self.store, {objective.reads for objective in objectives})
+        )
+        model = distributed.main_process_first(lambda: self.stored("base_model"))
         layer = layer_index(config.layer, len(model.blocks))
         plan = Plan.of(config, objectives, self.precision(model), self.recipe.seed)
         trainable.freeze(model, config.trainable)
         if config.adapter:
             adapter.add(model, config.adapter.chosen, config.base, self.recipe.seed)
         numbers = {"trained_layer": layer, **self._conversations(model)}
-        return self._train(asset, model, plan, parts, print_, inputs, lambda: numbers, key, write)
+        return self._train(asset, model, plan, parts, fingerprint, inputs, lambda: numbers, key, write)
 
     def _train(
         self,
@@ -260,21 +267,21 @@ class Trainer:
         model: Model,
         plan: Plan,
         parts: dict[str, pa.Table],
-        print_: str,
+        fingerprint: str,
         inputs: dict[str, str],
         more: Callable[[], dict[str, Any]],
         key: str | None = None,
         write: Write = Model.save,
     ) -> Manifest:
-        checkpoints = distributed.in_turn(lambda: self.store.scratch(asset, print_))
-        reporter = Reporter(asset, checkpoints / "log.jsonl", self.tell, self.dagster)
+        checkpoints = distributed.main_process_first(lambda: self.store.scratch(asset, fingerprint))
+        reporter = Reporter(asset, checkpoints / "log.jsonl", self.on_progress, self.dagster)
         meter = Meter()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         outcome = train(model, plan, parts, checkpoints, reporter, self.device)
         peak = meter.peak_bytes()
-        if not distributed.first():
-            distributed.wait()
+        if not distributed.is_main_process():
+            distributed.barrier()
             return self.store.require(asset)
         numbers, spent = {**more(), **self._numbers(model, outcome, reporter)}, reporter.seconds()
         with self.store.writing(asset, key) as out:
@@ -286,7 +293,7 @@ class Trainer:
                 shutil.copy(reporter.log, out.path / "log.jsonl")
                 shutil.copytree(reporter.board, out.path / "tensorboard")
             manifest = out.commit(
-                print_,
+                fingerprint,
                 self.recipe.resolved(),
                 inputs=inputs,
                 rows={},
@@ -295,7 +302,7 @@ class Trainer:
                 numbers=numbers,
             )
         shutil.rmtree(checkpoints)
-        distributed.wait()
+        distributed.barrier()
         return manifest
 
     def _numbers(self, model: Model, outcome: Outcome, reporter: Reporter) -> dict[str, Any]:
@@ -317,7 +324,7 @@ class Trainer:
             "device": self.device.type if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
             "precision": outcome.precision,
             "threads": torch.get_num_threads(),
-            "processes": distributed.world(),
+            "processes": distributed.num_processes(),
         }
 
 

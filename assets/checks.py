@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from assets import metadata
 from assets.resources import StoreResource
 from pipelines.config import Recipe
-from pipelines.results.summary import BETTER, figure, keys_of, moved, told
+from pipelines.results.summary import BETTER, figure, keys_of, paired_difference, significance
 from pipelines.schema import BITEXT, INSTRUCTION, check
 from pipelines.storage.store import PER_PAIR, Manifest, Store
 from pipelines.text.identifying import held_out
@@ -62,10 +62,10 @@ def _schema(recipe: Recipe, asset: str) -> dg.AssetChecksDefinition:
         description=f"ERROR: every shard has the columns {', '.join(schema.names)}, none of them null.",
     )
     def schema_kept(store: StoreResource) -> dg.AssetCheckResult:
-        lake, wrong, rows = store.open(), list[str](), 0
-        for pair, _ in _made(recipe, lake, asset):
+        open_store, wrong, rows = store.open(), list[str](), 0
+        for pair, _ in _made(recipe, open_store, asset):
             try:
-                for batch in lake.batches(asset, pair):
+                for batch in open_store.batches(asset, pair):
                     rows += check(batch, schema, f"{asset} of {pair}").num_rows
             except (ValueError, pa.ArrowException, OSError) as error:
                 wrong.append(str(error))
@@ -81,14 +81,14 @@ def _sides(recipe: Recipe) -> dg.AssetChecksDefinition:
         asset="clean_bitext", blocking=True, description="ERROR: neither side of any pair is empty or blank."
     )
     def sides_not_empty(store: StoreResource) -> dg.AssetCheckResult:
-        lake = store.open()
+        open_store = store.open()
         blank = {
             pair: sum(
                 pc.sum(pc.equal(pc.utf8_trim_whitespace(batch[side]), "")).as_py() or 0
-                for batch in lake.batches("clean_bitext", pair)
+                for batch in open_store.batches("clean_bitext", pair)
                 for side in ("src", "tgt")
             )
-            for pair, _ in _made(recipe, lake, "clean_bitext")
+            for pair, _ in _made(recipe, open_store, "clean_bitext")
         }
         return _counted(blank, "blank")
 
@@ -98,12 +98,12 @@ def _sides(recipe: Recipe) -> dg.AssetChecksDefinition:
 def _duplicates(recipe: Recipe) -> dg.AssetChecksDefinition:
     @dg.asset_check(asset="deduped_bitext", description="ERROR: no two rows of a pair say the same on both sides.")
     def duplicates_zero(store: StoreResource) -> dg.AssetCheckResult:
-        lake, twice = store.open(), {}
-        for pair, manifest in _made(recipe, lake, "deduped_bitext"):
+        open_store, twice = store.open(), {}
+        for pair, manifest in _made(recipe, open_store, "deduped_bitext"):
             keys = pa.Table.from_batches(
                 [
                     pa.record_batch({side: match_key(batch[side]) for side in ("src", "tgt")})
-                    for batch in lake.batches("deduped_bitext", pair)
+                    for batch in open_store.batches("deduped_bitext", pair)
                 ]
             )
             twice[pair] = manifest.rows["data"] - keys.group_by(["src", "tgt"]).aggregate([]).num_rows
@@ -120,11 +120,11 @@ def _overlap(recipe: Recipe) -> dg.AssetChecksDefinition:
         description="ERROR: no row holds a text that an eval asks about.",
     )
     def no_evaluation_overlap(store: StoreResource) -> dg.AssetCheckResult:
-        lake = store.open()
-        forbidden = _held_out(lake)
+        open_store = store.open()
+        forbidden = _held_out(open_store)
         found = {
-            pair: sum(_holding(forbidden, batch) for batch in lake.batches("decontaminated_bitext", pair))
-            for pair, _ in _made(recipe, lake, "decontaminated_bitext")
+            pair: sum(_holding(forbidden, batch) for batch in open_store.batches("decontaminated_bitext", pair))
+            for pair, _ in _made(recipe, open_store, "decontaminated_bitext")
         }
         return _counted(found, "overlapping")
 
@@ -139,11 +139,12 @@ def _mix_overlap() -> dg.AssetChecksDefinition:
         description="ERROR: no bitext to be trained on holds a text that an eval asks about.",
     )
     def no_evaluation_overlap(store: StoreResource) -> dg.AssetCheckResult:
-        lake = store.open()
-        forbidden = _held_out(lake)
-        parts = [part for part in lake.require("training_mix").rows if part in ("bitext", "dev")]
+        open_store = store.open()
+        forbidden = _held_out(open_store)
+        parts = [part for part in open_store.require("training_mix").rows if part in ("bitext", "dev")]
         found = {
-            part: sum(_holding(forbidden, batch) for batch in lake.batches("training_mix", part=part)) for part in parts
+            part: sum(_holding(forbidden, batch) for batch in open_store.batches("training_mix", part=part))
+            for part in parts
         }
         return _counted(found, "overlapping", "part")
 
@@ -262,8 +263,8 @@ def _recall_rose() -> dg.AssetChecksDefinition:
             )
         rows, rose = [], True
         for other in ("base", "control"):
-            gain = moved(metrics, other, keys)
-            rose &= told(gain) == BETTER
+            gain = paired_difference(metrics, other, keys)
+            rose &= significance(gain) == BETTER
             if gain:
                 rows.append({"against": other, **{key: float(value) for key, value in gain.items()}})
         return dg.AssetCheckResult(passed=rose, severity=WARN, metadata={"gain": metadata.table(rows)})

@@ -18,7 +18,7 @@ from dagster._core.instance.ref import InstanceRef
 from alignment_train.config import TrainConfig
 from assets.corpus import all_pairs
 from assets.recovery import this_process
-from assets.resources import QUIET, Place, home, place, remember
+from assets.resources import QUIET, RunLocation, home, remember, resolve_location
 from pipelines.config import Recipe, read_recipe
 from pipelines.errors import EXIT_OK, printable, run_command
 from pipelines.progress import clock
@@ -68,7 +68,7 @@ def _run(chosen: argparse.Namespace) -> int:
     if chosen.command == "home":
         _prepare_home()
         return 0
-    used = place(chosen.recipe, chosen.store)
+    used = resolve_location(chosen.recipe, chosen.store)
     recipe = read_recipe(used.recipe)
     config = TrainConfig.of(recipe)
     notes = recipe.notes()
@@ -113,7 +113,7 @@ def _plan(recipe: Recipe, config: TrainConfig, notes: list[str], is_sound: bool)
     return "\n".join([f"Recipe {recipe.name} {state}. Nothing was downloaded or written.", *lines])
 
 
-def _check_base(used: Place, config: TrainConfig, *flags: str) -> tuple[int, str]:
+def _check_base(used: RunLocation, config: TrainConfig, *flags: str) -> tuple[int, str]:
     """Load a local base model as training will, before hours of corpus work: the exit code, and the findings.
 
     In a process of its own, for it needs torch. A model of a hub is checked once it is downloaded.
@@ -126,7 +126,7 @@ def _check_base(used: Place, config: TrainConfig, *flags: str) -> tuple[int, str
     return done.returncode, done.stdout
 
 
-def _base_is_checked(used: Place, recipe: Recipe, config: TrainConfig) -> bool:
+def _base_is_checked(used: RunLocation, recipe: Recipe, config: TrainConfig) -> bool:
     """Whether the store has the base model of these very settings and files: only one that passed is stored."""
     store = Store(used.store)
     file, manifest = store.folder("base_model") / "manifest.json", store.manifest("base_model")
@@ -173,7 +173,7 @@ def _open_ui(host: str, port: int, names: list[str]) -> None:
     os.execv(sys.executable, command)
 
 
-def _align(used: Place, recipe: Recipe) -> int:
+def _align(used: RunLocation, recipe: Recipe) -> int:
     """Run the job `align` for every pair on Dagster's instance, in this process, and print what came of it."""
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the trainer is told to stop, too
@@ -239,4 +239,3 @@ def _interrupted(failure: Any) -> bool:
 def _stopped() -> int:
     print("\nStopped. The same command goes on from here.", file=sys.stderr)
     return 130
-

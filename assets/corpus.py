@@ -11,10 +11,10 @@ from typing import Any
 import dagster as dg
 
 from assets import metadata
-from assets.resources import StoreResource, said_plainly, shown
+from assets.resources import StoreResource, shown, user_errors_as_failures
 from pipelines.config import Recipe
 from pipelines.languages import Pair
-from pipelines.progress import Tell
+from pipelines.progress import ProgressCallback
 from pipelines.registry import Plugin
 from pipelines.runner import side_by_side
 from pipelines.stages import clean, collect, decontaminate, dedup, instruct, mix, task_data
@@ -101,9 +101,9 @@ def corpus_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
     training_mix = replace(TRAINING_MIX, deps=(*TRAINING_MIX.deps, *more))
     return [
         *(_per_pair(recipe, stage) for stage in PER_PAIR),
-        _whole(recipe, EVAL_TEXT, lambda store, tell: collect.run_evals(recipe, store, tell)),
+        _whole(recipe, EVAL_TEXT, lambda store, on_progress: collect.run_evals(recipe, store, on_progress)),
         *_tasks(recipe),
-        _whole(recipe, training_mix, lambda store, tell: mix.run(recipe, store, tell)),
+        _whole(recipe, training_mix, lambda store, on_progress: mix.run(recipe, store, on_progress)),
     ]
 
 
@@ -111,7 +111,7 @@ def _tasks(recipe: Recipe) -> list[dg.AssetsDefinition]:
     """The asset of the tasks, where the recipe has any."""
     if not recipe.corpus.tasks:
         return []
-    return [_whole(recipe, TASK_DATA, lambda store, tell: task_data.run(recipe, store, tell))]
+    return [_whole(recipe, TASK_DATA, lambda store, on_progress: task_data.run(recipe, store, on_progress))]
 
 
 def _per_pair(recipe: Recipe, stage: Stage) -> dg.AssetsDefinition:
@@ -129,29 +129,34 @@ def _per_pair(recipe: Recipe, stage: Stage) -> dg.AssetsDefinition:
     )
     def per_pair(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
         chosen = [Pair.parse(key) for key in context.partition_keys]
-        with said_plainly():
-            lake = store.open()
-            with lake.writer():
+        with user_errors_as_failures():
+            open_store = store.open()
+            with open_store.writer():
                 if stage.module is collect and context.run.tags.get(REFRESH):
-                    _refresh(context, recipe, lake)
-                before = {pair: lake.manifest(stage.asset, pair) for pair in chosen}
+                    _refresh(context, recipe, open_store)
+                before = {pair: open_store.manifest(stage.asset, pair) for pair in chosen}
                 with shown(f"{stage.asset} {chosen[0] if len(chosen) == 1 else ''}".strip()) as progress:
-                    run = partial(stage.module.run, recipe, lake)
-                    found = side_by_side(chosen, lambda pair, tell: run(pair, tell=tell), progress.tell, lake)
+                    run = partial(stage.module.run, recipe, open_store)
+                    found = side_by_side(
+                        chosen,
+                        lambda pair, on_progress: run(pair, on_progress=on_progress),
+                        progress.update,
+                        open_store,
+                    )
                     same = [manifest == before[pair] for pair, manifest in zip(chosen, found, strict=True)]
                     rows = sum(manifest.numbers.get("rows_out", 0) for manifest in found)
                     progress.finish("unchanged" if all(same) else f"{rows:,} rows")
                 for pair, manifest, unchanged in zip(chosen, found, same, strict=True):
-                    facts = metadata.of(manifest, lake.where(stage.asset, pair), unchanged)
-                    facts |= metadata.samples(lake, manifest)
+                    facts = metadata.of(manifest, open_store.where(stage.asset, pair), unchanged)
+                    facts |= metadata.samples(open_store, manifest)
                     context.add_asset_metadata(facts, partition_key=str(pair))
-        made = [manifest for pair in pairs if (manifest := lake.manifest(stage.asset, pair))]
+        made = [manifest for pair in pairs if (manifest := open_store.manifest(stage.asset, pair))]
         return dg.MaterializeResult(data_version=whole_version(made))
 
     return per_pair
 
 
-def _whole(recipe: Recipe, stage: Stage, make: Callable[[Store, Tell], Manifest]) -> dg.AssetsDefinition:
+def _whole(recipe: Recipe, stage: Stage, make: Callable[[Store, ProgressCallback], Manifest]) -> dg.AssetsDefinition:
     @dg.asset(
         name=stage.asset,
         deps=stage.deps,
@@ -161,22 +166,24 @@ def _whole(recipe: Recipe, stage: Stage, make: Callable[[Store, Tell], Manifest]
         code_version=_version(recipe, stage),
     )
     def whole(store: StoreResource) -> dg.MaterializeResult:
-        with said_plainly():
-            lake = store.open()
-            with lake.writer():
-                manifest, facts = _make(stage.asset, lake, stage.asset, None, lambda tell: make(lake, tell))
+        with user_errors_as_failures():
+            open_store = store.open()
+            with open_store.writer():
+                manifest, facts = _make(
+                    stage.asset, open_store, stage.asset, None, lambda on_progress: make(open_store, on_progress)
+                )
         return dg.MaterializeResult(metadata=facts, data_version=dg.DataVersion(manifest.fingerprint))
 
     return whole
 
 
 def _make(
-    title: str, store: Store, asset: str, pair: Pair | None, stage: Callable[[Tell], Manifest]
+    title: str, store: Store, asset: str, pair: Pair | None, stage: Callable[[ProgressCallback], Manifest]
 ) -> tuple[Manifest, dict[str, Any]]:
     """Run a stage under a progress line; its manifest, and that as metadata."""
     before = store.manifest(asset, pair)
     with shown(title) as progress:
-        manifest = stage(progress.tell)
+        manifest = stage(progress.update)
         unchanged = before is not None and before == manifest
         facts = metadata.of(manifest, store.where(asset, pair), unchanged)
         progress.finish("unchanged" if unchanged else f"{facts.get('rows_out', 0):,} rows")

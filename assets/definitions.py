@@ -8,7 +8,7 @@ import dagster as dg
 
 from assets.graph import define
 from assets.recovery import clear_dead_runs
-from assets.resources import QUIET, place
+from assets.resources import QUIET, resolve_location
 from pipelines.errors import UserError, printable
 
 
@@ -24,7 +24,7 @@ for _name, _value in QUIET.items():
 warnings.simplefilter("ignore", dg.BetaWarning)  # of backfill_policy, which is what lets one run do all pairs
 warnings.simplefilter("ignore", dg.PreviewWarning)  # of Pipes' own insides
 try:
-    defs = define(place())
+    defs = define(resolve_location())
 except UserError as error:
     raise click.ClickException(printable(error)) from None  # Dagster's commands print that as one plain sentence
 _clear_what_was_killed()

@@ -6,12 +6,12 @@ from assets.checks import checks
 from assets.corpus import corpus_assets
 from assets.recovery import clear_killed_runs
 from assets.refresh import ALIGN, REFRESH_CORPUS, REMAKE_CORPUS, REMAKE_PAIRS, refresh_schedule, refresh_sensor
-from assets.resources import Place, StoreResource, TrainerResource
+from assets.resources import RunLocation, StoreResource, TrainerResource
 from assets.training import training_assets
 from pipelines.config import read_recipe
 
 
-def define(used: Place) -> dg.Definitions:
+def define(used: RunLocation) -> dg.Definitions:
     """Everything Dagster is to know; ValueError with one sentence a mistake where the recipe cannot be run."""
     recipe = read_recipe(used.recipe)
     return dg.Definitions(

@@ -93,9 +93,9 @@ def refresh_sensor(recipe: Recipe) -> dg.SensorDefinition:
         if going := [run.run_id for run in runs if not run.is_finished]:
             return _skip(f"still at work: {', '.join(going)}", last)
         try:
-            lake = store.open()
-            trouble = _refresh(recipe, lake)
-            moved = set(collect.moved(recipe, lake))
+            open_store = store.open()
+            trouble = _refresh(recipe, open_store)
+            moved = set(collect.moved(recipe, open_store))
         except UserError as error:
             return _skip(str(error), last)
         done = {_range(run.tags) for run in runs if run.is_success}
@@ -103,7 +103,7 @@ def refresh_sensor(recipe: Recipe) -> dg.SensorDefinition:
         pairs = [pair for pair in recipe.corpus.pairs if pair in moved or pair in lost]
         if not pairs:
             return _skip(trouble or "nothing new upstream", {})
-        state = _state(lake, pairs)
+        state = _state(open_store, pairs)
         tries = last["tries"] + 1 if last.get("state") == state else 1
         if tries > TRIES:
             ids = ", ".join(run.run_id for run in runs if not run.is_success) or "none was started"

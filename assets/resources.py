@@ -30,7 +30,7 @@ GRACE = 20.0  # seconds a trainer has to stop when told to
 QUIET = {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
-class Place(NamedTuple):
+class RunLocation(NamedTuple):
     """What is run and where its data lie: absolute paths, or an address such as s3://bucket/prefix."""
 
     recipe: Path
@@ -42,7 +42,7 @@ def home() -> Path:
     return Path(os.environ.get("DAGSTER_HOME") or ".dagster").absolute()
 
 
-def place(recipe: str | None = None, store: str | None = None) -> Place:
+def resolve_location(recipe: str | None = None, store: str | None = None) -> RunLocation:
     """The recipe and the store to use: as given, else $RECIPE and $STORE, else the last used, else the sample's.
 
     The last used store counts only with the last used recipe: a store belongs to one recipe.
@@ -60,10 +60,10 @@ def place(recipe: str | None = None, store: str | None = None) -> Place:
     if not store:
         store = last.get("store") if str(file) == last.get("recipe") else None
     store = store or "store"  # in the working directory
-    return Place(file, store if is_address(store) else str(Path(store).absolute()))
+    return RunLocation(file, store if is_address(store) else str(Path(store).absolute()))
 
 
-def remember(used: Place) -> None:
+def remember(used: RunLocation) -> None:
     """Make `used` what `place` falls back on."""
     write_atomically(home() / "last.json", json.dumps({"recipe": str(used.recipe), "store": used.store}))
 
@@ -79,7 +79,7 @@ class StoreResource(dg.ConfigurableResource):
 
 
 @contextmanager
-def said_plainly() -> Iterator[None]:
+def user_errors_as_failures() -> Iterator[None]:
     """Turn what the stages raise for bad input (UserError) into a failure that is its sentence and is not retried.
 
     So is an OSError of a file; any other exception is a bug, which Dagster shows with its traceback.

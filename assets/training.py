@@ -10,7 +10,7 @@ import dagster as dg
 
 from alignment_train.config import TrainConfig
 from assets import metadata
-from assets.resources import StoreResource, TrainerResource, said_plainly
+from assets.resources import StoreResource, TrainerResource, user_errors_as_failures
 from pipelines.config import Recipe
 from pipelines.registry import Plugin
 from pipelines.storage.fingerprint import plugin_modules, source_hashes
@@ -96,17 +96,17 @@ def _trained(recipe: Recipe, config: TrainConfig, task: Task) -> dg.AssetsDefini
     def trained(
         context: dg.AssetExecutionContext, store: StoreResource, trainer: TrainerResource
     ) -> dg.MaterializeResult:
-        with said_plainly():
-            lake = store.open()
+        with user_errors_as_failures():
+            open_store = store.open()
             for needed in task.deps:  # here, before torch loads
                 for pair in recipe.corpus.pairs if needed in PER_PAIR else (None,):
-                    lake.require(needed, pair)
-            before = lake.manifest(task.asset)
-            trainer.run(context, task.command, lake.root / f"{task.asset}.log")
-            manifest = lake.require(task.asset)
-        facts = metadata.of(manifest, lake.where(task.asset), before is not None and before == manifest)
+                    open_store.require(needed, pair)
+            before = open_store.manifest(task.asset)
+            trainer.run(context, task.command, open_store.root / f"{task.asset}.log")
+            manifest = open_store.require(task.asset)
+        facts = metadata.of(manifest, open_store.where(task.asset), before is not None and before == manifest)
         return dg.MaterializeResult(
-            metadata={**_results(lake, task), **facts},
+            metadata={**_results(open_store, task), **facts},
             data_version=dg.DataVersion(manifest.fingerprint),
         )
 

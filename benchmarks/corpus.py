@@ -24,7 +24,7 @@ from benchmarks.rival import WORK, machine, measured
 from benchmarks.table import markdown
 from pipelines.languages import Pair
 from pipelines.storage.store import Store
-from tests.mirror import Mirror, package
+from tests.support.opus_server import Mirror, package
 
 CORPUS = {
     "filters": ["char_length", "length_ratio", "script", "identical", "markup", "lid", "translation_score"],

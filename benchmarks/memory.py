@@ -63,7 +63,7 @@ def gemma() -> Model:
 def step(precision: str, blocks_only: bool, checkpointing: bool = False) -> Callable[[], dict[str, float]]:
     def run() -> dict[str, float]:
         model = gemma()
-        heap.keep(max(weight.nbytes for weight in model.lm.parameters()))
+        heap.retain_freed_memory(max(weight.nbytes for weight in model.lm.parameters()))
         model.lm.train()
         _ = model.head_kind
         freeze(model, "blocks" if blocks_only else "all")

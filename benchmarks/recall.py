@@ -42,7 +42,7 @@ from benchmarks.table import markdown
 from pipelines.config import read_recipe
 from pipelines.evals.retrieval import credits
 from pipelines.languages import name as name_of
-from pipelines.progress import silent
+from pipelines.progress import no_progress
 from pipelines.storage.store import Store
 
 ROWS = 300  # of dev, a pair
@@ -57,7 +57,7 @@ class Curve(Reporter):
     """Asks for the recall at POINTS steps of a training, and keeps its time apart."""
 
     def __init__(self, folder: Path, steps: int, ask: Callable[[], float]):
-        super().__init__("curve", folder / "log.jsonl", silent)
+        super().__init__("curve", folder / "log.jsonl", no_progress)
         self.at = {round((i + 1) * steps / POINTS) - 1 for i in range(POINTS)}
         self.ask, self.spent, self.points, self.pivot = ask, 0.0, list[Point](), 0.0
         self.steps: list[float] = []

@@ -96,7 +96,7 @@ def named_model(options: argparse.Namespace) -> int:
     from alignment_train.models.load import load
     from benchmarks import named
 
-    heap.keep()  # as training and evaluation do
+    heap.retain_freed_memory()  # as training and evaluation do
     model = load(options.model)
     found: dict[str, Any] = {
         "model": options.model.name,
@@ -229,13 +229,13 @@ def ours(
     contrastive = Contrastive.model_validate({**RAW, **contrast})
     objectives = contrastive, Instruction.model_validate({"weight": 1.5, **instruction})
     held = [
-        (item, Rows(table, item.rows, SEED, partial(item.measure, model=model)))
+        (item, Rows(table, item.rows, SEED, partial(item.token_lengths, model=model)))
         for item, table in zip(objectives, (bitext, talks), strict=True)
     ]
     for step in range(bitext.num_rows // objectives[0].rows):
         for item, rows in held:
             batch = item.collate(rows.at(step), model, LENGTH)
-            for part in item.portions(batch):
+            for part in item.microbatches(batch):
                 own = item.count(part) / item.count(batch)
                 (item.weight * own * item.loss(model, part)[0]).backward()
         yield objectives[0].rows
@@ -253,7 +253,7 @@ def padding(model: Model, talks: pa.Table) -> dict[str, float]:
         out[f"{rows} texts, in random order"] = float(rows * whole.reshape(-1, rows).max(1).sum() / whole.sum())
         for name, pack in (("sorted by length", False), ("packed", True)):
             item = Instruction.model_validate({"rows": rows, "pack": pack})
-            drawn = Rows(talks, rows, SEED, partial(item.measure, model=model))
+            drawn = Rows(talks, rows, SEED, partial(item.token_lengths, model=model))
             batches = [item.collate(drawn.at(i), model, LENGTH)["attention_mask"] for i in range(drawn.per_epoch)]
             out[f"{rows} texts, {name}"] = sum(b.numel() for b in batches) / sum(int(b.sum()) for b in batches)
     return out
@@ -339,7 +339,7 @@ def once(work: str, rows: int, chunk: int | None) -> None:
     """A contrastive step at the middle layer over the first rows that `memory` wrote."""
     with pa.memory_map(str(Path(work) / "pairs.arrow")) as source:
         some = pa.ipc.open_file(source).read_all().slice(0, rows).to_pylist()
-    heap.keep()  # as a training does
+    heap.retain_freed_memory()  # as a training does
     model = shaped(AutoTokenizer.from_pretrained(Path(work) / "tokenizer"), SHAPE)
     item = Contrastive.model_validate({"rows": rows, "chunk": chunk, **RAW})
     optimiser = torch.optim.AdamW(model.lm.parameters(), lr=1e-5, fused=True)

@@ -84,7 +84,7 @@ def _make(path: str, folder: str, only: Sequence[str], until: str, refresh: bool
     with store.writer(), Progress() as progress:
         if refresh:
             progress.start("looking for newer releases")
-            moved = collect.refresh(recipe, store, tell=progress.tell)
+            moved = collect.refresh(recipe, store, on_progress=progress.update)
             progress.finish(f"news for {', '.join(map(str, moved))}" if moved else "nothing new")
         for stage in needed(recipe):
             if ASSETS.index(stage.asset) > ASSETS.index(until):
@@ -95,9 +95,9 @@ def _make(path: str, folder: str, only: Sequence[str], until: str, refresh: bool
             before = {pair: store.manifest(asset, pair) for pair in (pairs if stage.per_pair else [None])}
             progress.start(asset)
             if stage.per_pair:
-                found = side_by_side(pairs, partial(stage.make, recipe, store), progress.tell, store)
+                found = side_by_side(pairs, partial(stage.make, recipe, store), progress.update, store)
             else:
-                found = [stage.make(recipe, store, None, progress.tell)]
+                found = [stage.make(recipe, store, None, progress.update)]
             same = sum(manifest == before[pair] for pair, manifest in zip(before, found, strict=True))
             rows = f"{sum(map(_rows, found)):,} rows" + (f" in {len(found)} pairs" if stage.per_pair else "")
             changes = "unchanged" if same == len(found) else f"{same} pairs unchanged" if same else ""

@@ -11,13 +11,13 @@ from pipelines.errors import printable
 INTERVAL = 8.0  # seconds between plain lines: below the 10 that users are promised
 
 
-class Tell(Protocol):
+class ProgressCallback(Protocol):
     """How a stage says where it is: `done` of `total` units; total 0 where it cannot be known."""
 
     def __call__(self, done: float, total: float = 0, note: str = "") -> None: ...
 
 
-def silent(done: float, total: float = 0, note: str = "") -> None:
+def no_progress(done: float, total: float = 0, note: str = "") -> None:
     """A Tell that says nothing."""
 
 
@@ -49,7 +49,7 @@ class Progress:
             self._title, self._began, self._state = title, time.monotonic(), (0, 0, "")
         self._print()
 
-    def tell(self, done: float, total: float = 0, note: str = "") -> None:
+    def update(self, done: float, total: float = 0, note: str = "") -> None:
         """A Tell for the task at hand."""
         with self._lock:
             self._state = (done, total, note)

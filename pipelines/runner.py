@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pipelines.config import Recipe
 from pipelines.engine import CORES
 from pipelines.languages import Pair
-from pipelines.progress import Tell, silent
+from pipelines.progress import ProgressCallback, no_progress
 from pipelines.stages import clean, collect, decontaminate, dedup, instruct, mix, task_data
 from pipelines.storage.store import Manifest, Store
 
@@ -20,9 +20,15 @@ class Stage(NamedTuple):
     per_pair: bool
     run: Callable[..., Manifest]
 
-    def make(self, recipe: Recipe, store: Store, pair: Pair | None = None, tell: Tell = silent) -> Manifest:
+    def make(
+        self, recipe: Recipe, store: Store, pair: Pair | None = None, on_progress: ProgressCallback = no_progress
+    ) -> Manifest:
         """The manifest of the asset, made anew only where its fingerprint changed."""
-        return self.run(recipe, store, pair, tell=tell) if self.per_pair else self.run(recipe, store, tell=tell)
+        return (
+            self.run(recipe, store, pair, on_progress=on_progress)
+            if self.per_pair
+            else self.run(recipe, store, on_progress=on_progress)
+        )
 
 
 STAGES = (
@@ -48,7 +54,10 @@ AT_ONCE = min(4, CORES + 1)
 
 
 def side_by_side(
-    pairs: Sequence[Pair], make: Callable[[Pair, Tell], Manifest], tell: Tell = silent, store: Store | None = None
+    pairs: Sequence[Pair],
+    make: Callable[[Pair, ProgressCallback], Manifest],
+    on_progress: ProgressCallback = no_progress,
+    store: Store | None = None,
 ) -> list[Manifest]:
     """`make` of every pair, AT_ONCE at a time; the manifests in the order of `pairs`.
 
@@ -56,7 +65,7 @@ def side_by_side(
     stops what has not begun, and is raised; what is made by then stays made.
     """
     if len(pairs) == 1:
-        return [make(pairs[0], tell)]
+        return [make(pairs[0], on_progress)]
     lock, stop, state = threading.Lock(), threading.Event(), dict[Pair, tuple[float, float]]()
     finished: set[Pair] = set()
 
@@ -77,7 +86,7 @@ def side_by_side(
     def said() -> None:
         parts = sum(1 if p in finished else min(d / t, 1) if t else 0 for p, (d, t) in state.items())
         parts += len(finished - set(state))
-        tell(parts, len(pairs), f"{len(finished)} of {len(pairs)} pairs")
+        on_progress(parts, len(pairs), f"{len(finished)} of {len(pairs)} pairs")
 
     raw = {pair: store.manifest("raw_bitext", pair) if store else None for pair in pairs}
     rows = {pair: made.rows["data"] if made else 0 for pair, made in raw.items()}

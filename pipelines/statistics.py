@@ -29,7 +29,7 @@ Formula = Callable[[np.ndarray], np.ndarray]
 """Sums over items, [..., S], to figures, [...]."""
 
 
-class Items(NamedTuple):
+class ItemCounts(NamedTuple):
     """What a figure was measured on: of each item S numbers, [N, S]; `texts` where the eval says them."""
 
     values: np.ndarray
@@ -37,20 +37,22 @@ class Items(NamedTuple):
     texts: Texts | None
 
 
-class Scored(dict[str, float | int]):
+class BootstrappedMetric(dict[str, float | int]):
     """A Metric that remembers its resamples, float64 [RESAMPLES], and its items; JSON holds the figures alone.
 
     Its interval is the percentile interval of the resamples. Resample i of two figures of one N holds the same items,
     so what is computed from both stays paired.
     """
 
-    def __init__(self, value: float, n: int, resamples: np.ndarray, items: Items | None = None):
+    def __init__(self, value: float, n: int, resamples: np.ndarray, items: ItemCounts | None = None):
         low, high = np.quantile(resamples, [0.025, 0.975])
         super().__init__(value=float(value), low=float(low), high=float(high), n=n)
         self.resamples, self.measured = resamples, items
 
 
-def ratio(numerator: np.ndarray, denominator: np.ndarray, seed: int = 0, texts: Texts | None = None) -> Scored:
+def ratio(
+    numerator: np.ndarray, denominator: np.ndarray, seed: int = 0, texts: Texts | None = None
+) -> BootstrappedMetric:
     """sum(numerator) / sum(denominator) over N items, with the percentile interval of the bootstrap over items.
 
     numerator, denominator: [N], of one item each, so that a long text weighs by its tokens; denominator >= 0, and
@@ -61,7 +63,7 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray, seed: int = 0, texts: 
     return pooled(np.stack([numerator, denominator], axis=1), _quotient, seed, texts)
 
 
-def pooled(values: np.ndarray, formula: Formula, seed: int = 0, texts: Texts | None = None) -> Scored:
+def pooled(values: np.ndarray, formula: Formula, seed: int = 0, texts: Texts | None = None) -> BootstrappedMetric:
     """`formula` of the column sums of [N, S], of a row an item, with its interval as `ratio` has it.
 
     So chrF and BLEU of a corpus are resampled: by the counts of its items, not by scores of items (Koehn 2004,
@@ -70,7 +72,9 @@ def pooled(values: np.ndarray, formula: Formula, seed: int = 0, texts: Texts | N
     if len(values) == 0:
         raise UserError("a figure of no items: allowed is at least one. Give the eval texts to measure on.")
     whole = np.ascontiguousarray(values.T).sum(axis=1)
-    return Scored(float(formula(whole)), len(values), formula(resampled(values, seed)), Items(values, formula, texts))
+    return BootstrappedMetric(
+        float(formula(whole)), len(values), formula(resampled(values, seed)), ItemCounts(values, formula, texts)
+    )
 
 
 def _quotient(sums: np.ndarray) -> np.ndarray:
@@ -79,18 +83,20 @@ def _quotient(sums: np.ndarray) -> np.ndarray:
     return np.divide(above, below, out=np.zeros(below.shape), where=below != 0)
 
 
-def mean(values: np.ndarray, seed: int = 0, texts: Texts | None = None) -> Scored:
+def mean(values: np.ndarray, seed: int = 0, texts: Texts | None = None) -> BootstrappedMetric:
     """The mean of [N] items with its interval, as `ratio` has it."""
     return ratio(np.asarray(values, np.float64), np.ones(len(values)), seed, texts)
 
 
-def means(values: np.ndarray, seed: int = 0, texts: Texts | None = None) -> list[Scored]:
+def means(values: np.ndarray, seed: int = 0, texts: Texts | None = None) -> list[BootstrappedMetric]:
     """`mean` of each row of [F, N], all figures of the same items."""
     values = np.asarray(values, np.float64)
     ones = np.ones(values.shape[1])
     found = resampled(values.T, seed) / len(ones)
     return [
-        Scored(own.mean(), len(ones), found[:, i].copy(), Items(np.stack([own, ones], axis=1), _quotient, texts))
+        BootstrappedMetric(
+            own.mean(), len(ones), found[:, i].copy(), ItemCounts(np.stack([own, ones], axis=1), _quotient, texts)
+        )
         for i, own in enumerate(values)
     ]
 
@@ -113,14 +119,14 @@ def weights(n: int, seed: int = 0) -> np.ndarray:
     return drawn
 
 
-def paired(a: Scored, b: Scored) -> Scored:
+def paired(a: BootstrappedMetric, b: BootstrappedMetric) -> BootstrappedMetric:
     """a − b of two models on the same items."""
     if a["n"] != b["n"]:
         raise UserError(f"a paired difference of {a['n']} and {b['n']} items. Allowed: the same items on both sides.")
-    return Scored(a["value"] - b["value"], int(a["n"]), a.resamples - b.resamples)
+    return BootstrappedMetric(a["value"] - b["value"], int(a["n"]), a.resamples - b.resamples)
 
 
-def average(found: Sequence[Scored]) -> Scored:
+def average(found: Sequence[BootstrappedMetric]) -> BootstrappedMetric:
     """The mean of several figures; n is the sum of theirs.
 
     Where all have one N, resample i of each holds the items of the same numbers: pairs that share the sentences of
@@ -130,10 +136,10 @@ def average(found: Sequence[Scored]) -> Scored:
     together = len({item["n"] for item in found}) == 1
     resamples = [item.resamples if together else np.sort(item.resamples) for item in found]
     value = sum(item["value"] for item in found) / len(found)
-    return Scored(value, sum(int(item["n"]) for item in found), np.mean(resamples, axis=0))
+    return BootstrappedMetric(value, sum(int(item["n"]) for item in found), np.mean(resamples, axis=0))
 
 
-def gap(pivot: Scored, other: Scored, lower_is_better: bool = False) -> Scored:
+def gap(pivot: BootstrappedMetric, other: BootstrappedMetric, lower_is_better: bool = False) -> BootstrappedMetric:
     """How far another language lies behind the pivot, as a share of the pivot's figure: (pivot − other) / pivot.
 
     Of figures of which less is better it is (other − pivot) / pivot. Resamples in which the pivot has 0 count as 0.
@@ -143,10 +149,10 @@ def gap(pivot: Scored, other: Scored, lower_is_better: bool = False) -> Scored:
     lost, of = sign * (pivot.resamples - other.resamples), pivot.resamples
     resamples = np.divide(lost, of, out=np.zeros(RESAMPLES), where=of != 0)
     value = sign * (pivot["value"] - other["value"]) / pivot["value"] if pivot["value"] else 0.0
-    return Scored(value, int(other["n"]), resamples)
+    return BootstrappedMetric(value, int(other["n"]), resamples)
 
 
-def assessed(difference: Scored) -> Metric:
+def with_interval(difference: BootstrappedMetric) -> Metric:
     """{value, low, high, n, p, detectable} of a difference.
 
     p: two-sided, at least 2 / (RESAMPLES + 1) (Davison and Hinkley 1997, Bootstrap Methods, section 4.4). detectable:
@@ -159,7 +165,7 @@ def assessed(difference: Scored) -> Metric:
     return {**out, "detectable": DETECTED * error} if error > 1e-12 else out
 
 
-def without(metric: Scored, texts: set[str]) -> tuple[int, Scored | None]:
+def without(metric: BootstrappedMetric, texts: set[str]) -> tuple[int, BootstrappedMetric | None]:
     """How many items rest on one of `texts`, and the figure of the others, where there are both.
 
     (0, None) where the eval does not say what its items rest on.

@@ -9,8 +9,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny, and a test
 import pytest
 
 from pipelines.fetching import transport
-from tests.graph import align
-from tests.mirror import Mirror
+from tests.support.graph import align
+from tests.support.opus_server import Mirror
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

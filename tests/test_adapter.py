@@ -12,8 +12,8 @@ from alignment_train.models.model import Model
 from alignment_train.training.loop import train
 from alignment_train.training.progress_log import Reporter
 from pipelines.config import read_recipe
-from pipelines.progress import silent
-from tests.models import tiny
+from pipelines.progress import no_progress
+from tests.support.models import tiny
 from tests.test_train import CPU, PARTS, plan, weights
 
 TEXTS = ["one two three", "nine", "four five six seven eight"]
@@ -45,7 +45,7 @@ def moved(kind: str = "llama") -> Model:
 
 def run(folder: Path, what, **settings) -> Model:
     model = adapted(**settings)
-    train(model, what, PARTS, folder, Reporter("test", folder / "log.jsonl", silent), CPU)
+    train(model, what, PARTS, folder, Reporter("test", folder / "log.jsonl", no_progress), CPU)
     return model
 
 

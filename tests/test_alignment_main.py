@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pipelines.config import read_recipe
 from pipelines.runner import STAGES
 from pipelines.storage.store import Store
-from tests.models import ROOT
+from tests.support.models import ROOT
 
 TINY = ROOT / "tests" / "data" / "tiny.yaml"
 

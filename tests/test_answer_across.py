@@ -12,7 +12,7 @@ from pipelines.instructions.answer_across import AnswerAcross
 from pipelines.languages import Pair
 from pipelines.registry import build
 from pipelines.schema import bitext_batch
-from tests.planted import CORPUS, Planted
+from tests.support.bitext_fixtures import CORPUS, Planted
 
 PAIR = Pair("eng_Latn", "rus_Cyrl")
 

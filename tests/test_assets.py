@@ -18,7 +18,7 @@ from assets.corpus import PER_PAIR, REFRESH, corpus_assets, whole_version
 from assets.resources import StoreResource
 from pipelines.config import read_recipe
 from pipelines.storage.store import Manifest, Store
-from tests.graph import EVERY_PAIR, PAIRS, TINY, failure, hashes, run
+from tests.support.graph import EVERY_PAIR, PAIRS, TINY, failure, hashes, run
 
 CORPUS = [*(stage.asset for stage in PER_PAIR), "eval_text", "training_mix"]
 HOSTILE = "<script>alert(1)</script> | `x` ](javascript:1) \x1b[2J"

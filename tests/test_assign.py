@@ -11,7 +11,7 @@ from pipelines.schema import INSTRUCTION
 from pipelines.stages import instruct, mix, task_data
 from pipelines.storage.store import Manifest, Store
 from pipelines.tasks import Example, Message, Task
-from tests.planted import recipe, store_bitext, store_eval_text
+from tests.support.bitext_fixtures import recipe, store_bitext, store_eval_text
 
 PAIR = Pair("deu_Latn", "eng_Latn")
 

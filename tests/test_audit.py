@@ -8,7 +8,7 @@ from pipelines.languages import Pair
 from pipelines.report import ledger
 from pipelines.stages import clean, instruct, mix, task_data
 from pipelines.storage.store import Store
-from tests.planted import recipe, store_bitext, store_eval_text
+from tests.support.bitext_fixtures import recipe, store_bitext, store_eval_text
 
 PAIRS = (Pair("deu_Latn", "eng_Latn"), Pair("eng_Latn", "fra_Latn"))
 

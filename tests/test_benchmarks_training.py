@@ -15,7 +15,7 @@ from benchmarks import named, recall, training, training_gpu
 from benchmarks.afp import RAW, afp_loss
 from benchmarks.training import afp, ours, pieces, spelt
 from pipelines.instructions.translate import Translate
-from tests.models import bitext, tiny
+from tests.support.models import bitext, tiny
 
 ROWS = bitext(24)
 TALKS = pa.Table.from_batches([Translate().render(ROWS.combine_chunks().to_batches()[0], np.random.default_rng(0))])

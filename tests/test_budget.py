@@ -13,8 +13,8 @@ from pipelines.config import Budget
 from pipelines.languages import Pair
 from pipelines.stages import budget
 from pipelines.stages.budget import Receipts, choose, counter, shares, words
-from pipelines.text.segments import draws
-from tests.planted import recipe
+from pipelines.text.segments import seeded_order
+from tests.support.bitext_fixtures import recipe
 
 LANGUAGES = ["ara_Arab", "deu_Latn", "fra_Latn", "hin_Deva", "rus_Cyrl", "swh_Latn", "tha_Thai", "zho_Hans"]
 PAIRS = [Pair(*sorted(("eng_Latn", lang))) for lang in LANGUAGES]
@@ -31,8 +31,11 @@ def chosen(sizes: Sizes, kinds: int = 1, **settings: Any) -> tuple[Receipts, dic
     rows = []
     for (kind, pair, corpus), n in sizes.items():
         ids = np.arange(n) + 10_000 * corpus
-        pick = draws(ids.astype(np.uint64), kind, pair)
-        score, cost = (draws(pick, "score") % np.uint64(50)) / 50, draws(pick, "cost") % np.uint64(30) + np.uint64(1)
+        pick = seeded_order(ids.astype(np.uint64), kind, pair)
+        score, cost = (
+            (seeded_order(pick, "score") % np.uint64(50)) / 50,
+            seeded_order(pick, "cost") % np.uint64(30) + np.uint64(1),
+        )
         if "tokens" not in settings:
             cost = np.ones(n)
         rows += list(zip([kind] * n, [pair] * n, [corpus] * n, ids, pick, score, cost, strict=True))
@@ -161,8 +164,8 @@ def test_caps_go_by_version_then_name_then_the_rest() -> None:
 def test_the_best_come_first_and_draws_part_equals() -> None:
     _, by_chance = chosen({(0, 0, 0): 200}, rows=50)
     _, best = chosen({(0, 0, 0): 200}, rows=50, order="quality")
-    pick = draws(np.arange(200).astype(np.uint64), 0, 0)
-    score = (draws(pick, "score") % np.uint64(50)) / 50
+    pick = seeded_order(np.arange(200).astype(np.uint64), 0, 0)
+    score = (seeded_order(pick, "score") % np.uint64(50)) / 50
     assert best[0, 0] == np.lexsort((pick, -score))[:50].tolist()
     assert by_chance[0, 0] == np.argsort(pick)[:50].tolist()
 

@@ -8,8 +8,8 @@ from huggingface_hub import ModelCard
 from alignment_train import card
 from pipelines.config import Recipe
 from pipelines.storage.store import Store
-from tests.evaluated import figures
-from tests.evaluated import recipe as planted
+from tests.support.fake_metrics import figures
+from tests.support.fake_metrics import recipe as planted
 
 DE, SW = "deu_Latn-eng_Latn", "eng_Latn-swh_Latn"
 NUMBERS = {"parameters": 7_900_000, "trainable_parameters": 12_345, "steps": 200, "tokens/contrastive": 987_654}

@@ -12,8 +12,8 @@ from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.training.data import language_numbers
 from pipelines.config import validate
 from pipelines.registry import build
-from tests.models import bitext, tiny
-from tests.trained import assert_a_kill_changes_nothing
+from tests.support.models import bitext, tiny
+from tests.support.trained import assert_a_kill_changes_nothing
 
 SETTINGS = {"layer": 2, "rows": 8}
 
@@ -67,7 +67,7 @@ def by_hand(
 def test_loss_means_and_gradient_over_batches_are_those_computed_by_hand(more):
     objective, table = centered(**more), three_languages(24)
     model, same = tiny(), tiny()
-    held, memory, rows = objective.open(model, table), {}, table.to_pylist()
+    held, memory, rows = objective.setup(model, table), {}, table.to_pylist()
     for start in (0, 8, 16):
         some = rows[start : start + 8]
         batch = objective.collate(some, model, 64)
@@ -133,7 +133,7 @@ def test_a_single_row_of_a_language_first_seen_has_a_direction_and_a_gradient():
 def test_the_share_of_language_is_told_and_identical_states_do_no_harm():
     objective, model, table = centered(), tiny(), three_languages(8)
     batch = objective.collate(table.to_pylist(), model, 64)
-    _, figures = objective.loss(model, batch, objective.open(model, table))
+    _, figures = objective.loss(model, batch, objective.setup(model, table))
     assert 0.1 < figures["language_share"] < 1
     alike = objective.collate(table.slice(0, 1).to_pylist() * 8, model, 64)
     alike = {
@@ -141,7 +141,7 @@ def test_the_share_of_language_is_told_and_identical_states_do_no_harm():
         "input_ids": alike["input_ids"][:1].repeat(16, 1),
         "attention_mask": alike["attention_mask"][:1].repeat(16, 1),
     }
-    loss, figures = objective.loss(model, alike, objective.open(model, table))
+    loss, figures = objective.loss(model, alike, objective.setup(model, table))
     loss.backward()
     assert torch.isfinite(torch.tensor(list(figures.values()))).all()
     assert all(torch.isfinite(p.grad).all() for p in model.lm.parameters() if p.grad is not None)
@@ -150,12 +150,12 @@ def test_the_share_of_language_is_told_and_identical_states_do_no_harm():
 def test_means_are_kept_by_a_state_dict_so_that_a_resumed_run_goes_on_alike(tmp_path):
     objective, model, table = centered(), tiny(), three_languages(24)
     batches = [objective.collate(table.slice(i, 8).to_pylist(), model, 64) for i in (0, 8, 16)]
-    held = objective.open(model, table)
+    held = objective.setup(model, table)
     objective.loss(model, batches[0], held)
     objective.loss(model, batches[1], held)
     torch.save(held.state_dict(), tmp_path / "state")
-    resumed = objective.open(model, table)
-    fresh = objective.loss(model, batches[2], objective.open(model, table))[0].item()
+    resumed = objective.setup(model, table)
+    fresh = objective.loss(model, batches[2], objective.setup(model, table))[0].item()
     resumed.load_state_dict(torch.load(tmp_path / "state"))
     wanted = objective.loss(model, batches[2], held)[0].item()
     assert objective.loss(model, batches[2], resumed)[0].item() == wanted
@@ -169,7 +169,7 @@ def test_a_killed_run_resumes_with_the_means_that_it_had(tmp_path):
 
 def test_it_trains_the_blocks_below_its_layer_and_nothing_else():
     objective, model, table = centered(rows=16), tiny(), three_languages(96)
-    held = objective.open(model, table)
+    held = objective.setup(model, table)
     assert not list(held.parameters())
     before = {name: p.detach().clone() for name, p in model.lm.named_parameters()}
     optimiser = torch.optim.AdamW(model.lm.parameters(), lr=3e-3, weight_decay=0.0)
@@ -203,7 +203,7 @@ def test_the_mean_of_the_batch_is_plain_but_for_a_single_row():
 def test_the_centered_loss_is_that_of_states_less_their_means(center: str):
     objective, model, table = centered(center=center), tiny(), three_languages(8)
     batch = objective.collate(table.to_pylist(), model, 64)
-    held = objective.open(model, table)
+    held = objective.setup(model, table)
     assert (held is None) == (center != "language")
     loss, figures = objective.loss(model, batch, held)
     states = objective.states(model, batch)
@@ -225,7 +225,7 @@ def test_loss_and_gradients_are_the_same_in_chunks(center: str):
     table, found = three_languages(24), []
     for chunk in (None, 5):
         objective, model = centered(center=center, chunk=chunk, rows=12), tiny()
-        held = objective.open(model, table)
+        held = objective.setup(model, table)
         losses = []
         for start in (0, 12):  # the second batch meets means that the first one left
             batch = objective.collate(table.slice(start, 12).to_pylist(), model, 64)
@@ -250,9 +250,9 @@ def test_a_batch_with_one_row_of_a_language_has_finite_gradients(center: str):
     assert [row["src_lang"] for row in rows].count("nld_Latn") == 1
     batch = objective.collate(rows, model, 64)
     src, tgt = objective.states(model, batch).chunk(2)
-    src, _, _ = objective.centered(src, tgt, batch, objective.open(model, table))
+    src, _, _ = objective.centered(src, tgt, batch, objective.setup(model, table))
     assert src[0].norm() > 1e-3
-    loss, _ = objective.loss(model, batch, objective.open(model, table))
+    loss, _ = objective.loss(model, batch, objective.setup(model, table))
     loss.backward()
     norms = [float(p.grad.norm()) for p in model.lm.parameters() if p.grad is not None]
     assert 0 < max(norms) < 1e3
@@ -265,7 +265,7 @@ def test_centering_makes_a_contrast_of_anisotropic_states_fall():
         objective, model = centered(center=center, rows=16), tiny()
         hidden = model.hidden
         model.hidden = lambda *args, hidden=hidden: hidden(*args) + 100  # type: ignore[method-assign]
-        batch, held = objective.collate(table.to_pylist(), model, 64), objective.open(model, table)
+        batch, held = objective.collate(table.to_pylist(), model, 64), objective.setup(model, table)
         optimiser = torch.optim.AdamW(model.lm.parameters(), lr=1e-3)
         for _ in range(30):
             loss, _ = objective.loss(model, batch, held)
@@ -325,4 +325,4 @@ def test_settings_that_cannot_be_are_refused(settings, message: str):
 
 def test_a_pivot_that_no_pair_has_is_refused():
     with pytest.raises(ValueError, match="pivot: found fra_Latn, which no pair has. Allowed: deu_Latn, eng_Latn"):
-        centered(pivot="fr").open(tiny(), bitext(4))
+        centered(pivot="fr").setup(tiny(), bitext(4))

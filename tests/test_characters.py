@@ -8,7 +8,7 @@ import pytest
 from pipelines.filters.markup import bare
 from pipelines.filters.script import NEUTRAL, UNICODE, share
 from pipelines.languages import script
-from pipelines.text.characters import DIGIT, DROPPED, LETTER, SPACE, SPACES, Characters, kinds, read
+from pipelines.text.characters import DIGIT, DROPPED, LETTER, SPACE, SPACES, Characters, decode_column, kinds
 from pipelines.text.matching import match_key
 from pipelines.text.normalise import normalised, without_c1
 
@@ -34,7 +34,7 @@ def texts() -> pa.Array:
 
 
 def test_points_and_counts_are_those_of_each_text(texts: pa.Array) -> None:
-    text = read(texts)
+    text = decode_column(texts)
     expected = texts.to_pylist()
     found = [text.points[a:b].tolist() for a, b in zip(text.first, text.last, strict=True)]
     assert found == [list(map(ord, one)) for one in expected]
@@ -45,12 +45,12 @@ def test_points_and_counts_are_those_of_each_text(texts: pa.Array) -> None:
 
 def test_a_column_is_read_once_and_never_taken_for_another() -> None:
     column = pa.array(["a", "bb", "ccc"])
-    assert read(column) is read(column)
-    assert read(column.slice(1)) is not read(column)
-    assert read(column.slice(1)).first.tolist() == [0, 3]
+    assert decode_column(column) is decode_column(column)
+    assert decode_column(column.slice(1)) is not decode_column(column)
+    assert decode_column(column.slice(1)).first.tolist() == [0, 3]
     for _ in range(50):  # memory is used again
         word = chr(random.randrange(97, 123)) * random.randrange(1, 9)
-        assert read(pa.array([word])).points.tolist() == [*map(ord, word), 10]
+        assert decode_column(pa.array([word])).points.tolist() == [*map(ord, word), 10]
 
 
 @pytest.mark.parametrize(

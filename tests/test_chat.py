@@ -29,8 +29,8 @@ from pipelines.config import Recipe, validate
 from pipelines.errors import UserError
 from pipelines.storage.store import Store
 from pipelines.text.reasoning import Reasoning
-from tests.models import ROOT, tiny
-from tests.trained import trained
+from tests.support.models import ROOT, tiny
+from tests.support.trained import trained
 
 Talk = list[dict[str, str]]
 MARKS = re.findall(

@@ -16,7 +16,7 @@ from pipelines.schema import BITEXT, bitext_batch
 from pipelines.stages import clean
 from pipelines.storage.ledger import REJECTED, Samples, rebatch
 from pipelines.storage.store import Manifest, Store
-from tests.planted import CORPUS, recipe, store_bitext
+from tests.support.bitext_fixtures import CORPUS, recipe, store_bitext
 
 DE = Pair("deu_Latn", "eng_Latn")
 ROWS = {  # src -> tgt, and the filter that drops it

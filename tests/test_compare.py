@@ -18,7 +18,7 @@ from pipelines.report.comparison import Row
 from pipelines.statistics import STUDENT, over_runs
 from pipelines.storage.store import Manifest, Store
 from pipelines.storage.verification import verify
-from tests.models import ROOT
+from tests.support.models import ROOT
 
 TINY = ROOT / "tests" / "data" / "tiny.yaml"
 ENGLISH = "loss/eng_Latn/nats_per_token"
@@ -191,7 +191,8 @@ def test_every_built_in_method_is_sound_and_shares_the_control_of_all_but_retain
         "control of prompt": ["prompt"],
     }
     pairs = {
-        name: next(o.rows for o in TrainConfig.of(recipe).objectives if o.aligns) for name, recipe in recipes.items()
+        name: next(o.rows for o in TrainConfig.of(recipe).objectives if o.is_alignment)
+        for name, recipe in recipes.items()
     }
     assert set(pairs.values()) == {48}, "every method sees the same rows"
 

@@ -6,7 +6,7 @@ import pytest
 from pipelines import statistics
 from pipelines.results.comparison import compared, language_groups
 from pipelines.results.contamination import Overlap
-from tests.evaluated import DE, SW, scored
+from tests.support.fake_metrics import DE, SW, scored
 
 KEYS = [f"retrieval/{pair}/recall@1" for pair in (DE, SW)]
 
@@ -34,7 +34,7 @@ def test_differences_and_means_are_paired_by_item():
         {KEYS[0]: 0.1, KEYS[1]: 0.0, "retrieval/all/recall@1": 0.05, "retrieval/seen/recall@1": 0.1}
     )
     each = np.r_[np.zeros(40), np.ones(20), np.zeros(140)]
-    assert differences[KEYS[0]] == pytest.approx(statistics.assessed(statistics.mean(each)))
+    assert differences[KEYS[0]] == pytest.approx(statistics.with_interval(statistics.mean(each)))
     assert found["means"]["aligned"]["retrieval/all/recall@1"]["value"] == pytest.approx(0.35)
     assert "base" not in found["means"]
     assert "contamination" not in found

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.config import CHECKS, RECIPES, Recipe, find, lineage, read_recipe
 from pipelines.errors import UserError, printable
-from pipelines.storage.fingerprint import fingerprint
+from pipelines.storage.fingerprint import compute_fingerprint
 
 CORPUS = "corpus:\n  pairs: [en-de, en-fr]\n  sources: [{sample: {}}]\n"
 
@@ -191,7 +191,9 @@ def test_secrets_in_addresses_are_in_nothing_that_is_written(tmp_path: Path) -> 
     resolved = [json.dumps(recipe.resolved()) for recipe in recipes]
     assert resolved[0] == resolved[1]
     assert "s3://***@bucket/x.tsv?token=***" in resolved[0]
-    prints = {fingerprint("pipelines.stages.collect", {}, {}, plugins=recipe.corpus.sources) for recipe in recipes}
+    prints = {
+        compute_fingerprint("pipelines.stages.collect", {}, {}, plugins=recipe.corpus.sources) for recipe in recipes
+    }
     assert len(prints) == 1
     assert [recipe.corpus.sources[0].paths for recipe in recipes] != [recipes[0].corpus.sources[0].paths] * 2
 

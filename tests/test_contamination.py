@@ -7,7 +7,7 @@ import pytest
 from pipelines.results.contamination import Overlap, overlap, together
 from pipelines.schema import BITEXT, EVAL_TEXT, INSTRUCTION
 from pipelines.storage.store import Store
-from pipelines.text.near import HeldOut
+from pipelines.text.near import HeldOutIndex
 
 LONG = "The weather has been fine here since Monday last week"
 HELD = {
@@ -105,7 +105,7 @@ PROMPT = (
 def test_a_text_that_sentences_or_the_prompt_hold_between_them_is_not_held(
     tmp_path: Path, text: str, said: str
 ) -> None:
-    (share,) = HeldOut(pa.array([text]), "eng_Latn", 0.8).scores(pa.array([said]))
+    (share,) = HeldOutIndex(pa.array([text]), "eng_Latn", 0.8).scores(pa.array([said]))
     assert share > 0.8  # of its shingles; the rows are of the sample's mix, which was decontaminated
     assert kinds(overlap(stored(tmp_path, [("a", "b")], [said], held={"eng_Latn": [text]}), 0.8)) == {}
 

@@ -3,7 +3,7 @@ import torch
 
 from alignment_train.losses import info_nce, pool
 from alignment_train.objectives.contrastive import Contrastive
-from tests.models import SHAPES, bitext, tiny
+from tests.support.models import SHAPES, bitext, tiny
 
 ROWS = bitext(13).to_pylist()
 

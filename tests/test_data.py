@@ -4,7 +4,7 @@ import pytest
 
 from alignment_train.models.chat import plain
 from alignment_train.training.data import Rows, conversations, pack, segments, texts, token_counts
-from tests.models import bitext, tiny
+from tests.support.models import bitext, tiny
 
 
 def numbered(sizes: np.ndarray, rows: int, seed: int) -> Rows:

@@ -3,7 +3,7 @@ import yaml
 
 from pipelines.report.data_card import card, public, sources
 from pipelines.storage.store import LedgerRow
-from tests.planted import recipe
+from tests.support.bitext_fixtures import recipe
 
 CORPORA = {
     "good/v1": {"version": "v1", "licence": "CC-BY-4.0", "url": "https://example.org", "citation": "A (2020)"},

@@ -6,7 +6,7 @@ import pytest
 from pipelines.languages import Pair
 from pipelines.stages import decontaminate
 from pipelines.storage.store import Manifest, Store, StoreError
-from tests.planted import CORPUS, recipe, store_bitext, store_eval_text
+from tests.support.bitext_fixtures import CORPUS, recipe, store_bitext, store_eval_text
 
 ZH = Pair("eng_Latn", "zho_Hans")
 ROWS = (

@@ -12,7 +12,7 @@ from pipelines.stages import dedup
 from pipelines.storage.ledger import BATCH_ROWS
 from pipelines.storage.store import Manifest, Store
 from pipelines.text.matching import match_key
-from tests.planted import CORPUS, recipe, store_bitext
+from tests.support.bitext_fixtures import CORPUS, recipe, store_bitext
 
 DE = Pair("deu_Latn", "eng_Latn")
 

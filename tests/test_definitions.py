@@ -12,16 +12,16 @@ import pytest
 from assets import resources
 from assets.graph import define
 from assets.refresh import refresh_schedule
-from assets.resources import Place, place, remember
+from assets.resources import RunLocation, remember, resolve_location
 from pipelines.config import find, read_recipe
-from tests.graph import PAIRS, TINY, environment
-from tests.models import ROOT
+from tests.support.graph import PAIRS, TINY, environment
+from tests.support.models import ROOT
 
 CORPUS = {"raw_bitext", "clean_bitext", "deduped_bitext", "decontaminated_bitext", "instructions"}
 
 
 def graph(recipe: Path = TINY) -> Any:
-    return define(Place(recipe, "/nowhere")).resolve_asset_graph()
+    return define(RunLocation(recipe, "/nowhere")).resolve_asset_graph()
 
 
 def test_every_asset_is_described_grouped_and_versioned() -> None:
@@ -70,7 +70,7 @@ def test_tasks_have_an_asset_of_their_own_which_the_mix_and_a_refresh_take_in(tm
         "task_data": {"eval_text"},
         "training_mix": {"decontaminated_bitext", "instructions", "task_data"},
     }
-    job = define(Place(taught, "/nowhere")).resolve_job_def("refresh_corpus")
+    job = define(RunLocation(taught, "/nowhere")).resolve_job_def("refresh_corpus")
     assert "task_data" in {key.to_user_string() for key in job.asset_layer.selected_asset_keys}
 
 
@@ -98,7 +98,9 @@ def test_a_changed_filter_changes_the_version_of_clean_bitext_alone(tmp_path: Pa
 
 
 def test_checks_state_their_severity() -> None:
-    checks = [key for assets_def in define(Place(TINY, "/x")).asset_checks or [] for key in assets_def.check_specs]
+    checks = [
+        key for assets_def in define(RunLocation(TINY, "/x")).asset_checks or [] for key in assets_def.check_specs
+    ]
     assert {spec.name for spec in checks} == {
         "schema_kept", "sides_not_empty", "duplicates_zero", "no_evaluation_overlap", "budget_kept",
         "every_pair_present", "base_is_a_model", "training_loss_fell", "recall_rose", "pivot_kept",
@@ -107,7 +109,7 @@ def test_checks_state_their_severity() -> None:
 
 
 def test_refresh_ends_at_the_training_mix() -> None:
-    job = define(Place(TINY, "/nowhere")).resolve_job_def("refresh_corpus")
+    job = define(RunLocation(TINY, "/nowhere")).resolve_job_def("refresh_corpus")
     assert {key.to_user_string() for key in job.asset_layer.selected_asset_keys} == CORPUS | {
         "eval_text",
         "training_mix",
@@ -157,7 +159,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_new_home_means_the_sample(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert resources.home() == home
     monkeypatch.chdir(home)
-    assert place() == Place(find("sample.yaml").resolve(), str(home / "store"))
+    assert resolve_location() == RunLocation(find("sample.yaml").resolve(), str(home / "store"))
 
 
 def test_defaults_lie_in_the_working_directory_and_never_beside_the_code(
@@ -178,29 +180,29 @@ def test_defaults_lie_in_the_working_directory_and_never_beside_the_code(
 
 
 def test_the_last_used_place_is_the_default(home: Path) -> None:
-    used = Place(TINY, str(home / "run1"))
+    used = RunLocation(TINY, str(home / "run1"))
     remember(used)
-    assert place() == used
-    assert place(store=str(home / "run2")) == Place(TINY, str(home / "run2"))
+    assert resolve_location() == used
+    assert resolve_location(store=str(home / "run2")) == RunLocation(TINY, str(home / "run2"))
 
 
 def test_another_recipe_does_not_get_the_last_store(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home)
-    remember(Place(TINY, str(home / "run1")))
-    assert place("opus8.yaml").store == str(home / "store")
+    remember(RunLocation(TINY, str(home / "run1")))
+    assert resolve_location("opus8.yaml").store == str(home / "store")
 
 
 def test_environment_names_recipe_and_store(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RECIPE", str(TINY))
     monkeypatch.setenv("STORE", "somewhere")
-    assert place() == Place(TINY, str(Path("somewhere").absolute()))
+    assert resolve_location() == RunLocation(TINY, str(Path("somewhere").absolute()))
 
 
 def test_a_store_at_an_address_stays_as_it_is_written(home: Path) -> None:
-    remember(place(str(TINY), "s3://bucket/run1"))
-    assert place() == Place(TINY, "s3://bucket/run1")
+    remember(resolve_location(str(TINY), "s3://bucket/run1"))
+    assert resolve_location() == RunLocation(TINY, "s3://bucket/run1")
 
 
 def test_a_damaged_memory_is_forgotten(home: Path) -> None:
     (home / "last.json").write_text(json.dumps({"recipe": str(TINY)})[:-3])
-    assert place().recipe.name == "sample.yaml"
+    assert resolve_location().recipe.name == "sample.yaml"

@@ -15,9 +15,9 @@ from alignment_train.losses import gathered
 from alignment_train.objectives.contrastive import same_texts, text_number
 from alignment_train.objectives.language_model import LanguageModel
 from alignment_train.objectives.prompt import Prompt
-from alignment_train.training.fsdp import Divided
-from tests.models import ROOT, tiny
-from tests.ranked import adapted, main
+from alignment_train.training.fsdp import FsdpModel
+from tests.support.models import ROOT, tiny
+from tests.support.ranked import adapted, main
 from tests.test_train import plan, run
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -28,7 +28,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Folders of one process, which is this, and of two."""
     one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
     clean = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [*TORCHRUN, str(ROOT / "tests" / "ranked.py"), str(two)]
+    command = [*TORCHRUN, str(ROOT / "tests" / "support" / "ranked.py"), str(two)]
     done = subprocess.Popen(command, env=clean, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     main(one)
     said, _ = done.communicate(timeout=600)
@@ -152,4 +152,4 @@ def test_batches_that_cannot_be_divided_are_refused(tmp_path: Path, monkeypatch,
 def test_an_older_torch_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("alignment_train.training.fsdp.SUMS", "not_there_yet")
     with pytest.raises(ValueError, match="train.parallel: found fsdp, with torch .* Allowed: torch 2.9 or newer"):
-        Divided(tiny(), [], "float32")
+        FsdpModel(tiny(), [], "float32")

@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 
 from pipelines.fetching import download, transport
-from pipelines.fetching.download import Got, Job, download_all, kept, probe
+from pipelines.fetching.download import DownloadedFile, DownloadJob, cached_path, download_all, probe
 from pipelines.fetching.transport import DownloadError, get_json
 from pipelines.sources._moses import check_zip
-from tests.mirror import FAULTS, Mirror, lines, package
+from tests.support.opus_server import FAULTS, Mirror, lines, package
 
 
 def _publish(mirror: Mirror, count: int = 3) -> list[str]:
     return [mirror.add(f"C{i}/v1", "de-en", lines(400, f"{i}a"), lines(400, f"{i}b")) for i in range(count)]
 
 
-def _jobs(mirror: Mirror, paths: list[str], folder: Path) -> list[Job]:
-    return [Job(mirror.url + path, folder / path.strip("/").replace("/", "_")) for path in paths]
+def _jobs(mirror: Mirror, paths: list[str], folder: Path) -> list[DownloadJob]:
+    return [DownloadJob(mirror.url + path, folder / path.strip("/").replace("/", "_")) for path in paths]
 
 
 @pytest.mark.parametrize("md5_etags", [True, False])
@@ -43,7 +43,7 @@ def test_files_arrive_whole_whatever_the_network_does(
 def test_a_part_file_is_resumed_from_its_last_byte(opus_server: Mirror, tmp_path: Path) -> None:
     (path,) = _publish(opus_server, 1)
     (job,) = _jobs(opus_server, [path], tmp_path)
-    part = kept(job.file, opus_server.etag(path), len(opus_server.files[path])).with_suffix(".part")
+    part = cached_path(job.file, opus_server.etag(path), len(opus_server.files[path])).with_suffix(".part")
     part.write_bytes(opus_server.files[path][:1234])
     (got,) = download_all([job], check_zip)
     assert got.file.read_bytes() == opus_server.files[path]
@@ -57,7 +57,7 @@ def test_a_killed_download_leaves_a_part_that_the_next_one_uses(
     jobs = _jobs(opus_server, [path], tmp_path)
     opus_server.faults = {"drop": 1.0}
     with monkeypatch.context() as patch:
-        patch.setattr(transport.Tries, "progressed", _interrupt)
+        patch.setattr(transport.RetryPolicy, "progressed", _interrupt)
         with pytest.raises(OSError, match="killed"):
             download_all(jobs, check_zip)
     half = len(opus_server.files[path]) // 2
@@ -74,7 +74,7 @@ def _interrupt(self: object) -> None:
 def test_a_server_that_ignores_range_does_not_undo_what_is_here(opus_server: Mirror, tmp_path: Path) -> None:
     (path,) = _publish(opus_server, 1)
     (job,) = _jobs(opus_server, [path], tmp_path)
-    part = kept(job.file, opus_server.etag(path), len(opus_server.files[path])).with_suffix(".part")
+    part = cached_path(job.file, opus_server.etag(path), len(opus_server.files[path])).with_suffix(".part")
     part.write_bytes(opus_server.files[path][:5000])
     opus_server.faults = {"norange": 1.0}
     (got,) = download_all([job], check_zip)
@@ -112,7 +112,7 @@ def test_a_pinned_file_that_changed_upstream_is_refused(opus_server: Mirror, tmp
     (path,) = _publish(opus_server, 1)
     (job,) = _jobs(opus_server, [path], tmp_path)
     size = len(opus_server.files[path]) if same_size else 7
-    pinned = Got('"old"', size, "0" * 64, tmp_path / "old.zip")
+    pinned = DownloadedFile('"old"', size, "0" * 64, tmp_path / "old.zip")
     with pytest.raises(ValueError, match=r"with 0{64}, as in the lock file\. The file changed upstream"):
         download_all([job._replace(pinned=pinned)], check_zip)
     assert not (tmp_path / "old.zip").exists()
@@ -137,7 +137,7 @@ def test_a_flipped_byte_outside_every_crc_is_noticed_by_the_etag(opus_server: Mi
     (job,) = _jobs(opus_server, [path], tmp_path)
     data = bytearray(opus_server.files[path])
     data[10] ^= 0xFF  # the time of the first member, which no CRC covers
-    part = kept(job.file, opus_server.etag(path), len(data)).with_suffix(".part")
+    part = cached_path(job.file, opus_server.etag(path), len(data)).with_suffix(".part")
     part.write_bytes(bytes(data))
     check_zip(part)
     (got,) = download_all([job], check_zip)
@@ -189,7 +189,7 @@ def _waits(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     mirror.faults = {"503": 1.0}
     url = mirror.url + path
     with transport.session() as session, pytest.raises(DownloadError, match="no new byte in 30 tries"):
-        transport.answer(session, "GET", url, transport.Tries(url, Impatient()))
+        transport.answer(session, "GET", url, transport.RetryPolicy(url, Impatient()))
     return waited
 
 
@@ -202,7 +202,7 @@ def test_files_come_several_at_a_time(opus_server: Mirror, tmp_path: Path) -> No
 
 def test_a_missing_file_is_not_tried_again(opus_server: Mirror, tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="the server answers 404 Not Found"):
-        download_all([Job(opus_server.url + "/none.zip", tmp_path / "none.zip")], check_zip)
+        download_all([DownloadJob(opus_server.url + "/none.zip", tmp_path / "none.zip")], check_zip)
     assert len(opus_server.requests) == 1
 
 

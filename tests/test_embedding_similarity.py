@@ -13,7 +13,7 @@ from alignment_train.models.seed import train_tokenizer
 from pipelines.filters.embedding_similarity import EmbeddingSimilarity
 from pipelines.languages import Pair
 from pipelines.schema import bitext_batch
-from tests.models import bitext
+from tests.support.models import bitext
 
 TABLE = bitext(40)
 SRC, TGT = [  # one to four words, so that batches need padding and sorting

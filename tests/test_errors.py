@@ -20,7 +20,7 @@ from pipelines.filters import Filter
 from pipelines.runner import STAGES
 from pipelines.stages import clean
 from pipelines.storage.store import Store
-from tests.models import ROOT
+from tests.support.models import ROOT
 
 
 def raises(error: BaseException):

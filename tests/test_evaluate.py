@@ -11,7 +11,7 @@ from alignment_train.evaluation import evaluate
 from pipelines.evals import LanguageModel, Metric, Sample, States
 from pipelines.results.summary import table
 from pipelines.storage.store import Store, StoreError
-from tests.evaluated import TRAINED_LAYER, Answers, Fake, fabricate, figures, recipe
+from tests.support.fake_metrics import TRAINED_LAYER, Answers, Fake, fabricate, figures, recipe
 
 DE, SW = "deu_Latn-eng_Latn", "eng_Latn-swh_Latn"
 RECIPE = recipe()

@@ -12,7 +12,7 @@ import pytest
 from pipelines.filters.length_ratio import LengthRatio
 from pipelines.registry import build
 from pipelines.storage import fingerprint as fp
-from tests.models import ROOT
+from tests.support.models import ROOT
 
 PACKAGE = {
     "__init__": "",
@@ -125,16 +125,16 @@ def test_code_that_once_was_missed_counts(made_by: str, module: str) -> None:
 def test_a_fingerprint_changes_with_a_module_that_is_imported_from_afar(
     package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = fp.fingerprint("isogloss_fake.root", {}, {})
-    assert before == fp.fingerprint("isogloss_fake.root", {}, {})
+    before = fp.compute_fingerprint("isogloss_fake.root", {}, {})
+    assert before == fp.compute_fingerprint("isogloss_fake.root", {}, {})
     (package / "up.py").write_text("y = 2")
     fp._parsed.cache_clear()
-    assert before != fp.fingerprint("isogloss_fake.root", {}, {})
+    assert before != fp.compute_fingerprint("isogloss_fake.root", {}, {})
 
 
 def test_a_fingerprint_changes_with_all_that_decides_a_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
     def fingerprint(settings: object = 1, upstream: str = "a", plugin: LengthRatio | None = None) -> str:
-        return fp.fingerprint(
+        return fp.compute_fingerprint(
             "pipelines.stages.mix", settings, {"raw_bitext": upstream}, plugins=[plugin or LengthRatio()]
         )
 
@@ -150,7 +150,7 @@ def test_a_fingerprint_changes_with_all_that_decides_a_dataset(monkeypatch: pyte
 
 def test_a_fingerprint_covers_the_source_within_an_eval(monkeypatch: pytest.MonkeyPatch) -> None:
     def fingerprint(split: dict) -> str:
-        return fp.fingerprint(
+        return fp.compute_fingerprint(
             "pipelines.stages.mix", 0, {}, plugins=[build("pipelines.evals", {"loss": {"source": split}})]
         )
 

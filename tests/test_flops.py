@@ -6,7 +6,7 @@ import torch
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.language_model import LanguageModel
 from alignment_train.training.flops import Flops, peak
-from tests.models import tiny
+from tests.support.models import tiny
 from tests.test_train import PARTS, plan, run
 
 CPU = torch.device("cpu")

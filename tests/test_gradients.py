@@ -7,21 +7,21 @@ from torch import nn
 
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.language_model import LanguageModel
-from alignment_train.training.gradients import Apart
-from tests.models import tiny
+from alignment_train.training.gradients import PerObjectiveGradients
+from tests.support.models import tiny
 from tests.test_train import PARTS, plan, run
 
 
 def test_norms_cosines_and_the_sum_are_those_of_the_gradients():
     one, other, unused = (nn.Parameter(torch.zeros(2)) for _ in range(3))
-    apart = Apart([one, other, unused], each=True)
-    with apart.of("a"):
+    apart = PerObjectiveGradients([one, other, unused], separate=True)
+    with apart.collect("a"):
         (3 * one[0] + 4 * other[1]).backward()
-    with apart.of("b"):
+    with apart.collect("b"):
         (2 * one[0]).backward()
-    with apart.of("a"):
+    with apart.collect("a"):
         (3 * one[0]).backward()
-    with apart.of("still"):
+    with apart.collect("still"):
         (0 * one[0]).backward()
     found = apart.merge()
     assert found == pytest.approx(

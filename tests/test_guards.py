@@ -9,8 +9,8 @@ from alignment_train.config import Guards, Optimiser, TrainConfig
 from alignment_train.losses import effective_rank
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.language_model import LanguageModel
-from alignment_train.training.guards import WINDOW, Stop, Watch
-from tests.models import tiny
+from alignment_train.training.guards import WINDOW, TrainingAborted, TrainingMonitor
+from tests.support.models import tiny
 from tests.test_train import plan, run, weights
 
 
@@ -44,16 +44,16 @@ class Full(LanguageModel):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore.")
 
 
-def watch(**guards) -> Watch:
-    return Watch(Guards.model_validate(guards), tiny(), {})
+def watch(**guards) -> TrainingMonitor:
+    return TrainingMonitor(Guards.model_validate(guards), tiny(), {})
 
 
-def stopped_at(one: Watch, losses: list[dict[str, float]], message: str) -> int | None:
+def stopped_at(one: TrainingMonitor, losses: list[dict[str, float]], message: str) -> int | None:
     """The place of the value at which it stops."""
     for place, found in enumerate(losses):
         try:
             one.losses(found, 1.0)
-        except Stop as reason:
+        except TrainingAborted as reason:
             return place if re.search(message, str(reason)) else None
     return None
 

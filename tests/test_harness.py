@@ -19,10 +19,10 @@ from pipelines.evals import harness
 from pipelines.evals.harness import Harness
 from pipelines.languages import Pair
 from pipelines.registry import build
-from pipelines.statistics import Scored, without
-from tests.models import tiny
-from tests.planted import Planted
-from tests.unasked import Unasked
+from pipelines.statistics import BootstrappedMetric, without
+from tests.support.bitext_fixtures import Planted
+from tests.support.fake_lm import Unasked
+from tests.support.models import tiny
 
 HOME = Path("unused")
 PAIRS = [Pair.parse(pair) for pair in ("de-en", "en-zh", "en-th", "de-it")]
@@ -178,7 +178,7 @@ def test_figures_count_the_items_whose_right_choice_is_the_likeliest(data: Path)
     assert found["xcopa/ita_Latn/acc"]["value"] == 0.5
     assert found["xcopa/zho_Hans/acc"] == {"value": 1.0, "low": 1.0, "high": 1.0, "n": 4}
     metric = found["xcopa/ita_Latn/acc"]
-    assert isinstance(metric, Scored)
+    assert isinstance(metric, BootstrappedMetric)
     count, rest = without(metric, {"Entrò il gatto."})
     assert rest is not None
     assert (count, rest["n"], rest["value"]) == (1, 3, pytest.approx(1 / 3)), "each item knows its texts"

@@ -37,4 +37,4 @@ def test_what_a_step_frees_the_next_one_takes():
 
 def test_a_c_library_without_the_setting_is_left_alone(monkeypatch):
     monkeypatch.setattr(heap.ctypes, "CDLL", lambda name: object())
-    assert heap.keep.__wrapped__() is False
+    assert heap.retain_freed_memory.__wrapped__() is False

@@ -21,11 +21,11 @@ import pytest
 
 from pipelines.errors import UserError, printable
 from pipelines.fetching import download, transport
-from pipelines.fetching.download import Job, download_all, kept
+from pipelines.fetching.download import DownloadJob, cached_path, download_all
 from pipelines.languages import Pair
 from pipelines.sources._moses import check_zip
 from pipelines.sources._releases import check_known, offered
-from tests.mirror import lines, package
+from tests.support.opus_server import lines, package
 
 DATA = package({"C.de-en.de": lines(300, "a"), "C.de-en.en": lines(300, "b")})
 SIZE, ETAG = len(DATA), '"one"'
@@ -327,7 +327,7 @@ def inject(name: str, answer: Answer, folder: Path) -> str:
         stack.enter_context(patch.dict("os.environ", {"OPUS_URL": f"{server.url}/opusapi/", "NO_PROXY": "*"}))
         try:
             if name.startswith("file:"):
-                (got,) = download_all([Job(f"{server.url}/x.zip", folder / "x.zip")], check_zip)
+                (got,) = download_all([DownloadJob(f"{server.url}/x.zip", folder / "x.zip")], check_zip)
                 assert got.file.read_bytes() == DATA
             elif name.startswith("api:"):
                 (offer,) = offered(Pair.parse("de-en"), "moses")
@@ -392,7 +392,7 @@ def test_it_is_survived_or_refused_in_one_sentence(name: str, answer: Answer, ex
     ],
 )
 def test_what_an_earlier_run_has_received_is_not_lost(answer: Answer, tmp_path: Path) -> None:
-    part = kept(tmp_path / "x.zip", ETAG, SIZE).with_suffix(".part")
+    part = cached_path(tmp_path / "x.zip", ETAG, SIZE).with_suffix(".part")
     part.write_bytes(PART)
     assert inject("file: resumed", answer, tmp_path) != SURVIVED
     assert part.read_bytes().startswith(PART)

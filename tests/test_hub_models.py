@@ -18,9 +18,9 @@ from alignment_train.models.model import Model
 from pipelines.errors import UserError
 from pipelines.languages import Pair
 from pipelines.sources.hub import Hub
-from tests.models import ROOT, bitext, tiny
 from tests.support.gguf_file import qwen, write
 from tests.support.hub_server import HubServer
+from tests.support.models import ROOT, bitext, tiny
 from tests.test_merge import CONTRAST, trainer
 
 NAME = "tiny/llama"

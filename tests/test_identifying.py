@@ -13,7 +13,7 @@ from pipelines.schema import INSTRUCTION
 from pipelines.stages import collect, task_data
 from pipelines.storage.store import Manifest, Store
 from pipelines.text.identifying import Conversation, Frequency, held_out, identifying, outline, sentence_keys
-from tests.planted import Planted, store_eval_text
+from tests.support.bitext_fixtures import Planted, store_eval_text
 
 NOUNS = ["river", "bridge", "baker", "garden", "doctor", "window", "castle", "farmer", "violin", "harbour"]
 COLOUR = "Does the sentence speak of colour?"

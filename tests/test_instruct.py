@@ -6,7 +6,7 @@ from pipelines.config import Recipe
 from pipelines.languages import Pair
 from pipelines.stages import instruct
 from pipelines.storage.store import Manifest, Store
-from tests.planted import CORPUS, Planted, recipe, store_bitext, store_eval_text
+from tests.support.bitext_fixtures import CORPUS, Planted, recipe, store_bitext, store_eval_text
 
 PAIR = Pair("deu_Latn", "eng_Latn")
 ACROSS = {"answer_across": {"source": Planted(rows=8)}}

@@ -11,7 +11,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from tests.graph import TINY, align, environment, hashes
+from tests.support.graph import TINY, align, environment, hashes
 
 PATIENCE = 120.0  # seconds until a point must have been reached
 

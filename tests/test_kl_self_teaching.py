@@ -13,11 +13,11 @@ from alignment_train.objectives.language_model import LanguageModel
 from alignment_train.training.data import segments
 from alignment_train.training.loop import Plan, train
 from alignment_train.training.progress_log import Reporter
-from pipelines.progress import silent
+from pipelines.progress import no_progress
 from pipelines.registry import build
 from pipelines.schema import BITEXT
-from tests.models import SHAPES, bitext, tiny
-from tests.trained import UNGUARDED
+from tests.support.models import SHAPES, bitext, tiny
+from tests.support.trained import UNGUARDED
 
 ROWS = [
     {"src": src, "tgt": tgt, "src_lang": src_lang, "tgt_lang": tgt_lang}
@@ -249,8 +249,8 @@ def test_wanted_marks_the_rows_with_one_side_in_the_language():
     rows = ROWS + USELESS[:2]
     columns = [[row[name] for row in rows] for name in BITEXT.names[:4]] + [["c/v1"] * len(rows)]
     table = pa.table([pa.array(column) for column in columns], schema=BITEXT)
-    assert teaching().wanted(table).to_pylist() == [True, True, True, False, False]
-    assert teaching(language="es").wanted(pa.concat_tables([table, table])).to_pylist() == [
+    assert teaching().row_mask(table).to_pylist() == [True, True, True, False, False]
+    assert teaching(language="es").row_mask(pa.concat_tables([table, table])).to_pylist() == [
         False, False, False, True, False,
     ] * 2  # fmt: skip
 
@@ -264,12 +264,12 @@ def test_a_language_that_no_pair_has_is_an_error(rows: int, there: str):
         f"of bitext. Allowed: {there}. Name one"
     )
     with pytest.raises(ValueError, match=message):
-        teaching(language="sw").wanted(bitext(rows))
+        teaching(language="sw").row_mask(bitext(rows))
 
 
 def test_settings_are_read_and_refused_in_sentences():
     assert teaching(language="en").language == "eng_Latn"
-    assert KlSelfTeaching.aligns
+    assert KlSelfTeaching.is_alignment
     for settings, message in (
         ({"temperature": 0}, "found 0. Input should be greater than 0"),
         ({"alpha": 1.5}, "found 1.5. Input should be less than or equal to 1"),
@@ -282,7 +282,7 @@ def test_settings_are_read_and_refused_in_sentences():
 def test_rows_are_measured_by_their_longer_side():
     model = sharp()
     lengths = [max(len(model.tokenizer(row[side])["input_ids"]) for side in ("src", "tgt")) for row in ROWS]
-    assert teaching().measure(ROWS, model) == lengths
+    assert teaching().token_lengths(ROWS, model) == lengths
 
 
 @pytest.mark.parametrize("kind", SHAPES)
@@ -304,7 +304,7 @@ def test_beside_language_modelling_it_brings_the_predictions_of_unseen_pairs_tog
         plan = Plan(
             [language_model, *objectives], 40, 32, optimiser, "float32", seed=3, checkpoint_every=100, guards=UNGUARDED
         )
-        reporter = Reporter("test", tmp_path / f"{name}.jsonl", silent)
+        reporter = Reporter("test", tmp_path / f"{name}.jsonl", no_progress)
         parts = {"bitext": rows, "segments": segments(rows)}
         train(model, plan, parts, tmp_path / name, reporter, torch.device("cpu"))
         with torch.no_grad():

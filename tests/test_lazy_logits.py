@@ -22,8 +22,8 @@ from alignment_train.objectives.meta import Clusters, Meta
 from alignment_train.objectives.retain import Retain
 from alignment_train.objectives.soft_cluster import SoftCluster
 from alignment_train.training.data import texts
-from tests.families import BLOCKS, DECODERS, tokens
-from tests.models import SHAPES, bitext, tiny
+from tests.support.families import BLOCKS, DECODERS, tokens
+from tests.support.models import SHAPES, bitext, tiny
 
 P, H, V = 11, 5, 7
 LABELS = torch.tensor([0, 3, 3, 3, 6, 1, 0, 0, 2, 5, 3])
@@ -200,7 +200,7 @@ def test_no_tensor_is_larger_than_the_bound(monkeypatch, kind: str):
     for objective in objectives:
         table = bitext(8).rename_columns(["text", "tgt", "language", "tgt_lang", "corpus"])
         own = table.to_pylist() if objective.reads == "segments" else rows
-        held = objective.open(model, bitext(8))
+        held = objective.setup(model, bitext(8))
         batch = objective.collate(own, model, 64)
         with Largest(model) as largest:
             loss, _ = objective.loss(model, batch, held)

@@ -8,7 +8,7 @@ from alignment_train.__main__ import main
 from pipelines.files import sha256
 from pipelines.report import leaderboard
 from pipelines.results.comparison import compared
-from tests.evaluated import DE, SW, scored
+from tests.support.fake_metrics import DE, SW, scored
 
 
 def run(

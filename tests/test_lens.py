@@ -9,8 +9,8 @@ import torch
 from alignment_train.losses import language_subspaces
 from alignment_train.objectives.lens import Lens, Probed
 from pipelines.registry import build, load
-from tests.models import SHAPES, bitext, tiny
-from tests.trained import assert_a_kill_changes_nothing
+from tests.support.models import SHAPES, bitext, tiny
+from tests.support.trained import assert_a_kill_changes_nothing
 
 LANGUAGES = ["deu_Latn", "nld_Latn", "dan_Latn"]
 
@@ -102,7 +102,7 @@ def test_what_differs_between_languages_alone_is_in_the_specific_subspace():
 def test_loss_parts_and_gradient_are_those_computed_text_by_text_from_projections(settings):
     objective, model, base, table = lens(**settings), tiny(), tiny(), languages(12)
     layer = {-1: 3, 1: 1, "middle": 1}[objective.layer]
-    held = objective.open(model, table)
+    held = objective.setup(model, table)
     rows = table.to_pylist()
     own, other = defaultdict(list), defaultdict(list)
     for row in rows:
@@ -147,7 +147,7 @@ def test_loss_parts_and_gradient_are_those_computed_text_by_text_from_projection
 @pytest.mark.parametrize("kind", sorted(SHAPES))
 def test_before_training_nothing_is_lost_and_the_way_ahead_is_the_distance_of_languages(kind: str):
     objective, model, table = lens(), tiny(kind), languages(12)
-    held = objective.open(model, table)
+    held = objective.setup(model, table)
     batch = objective.collate(table.slice(0, 6).to_pylist(), model, 64)
     _, figures = objective.loss(model, batch, held)
     assert figures["retain"] == 0
@@ -160,7 +160,7 @@ def test_before_training_nothing_is_lost_and_the_way_ahead_is_the_distance_of_la
 
 def test_it_trains_the_model_and_not_the_base_which_stays_as_it_was():
     objective, model, table = lens(rows=12), tiny(attention_dropout=0.1), languages(48)
-    held = objective.open(model, table)
+    held = objective.setup(model, table)
     assert isinstance(held, Probed)
     assert model.lm.training is False
     assert all(p.requires_grad for p in model.lm.parameters())
@@ -189,7 +189,7 @@ def test_a_killed_run_resumes_against_the_same_base(tmp_path):
 
 def test_under_autocast_too_nothing_is_lost_before_training():
     objective, model, table = lens(push=0, pull=0), tiny(), languages(12)
-    held = objective.open(model, table)
+    held = objective.setup(model, table)
     with torch.autocast("cpu", torch.bfloat16):
         loss, figures = objective.loss(model, objective.collate(table.slice(0, 6).to_pylist(), model, 64), held)
     assert loss.dtype == torch.float32
@@ -198,7 +198,7 @@ def test_under_autocast_too_nothing_is_lost_before_training():
 
 def test_made_again_it_is_the_same_and_a_row_in_either_direction_is_too():
     objective, table = lens(), languages(30)
-    one, two = objective.open(tiny(), table), objective.open(tiny(), table)
+    one, two = objective.setup(tiny(), table), objective.setup(tiny(), table)
     for name in ("numbers", "shared", "specific", "directions"):
         assert torch.equal(getattr(one, name), getattr(two, name))
     row = table.to_pylist()[1]
@@ -213,7 +213,7 @@ def test_probing_takes_so_many_pairs_of_each_language_over_the_whole_table(monke
     last = Lens._last
     monkeypatch.setattr(Lens, "_last", lambda self, base, texts: seen.append(texts) or last(self, base, texts))
     table = languages(90)
-    lens(probe_rows=5).open(tiny(), table)
+    lens(probe_rows=5).setup(tiny(), table)
     assert [len(texts) for texts in seen] == [5] * 6
     german = [sides(row)[1] for row in table.to_pylist() if "deu_Latn" in (row["src_lang"], row["tgt_lang"])]
     dutch = [sides(row)[0] for row in table.to_pylist() if "nld_Latn" in (row["src_lang"], row["tgt_lang"])]
@@ -226,25 +226,25 @@ def test_rows_without_the_pivot_are_not_wanted_not_probed_and_refused():
     strange = table.set_column(3, "tgt_lang", pa.array(["fra_Latn" if i % 3 == 0 else c for i, c in enumerate(
         table["tgt_lang"].to_pylist())]))  # fmt: skip
     rows = strange.to_pylist()
-    mask = lens().wanted(strange).to_pylist()
+    mask = lens().row_mask(strange).to_pylist()
     assert mask == ["eng_Latn" in (row["src_lang"], row["tgt_lang"]) for row in rows]
     assert 0 < sum(mask) < 12
     model = tiny()
-    both, one = lens().open(model, strange), lens().open(model, strange.filter(lens().wanted(strange)))
+    both, one = lens().setup(model, strange), lens().setup(model, strange.filter(lens().row_mask(strange)))
     assert torch.equal(both.directions, one.directions)
     with pytest.raises(ValueError, match="pivot: found a pair deu_Latn-nld_Latn. Allowed: pairs with eng_Latn"):
         lens().collate([{**rows[1], "src_lang": "deu_Latn", "tgt_lang": "nld_Latn"}], model, 64)
     with pytest.raises(
         ValueError, match="lens.pivot: found no row in tam_Taml among 12 rows of bitext. Allowed: dan_Latn, deu_Latn"
     ):
-        lens(pivot="ta").open(model, table)
+        lens(pivot="ta").setup(model, table)
 
 
 def test_another_pivot_is_turned_to_as_well():
     model, table = tiny(), bitext(6)
     batch = lens(pivot="de").collate(table.to_pylist(), model, 64)
     assert model.tokenizer.decode(batch["input_ids"][0], skip_special_tokens=True).startswith("eins")
-    held = lens(pivot="de").open(model, table)
+    held = lens(pivot="de").setup(model, table)
     assert held.numbers.tolist() == [int.from_bytes(b"eng_Latn")]
 
 
@@ -252,12 +252,12 @@ def test_more_languages_than_numbers_in_a_state_are_refused():
     table = bitext(20)
     codes = [f"{chr(97 + i)}xx_Latn" for i in range(20)]
     with pytest.raises(ValueError, match="found 21 languages for states of 16 numbers. Allowed: as many"):
-        lens().open(tiny(), table.set_column(2, table.schema.field(2), pa.array(codes)))
+        lens().setup(tiny(), table.set_column(2, table.schema.field(2), pa.array(codes)))
 
 
 def test_it_is_the_one_plug_in_of_its_file_and_leaves_the_control():
     assert load("alignment_train.objectives", "lens") is Lens
-    assert Lens.aligns
+    assert Lens.is_alignment
     assert lens(pivot="en").settings()["lens"]["pivot"] == "eng_Latn"
 
 

@@ -6,7 +6,7 @@ import pytest
 from pipelines.__main__ import main
 from pipelines.licences import allowed, gathered, require
 from pipelines.storage.store import Store
-from tests.mirror import Mirror, lines
+from tests.support.opus_server import Mirror, lines
 
 
 @pytest.mark.parametrize(

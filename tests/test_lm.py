@@ -6,7 +6,7 @@ from alignment_train.evaluation import lm, measure, scoring
 from alignment_train.evaluation.lm import LM
 from alignment_train.evaluation.scoring import Group, groups
 from alignment_train.training.data import conversations
-from tests.models import SHAPES, bitext, sentence, tiny
+from tests.support.models import SHAPES, bitext, sentence, tiny
 
 TEXTS = [*bitext(30)["src"].to_pylist(), "neun", "eins zwei " * 9]
 

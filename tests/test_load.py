@@ -27,12 +27,12 @@ from alignment_train.training.loop import train
 from alignment_train.training.progress_log import Reporter
 from pipelines.config import Recipe
 from pipelines.errors import UserError
-from pipelines.progress import silent
-from tests.families import DECODERS, ENCODERS, WRAPPERS, decoder, edit, encoder, tokens, wrapper
-from tests.models import bitext
+from pipelines.progress import no_progress
+from tests.support.families import DECODERS, ENCODERS, WRAPPERS, decoder, edit, encoder, tokens, wrapper
+from tests.support.models import bitext
 from tests.support.refused import problem
+from tests.support.trained import UNGUARDED
 from tests.test_train import CPU, PARTS, plan
-from tests.trained import UNGUARDED
 
 TEXTS = [*bitext(3)["tgt"].to_pylist(), "nine"]
 LORA = Adapter.model_validate({"lora": {}})
@@ -62,7 +62,7 @@ def logits(lm: Any) -> torch.Tensor:
 def two_steps(model: Model, folder: Path) -> None:
     """Train with a contrast that keeps states of a layer's width, and with plain text."""
     objectives = [Contrastive.model_validate({"rows": 4, "layer": 1}), LanguageModel.model_validate({"rows": 4})]
-    reporter = Reporter("test", folder / "log.jsonl", silent)
+    reporter = Reporter("test", folder / "log.jsonl", no_progress)
     train(model, plan(2, objectives=objectives, guards=UNGUARDED), PARTS, folder, reporter, CPU)
 
 

@@ -13,8 +13,8 @@ from pipelines.results.comparison import compared
 from pipelines.results.verdict import verdict
 from pipelines.schema import EVAL_TEXT, check
 from pipelines.sources.sample import Sample
-from tests.planted import recipe
-from tests.unasked import Unasked
+from tests.support.bitext_fixtures import recipe
+from tests.support.fake_lm import Unasked
 
 PAIRS = [Pair("deu_Latn", "eng_Latn"), Pair("eng_Latn", "swh_Latn")]
 SAMPLE = Localisation(sample=True)

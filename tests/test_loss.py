@@ -7,8 +7,8 @@ import pytest
 from pipelines import statistics
 from pipelines.evals.loss import Loss
 from pipelines.languages import Pair
-from tests.planted import Planted
-from tests.unasked import Unasked
+from tests.support.bitext_fixtures import Planted
+from tests.support.fake_lm import Unasked
 
 PAIRS = [Pair("deu_Latn", "eng_Latn"), Pair("eng_Latn", "fra_Latn")]
 

@@ -13,8 +13,8 @@ from alignment_train.models import adapter
 from alignment_train.trainer import Trainer
 from pipelines.config import Recipe
 from pipelines.storage.store import Store
-from tests.models import bitext, tiny
-from tests.planted import Planted
+from tests.support.bitext_fixtures import Planted
+from tests.support.models import bitext, tiny
 from tests.test_train import instructions
 
 CONTRAST = [{"contrastive": {"rows": 16, "layer": 2}}]

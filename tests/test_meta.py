@@ -12,8 +12,8 @@ from alignment_train.config import TrainConfig
 from alignment_train.objectives.meta import Clusters, Meta, ward
 from alignment_train.training.data import segments, texts
 from pipelines.config import validate
-from tests.models import bitext, tiny
-from tests.trained import assert_a_kill_changes_nothing, trained
+from tests.support.models import bitext, tiny
+from tests.support.trained import assert_a_kill_changes_nothing, trained
 
 KINDS = ("llama", "gemma2", "gpt2", "bloom")  # the last three have tied heads
 NAMED = [["deu_Latn", "nld_Latn"], ["eng_Latn"], ["dan_Latn"]]
@@ -74,7 +74,7 @@ def by_hand(model, rows: list[dict], clusters: list[list[str]], shift: int, step
 def test_value_and_gradient_are_those_of_copies_that_took_the_steps(kind: str, query: str, steps: int):
     objective, model = meta(query=query, inner_steps=steps), tiny(kind)
     before = {name: value.clone() for name, value in model.lm.state_dict().items()}
-    held = objective.open(model, table(40))
+    held = objective.setup(model, table(40))
     batch = objective.collate(MIXED, model, 64)
     loss, figures = objective.loss(model, batch, held)
     shift = 1 + int(batch["input_ids"].sum()) % 2 if query == "others" else 0
@@ -90,7 +90,7 @@ def test_value_and_gradient_are_those_of_copies_that_took_the_steps(kind: str, q
 
 def test_the_inner_step_counts_and_what_is_frozen_neither_steps_nor_learns():
     objective, model = meta(), tiny()
-    held, batch = objective.open(model, table(40)), objective.collate(MIXED, model, 64)
+    held, batch = objective.setup(model, table(40)), objective.collate(MIXED, model, 64)
     whole = objective.loss(model, batch, held)[0].item()
     for p in model.lm.parameters():
         p.requires_grad_(False)
@@ -104,7 +104,7 @@ def test_the_inner_step_counts_and_what_is_frozen_neither_steps_nor_learns():
 
 def test_every_other_cluster_is_asked_in_its_turn():
     objective, model = meta(), tiny()
-    held, found = objective.open(model, table(40)), set()
+    held, found = objective.setup(model, table(40)), set()
     for length in range(2, 12):
         rows = [{**row, "text": " ".join(["one"] * length) if i == 1 else row["text"]} for i, row in enumerate(MIXED)]
         loss = objective.loss(model, objective.collate(rows, model, 64), held)[0].item()
@@ -118,7 +118,7 @@ def test_every_other_cluster_is_asked_in_its_turn():
 
 def test_a_cluster_of_one_row_is_left_out_and_one_cluster_alone_has_no_others():
     model = tiny()
-    held = meta().open(model, table(40))
+    held = meta().setup(model, table(40))
     few = rows_of("deu_Latn", "eng_Latn", "eng_Latn", "dan_Latn", "nld_Latn")
     loss, figures = meta().loss(model, meta().collate(few, model, 64), held)
     assert figures["clusters"] == 2
@@ -133,7 +133,7 @@ def test_a_cluster_of_one_row_is_left_out_and_one_cluster_alone_has_no_others():
 
 def test_under_autocast_the_loss_is_that_of_float32_nearly_and_the_gradient_is_there():
     objective, model = meta(), tiny()
-    held, batch = objective.open(model, table(40)), objective.collate(MIXED, model, 64)
+    held, batch = objective.setup(model, table(40)), objective.collate(MIXED, model, 64)
     plain = objective.loss(model, batch, held)[0].item()
     with torch.autocast("cpu", torch.bfloat16):
         loss, _ = objective.loss(model, batch, held)
@@ -172,27 +172,27 @@ def test_languages_of_like_states_share_a_cluster():
         [{"text": form.format(text), "language": code} for text in german for code, form in written.items()]
     )
     model.lm.train()
-    held = meta(clusters=3).open(model, rows)
+    held = meta(clusters=3).setup(model, rows)
     assert model.lm.training
     assert held.numbers.tolist() == [int.from_bytes(code.encode()) for code in written]
     assert held.of.tolist() == [0, 1, 2, 1]
-    assert meta(clusters=2).open(model, rows).of.tolist() == [0, 0, 1, 0]
+    assert meta(clusters=2).setup(model, rows).of.tolist() == [0, 0, 1, 0]
 
 
 def test_only_named_languages_are_read_and_each_must_be_there():
     rows = table(40)
     named = meta(clusters=[["da"], ["en"]])
-    assert set(rows.filter(named.wanted(rows))["language"].to_pylist()) == {"dan_Latn", "eng_Latn"}
-    held = named.open(tiny(), rows.filter(named.wanted(rows)))
+    assert set(rows.filter(named.row_mask(rows))["language"].to_pylist()) == {"dan_Latn", "eng_Latn"}
+    held = named.setup(tiny(), rows.filter(named.row_mask(rows)))
     assert isinstance(held, Clusters)
     assert held.of.tolist() == [0, 1]
-    assert meta(clusters=2).wanted(rows) is None
+    assert meta(clusters=2).row_mask(rows) is None
     with pytest.raises(
         ValueError, match="meta.clusters: found swh_Latn, in which there is no text. Allowed: dan_Latn, "
     ):
-        meta(clusters=[["sw"], ["en"]]).wanted(rows)
+        meta(clusters=[["sw"], ["en"]]).row_mask(rows)
     with pytest.raises(ValueError, match="clusters: found 5 for 4 languages .dan_Latn, .* at most one for each. Lower"):
-        meta(clusters=5).open(tiny(), rows)
+        meta(clusters=5).setup(tiny(), rows)
 
 
 def test_a_killed_run_resumes_with_the_clusters_that_it_had(tmp_path):

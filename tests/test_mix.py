@@ -12,7 +12,7 @@ from pipelines.languages import Pair
 from pipelines.schema import BITEXT, INSTRUCTION, bitext_batch
 from pipelines.stages import instruct, mix
 from pipelines.storage.store import Manifest, Store
-from tests.planted import Planted, recipe, store_bitext, store_eval_text
+from tests.support.bitext_fixtures import Planted, recipe, store_bitext, store_eval_text
 from tests.test_budget import tokenizer_json
 
 DE, FR, SW = Pair("deu_Latn", "eng_Latn"), Pair("eng_Latn", "fra_Latn"), Pair("eng_Latn", "swh_Latn")

@@ -7,8 +7,8 @@ import torch
 
 from alignment_train.objectives.mixed_language import MixedLanguage
 from pipelines.registry import build
-from tests.models import bitext, tiny
-from tests.trained import assert_a_kill_changes_nothing, trained
+from tests.support.models import bitext, tiny
+from tests.support.trained import assert_a_kill_changes_nothing, trained
 
 
 def rows(count: int, *langs: str) -> list[dict[str, Any]]:
@@ -93,7 +93,7 @@ def test_documents_hold_both_languages():
 
 def test_gradients_reach_every_weight_and_nothing_is_added_to_the_model():
     made, model = objective(rows=8), tiny()
-    assert made.open(model, bitext(8)) is None
+    assert made.setup(model, bitext(8)) is None
     made.loss(model, made.collate(bitext(8).to_pylist(), model, 128))[0].backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.lm.parameters())
 
@@ -108,7 +108,7 @@ def test_a_document_longer_than_the_length_is_cut_and_counted():
 def test_a_row_is_as_long_as_its_longer_side():
     model, some = tiny(), bitext(5).to_pylist()
     wanted = [max(len(model.tokenizer(row[side])["input_ids"]) for side in ("src", "tgt")) for row in some]
-    assert objective().measure(some, model) == wanted
+    assert objective().token_lengths(some, model) == wanted
 
 
 def test_it_trains_and_the_control_goes_without_it(tmp_path):
@@ -116,7 +116,7 @@ def test_it_trains_and_the_control_goes_without_it(tmp_path):
     first, last = reporter.ends()
     assert last["mixed_language"] < 0.8 * first["mixed_language"], (first, last)
     assert outcome.rows == {"mixed_language": 320}
-    assert objective().aligns
+    assert objective().is_alignment
 
 
 def test_a_killed_run_ends_with_the_very_weights_of_an_unbroken_one(tmp_path):

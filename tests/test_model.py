@@ -10,7 +10,7 @@ from alignment_train.models.load import load, load_base, untrained
 from alignment_train.models.model import choose_device
 from alignment_train.training.data import pack
 from pipelines.errors import UserError
-from tests.models import SHAPES, bitext, tiny
+from tests.support.models import SHAPES, bitext, tiny
 
 TEXTS = [*bitext(5)["tgt"].to_pylist(), "nine", "one two three four five six seven eight"]
 

@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.stages.dedup import connection
 from pipelines.text import near
-from pipelines.text.near import HeldOut, banding, near_duplicates, shingles, size
+from pipelines.text.near import HeldOutIndex, banding, near_duplicates, shingles, size
 
 ALPHABETS = {
     "eng_Latn": "aaeeiioouubcdfghjklmnpqrstvwyz" + "     ",
@@ -204,13 +204,13 @@ def test_held_out_texts_are_found_as_by_comparing_all_with_all(lang: str) -> Non
             value = len(one & other) / len(other) if long else similarity(one, other)
             best = max(best, value if value >= 0.8 else 0.0)
         wanted.append(best)
-    assert HeldOut(pa.array(held), lang, 0.8).scores(pa.array(texts)).tolist() == pytest.approx(wanted)
+    assert HeldOutIndex(pa.array(held), lang, 0.8).scores(pa.array(texts)).tolist() == pytest.approx(wanted)
     assert 60 < sum(value > 0 for value in wanted) < 240
 
 
 def test_a_search_that_meets_many_texts_is_cut_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
     held = pa.array([f"{text(random.Random(6), 'eng_Latn', 40)} {number}" for number in range(200)])
-    search = HeldOut(held, "eng_Latn", 0.8)
+    search = HeldOutIndex(held, "eng_Latn", 0.8)
     whole = search.scores(held)
     monkeypatch.setattr(near, "POSTINGS", 100)
     assert search.scores(held).tolist() == whole.tolist() == [1.0] * 200
@@ -219,7 +219,7 @@ def test_a_search_that_meets_many_texts_is_cut_smaller(monkeypatch: pytest.Monke
 
 def test_which_held_out_texts_are_held_and_how_much_is_said_in_their_order() -> None:
     held = ["Good morning, Tom", "...", "The weather has been fine here since Monday last week", "Nobody says this"]
-    search = HeldOut(pa.array(held), "eng_Latn", 0.8)
+    search = HeldOutIndex(pa.array(held), "eng_Latn", 0.8)
     said = ["He wrote: the weather has been fine here since Monday last week!", "good morning tom", "x"] * 1_100
     assert search.texts.to_pylist() == [held[0], held[2], held[3]]
     assert search.held(pa.array(said)).tolist() == [1.0, 1.0, 0.0]
@@ -227,7 +227,7 @@ def test_which_held_out_texts_are_held_and_how_much_is_said_in_their_order() -> 
 
 
 def test_a_short_held_out_text_may_be_part_of_another() -> None:
-    search = HeldOut(
+    search = HeldOutIndex(
         pa.array(["Good morning, Tom", "The weather has been fine here since Monday last week"]), "eng_Latn", 0.8
     )
     said = pa.array(
@@ -242,6 +242,6 @@ def test_a_short_held_out_text_may_be_part_of_another() -> None:
 
 
 def test_nothing_held_out_forbids_nothing() -> None:
-    search = HeldOut(pa.array(["...", ""]), "eng_Latn", 0.8)
+    search = HeldOutIndex(pa.array(["...", ""]), "eng_Latn", 0.8)
     assert len(search) == 0
     assert search.scores(pa.array(["...", "a", ""])).tolist() == [0.0] * 3

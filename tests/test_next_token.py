@@ -6,7 +6,7 @@ import torch
 from alignment_train.objectives import _next_token
 from alignment_train.objectives.instruction import Instruction
 from alignment_train.objectives.language_model import LanguageModel
-from tests.models import bitext, tiny
+from tests.support.models import bitext, tiny
 
 ROWS = bitext(12).to_pylist()
 TALKS = [
@@ -31,18 +31,18 @@ def test_the_loss_is_the_same_packed(kind, rows, family: str):
 
 def test_only_rows_of_one_text_each_are_sorted_by_length():
     model = tiny()
-    assert LanguageModel.model_validate({"pack": True}).measure(TEXTS, model) == [0] * 12
-    assert len(set(LanguageModel.model_validate({}).measure(TEXTS, model))) > 1
+    assert LanguageModel.model_validate({"pack": True}).token_lengths(TEXTS, model) == [0] * 12
+    assert len(set(LanguageModel.model_validate({}).token_lengths(TEXTS, model))) > 1
 
 
 def test_a_model_that_takes_no_packed_rows_gets_a_row_a_text_and_the_log_says_so(caplog: pytest.LogCaptureFixture):
     model, item = tiny("bloom"), Instruction.model_validate({"pack": True, "rows": 12})
     with caplog.at_level(logging.WARNING):
-        item.open(model, bitext(1))
+        item.setup(model, bitext(1))
     assert "instruction.pack: BloomForCausalLM can keep no texts of a row apart" in caplog.text
     batch = item.collate(TALKS, model, 64)
     assert "position_ids" not in batch
-    assert item.measure(TALKS, model) == [9] * 12
+    assert item.token_lengths(TALKS, model) == [9] * 12
     assert item.loss(model, batch)[1] == {"texts_per_row": 1.0}
 
 
@@ -50,10 +50,10 @@ def test_a_model_that_takes_no_packed_rows_gets_a_row_a_text_and_the_log_says_so
 def test_long_rows_run_a_few_at_a_time_have_together_the_loss_and_gradient_of_all(monkeypatch, pack: bool):
     model, item = tiny("llama"), LanguageModel.model_validate({"rows": 12, "pack": pack})
     batch = item.collate(TEXTS, model, 24)
-    assert item.portions(batch) == [batch]
+    assert item.microbatches(batch) == [batch]
     rows, tokens = batch["input_ids"].shape
     monkeypatch.setattr(_next_token, "SQUARE", 2 * tokens**2)
-    parts = item.portions(batch)
+    parts = item.microbatches(batch)
     assert [len(part["input_ids"]) for part in parts] == [2] * (rows // 2) + [1] * (rows % 2)
     found, (whole, _) = 0.0, item.loss(model, batch)
     expected = torch.autograd.grad(whole, list(model.lm.parameters()))
@@ -72,6 +72,6 @@ def test_a_portion_without_a_label_is_left_out(monkeypatch):
     batch = item.collate(TEXTS, model, 24)
     batch["labels"][:4] = -100
     monkeypatch.setattr(_next_token, "SQUARE", 1)
-    assert [len(part["labels"]) for part in item.portions(batch)] == [1] * 8
+    assert [len(part["labels"]) for part in item.microbatches(batch)] == [1] * 8
     batch["labels"][:] = -100
-    assert item.portions(batch) == [batch]
+    assert item.microbatches(batch) == [batch]

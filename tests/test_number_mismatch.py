@@ -2,7 +2,7 @@ import pytest
 
 from pipelines.filters.number_mismatch import NumberMismatch, numbers
 from pipelines.schema import bitext_batch
-from pipelines.text.characters import read
+from pipelines.text.characters import decode_column
 
 TABLE = [  # src, tgt, shared and all numbers, verdict of the default
     ("Das Haus", "the house", (0, 0), True),
@@ -69,7 +69,7 @@ def test_score_is_the_smoothed_share_of_equal_numbers(src: str, tgt: str, found:
 def test_numbers_of_one_text_do_not_run_into_the_next() -> None:
     batch = bitext_batch(["12", "345 6"], ["12", "345; 6"], "deu_Latn", "eng_Latn", "t/v1")
     assert NumberMismatch().score(batch).to_pylist() == [1, 1]
-    found = numbers(read(batch["src"]))
+    found = numbers(decode_column(batch["src"]))
     assert (found.row.tolist(), found.value.tolist()) == ([0, 1, 1], [12, 345, 6])
 
 

@@ -23,7 +23,7 @@ from pipelines.stages import clean, collect
 from pipelines.storage.store import Manifest, Store
 from pipelines.tasks.translation import Translation
 from pipelines.text import text_files
-from tests.mirror import FAULTS, Mirror, lines, package
+from tests.support.opus_server import FAULTS, Mirror, lines, package
 
 EN_DE = Pair.parse("en-de")
 

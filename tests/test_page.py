@@ -14,7 +14,7 @@ from pipelines.report import evaluation
 from pipelines.results.comparison import compared, language_groups
 from pipelines.results.contamination import Overlap
 from pipelines.storage.store import Store
-from tests.evaluated import DE, HOSTILE, SW, fabricate, figures, recipe, scored
+from tests.support.fake_metrics import DE, HOSTILE, SW, fabricate, figures, recipe, scored
 
 RECIPE = recipe()
 VOID = {"meta", "br", "img", "link", "input", "hr"}

@@ -10,7 +10,7 @@ import pytest
 from pipelines.__main__ import main
 from pipelines.runner import STAGES
 from pipelines.storage.store import PER_PAIR, Store
-from tests.mirror import Mirror
+from tests.support.opus_server import Mirror
 
 RECIPE = """
 extends: sample.yaml

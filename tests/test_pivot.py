@@ -14,7 +14,7 @@ from pipelines.sources.pivot import Pivot
 from pipelines.sources.sample import Sample
 from pipelines.stages import collect
 from pipelines.storage.store import Store
-from tests.mirror import Mirror
+from tests.support.opus_server import Mirror
 
 DE_FR = Pair("deu_Latn", "fra_Latn")
 Rows = list[tuple[str, str]]

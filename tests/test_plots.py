@@ -21,7 +21,7 @@ from pipelines.report.plots import (
     recall_by_layer,
     ways,
 )
-from tests.evaluated import figures
+from tests.support.fake_metrics import figures
 
 METRICS = {
     "base": figures({"deu_Latn-eng_Latn": 0.1}, {}),

@@ -13,9 +13,9 @@ from alignment_train.evaluation.probe import measure
 from alignment_train.losses import pool, pooling_mask
 from alignment_train.models.model import Model
 from alignment_train.objectives import Objective
-from alignment_train.training.guards import Watch
+from alignment_train.training.guards import TrainingMonitor
 from pipelines.registry import build
-from tests.models import bitext, tiny
+from tests.support.models import bitext, tiny
 from tests.test_retrieval import DE, held_out, retrieval
 
 NORM = 1e5  # of BOS in Gemma 3
@@ -105,7 +105,7 @@ def test_a_sink_changes_no_loss_unless_special_tokens_are_pooled(settings: dict[
             table = bitext(12)
             objective = build("alignment_train.objectives", {name: {**own, **more}})
             assert isinstance(objective, Objective)
-            held = objective.open(model, table)
+            held = objective.setup(model, table)
             with torch.no_grad():
                 torch.manual_seed(1)
                 model.lm.model.layers[0].mlp.down_proj.weight.normal_()  # or nothing has moved from the base
@@ -142,7 +142,7 @@ def test_the_guard_sees_the_states_of_text():
     for name, model in (("plain", tiny()), ("sunk", with_sink(tiny()))):
         batch = objective.collate(ROWS, model, 64)
         probes = {"text": (objective, batch), "all": (kept, batch)}
-        ranks[name] = Watch(Guards.model_validate({}), model, probes).states()
+        ranks[name] = TrainingMonitor(Guards.model_validate({}), model, probes).states()
     assert ranks["sunk"]["effective_rank/text"] == pytest.approx(ranks["plain"]["effective_rank/text"])
     assert ranks["sunk"]["effective_rank/all"] < 1.1
 

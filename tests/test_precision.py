@@ -12,9 +12,9 @@ from alignment_train.objectives.language_model import LanguageModel
 from alignment_train.training import precision
 from alignment_train.training.loop import train
 from alignment_train.training.precision import Precision, choose_precision, measure_speedup
-from tests.models import SHAPES, bitext, tiny
+from tests.support.models import SHAPES, bitext, tiny
+from tests.support.trained import interrupting
 from tests.test_train import CPU, PARTS, plan
-from tests.trained import interrupting
 
 OBJECTIVES = [LanguageModel.model_validate({"rows": 16})]
 

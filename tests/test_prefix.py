@@ -15,10 +15,10 @@ from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.instruction import Instruction
 from alignment_train.objectives.meta import Meta
 from pipelines.config import validate
-from tests import models
-from tests.models import SHAPES, bitext, tiny
+from tests.support import models
+from tests.support.models import SHAPES, bitext, tiny
+from tests.support.trained import trained
 from tests.test_train import PARTS
-from tests.trained import trained
 
 TEXTS = ["one two three", "nine", "four five six seven eight"]
 LENGTH = 3

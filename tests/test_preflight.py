@@ -11,11 +11,11 @@ import pytest
 
 from alignment_train.config import TrainConfig
 from assets.cli import _base_is_checked
-from assets.resources import Place
+from assets.resources import RunLocation
 from pipelines.config import Recipe
 from pipelines.storage.store import Store
-from tests.families import decoder
-from tests.graph import environment
+from tests.support.families import decoder
+from tests.support.graph import environment
 
 
 def test_a_local_base_model_is_refused_before_any_corpus_work(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_a_base_model_that_the_store_has_is_not_checked_again(
         "train": {"base": {"model": "model"}, "objectives": [{"contrastive": {}}], "max_length": 64},
         "eval": [],
     }
-    used, recipe = Place(Path("own.yaml"), str(tmp_path / "store")), Recipe.model_validate(settings)
+    used, recipe = RunLocation(Path("own.yaml"), str(tmp_path / "store")), Recipe.model_validate(settings)
     assert not _base_is_checked(used, recipe, TrainConfig.of(recipe))
     with Store.open(used.store, "own").writing("base_model") as out:
         out.commit("some fingerprint", recipe.resolved())

@@ -66,7 +66,7 @@ def test_progress_lines_are_printable_and_stay_lines(live: bool) -> None:
     progress = Progress(stream)
     with progress:
         progress.start("raw_bitext \x1b[31m")
-        progress.tell(1, 2, "a\nb\u202e https://u:secret@h/x?token=secret")
+        progress.update(1, 2, "a\nb\u202e https://u:secret@h/x?token=secret")
         progress._print()
         progress.finish("done \x07\nerror: forged")
     text = stream.getvalue().replace("\r\x1b[2K", "")

@@ -14,7 +14,7 @@ from alignment_train.evaluation import probe
 from alignment_train.evaluation.probe import choose
 from alignment_train.trainer import Trainer
 from assets.graph import define
-from assets.resources import Place
+from assets.resources import RunLocation
 from pipelines.config import Recipe
 from pipelines.evals.retrieval import cosines, found, mexa, ratio_margin
 from pipelines.languages import Pair
@@ -22,10 +22,10 @@ from pipelines.registry import build
 from pipelines.report import plots
 from pipelines.schema import BITEXT
 from pipelines.storage.store import Store, StoreError
-from tests.graph import TINY, run
-from tests.models import bitext, tiny
-from tests.planted import recipe, sentences
-from tests.unasked import Unasked
+from tests.support.bitext_fixtures import recipe, sentences
+from tests.support.fake_lm import Unasked
+from tests.support.graph import TINY, run
+from tests.support.models import bitext, tiny
 
 PAIRS = (Pair("deu_Latn", "eng_Latn"), Pair("eng_Latn", "swh_Latn"))
 LAYERS = 6
@@ -327,7 +327,7 @@ def test_the_graph_waits_for_the_probe_only_where_a_layer_is_auto(tmp_path: Path
     said.write_text(f"extends: {TINY}\ntrain: {{objectives: [{{contrastive: {{layer: auto}}}}, language_model]}}\n")
     parents, wanted = {}, {}
     for name, file in (("plain", TINY), ("auto", said)):
-        definitions = define(Place(file, "/nowhere"))
+        definitions = define(RunLocation(file, "/nowhere"))
         graph = definitions.resolve_asset_graph()
         parents[name] = {
             key.to_user_string(): {parent.to_user_string() for parent in graph.get(key).parent_keys}

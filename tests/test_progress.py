@@ -17,7 +17,7 @@ def test_a_long_step_is_never_silent_without_a_terminal(monkeypatch) -> None:
     monkeypatch.setattr(progress, "INTERVAL", 0.01)
     with Progress(Stream()) as shown:
         shown.start("clean_bitext")
-        shown.tell(1, 4, "lid")
+        shown.update(1, 4, "lid")
         assert enough.wait(10)
         shown.finish("3 rows")
     lines = shown.stream.getvalue().splitlines()  # type: ignore[attr-defined]
@@ -45,7 +45,7 @@ def test_a_terminal_gets_one_line_that_is_drawn_over() -> None:
 def test_where_the_total_is_unknown_there_is_neither_share_nor_time_left() -> None:
     shown = Progress(io.StringIO())
     shown.start("raw_bitext")
-    shown.tell(20, 0, "20 rows")
+    shown.update(20, 0, "20 rows")
     assert shown._line() == "raw_bitext · 20 rows · 0 s"
 
 

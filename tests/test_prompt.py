@@ -11,9 +11,9 @@ from peft import PeftModel
 from alignment_train.config import TrainConfig
 from alignment_train.objectives.prompt import Prompt
 from pipelines.config import validate
-from tests.models import bitext, tiny
+from tests.support.models import bitext, tiny
+from tests.support.trained import assert_a_kill_changes_nothing, trained
 from tests.test_prefix import by_hand, moved, own, prefixed
-from tests.trained import assert_a_kill_changes_nothing, trained
 
 ROWS = [*bitext(4).to_pylist(), *bitext(1, 5).to_pylist(), *bitext(1, 5207318).to_pylist()]
 TABLE = bitext(120)

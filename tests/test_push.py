@@ -12,7 +12,7 @@ import pytest
 from alignment_train.__main__ import main
 from alignment_train.push import push
 from pipelines.storage.store import Store
-from tests.evaluated import figures
+from tests.support.fake_metrics import figures
 from tests.test_card import recipe
 
 LORA = {"adapter": {"lora": {}}}

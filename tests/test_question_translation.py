@@ -8,8 +8,8 @@ import torch
 from alignment_train.objectives.question_translation import QuestionTranslation, questions
 from pipelines.registry import build
 from pipelines.schema import BITEXT
-from tests.models import bitext, tiny
-from tests.trained import trained
+from tests.support.models import bitext, tiny
+from tests.support.trained import trained
 
 TO_ENGLISH = "Translate the following sentences from German to English. {} "
 TO_GERMAN = "Translate the following sentences from English to German. {} "
@@ -69,7 +69,7 @@ def test_gradients_are_those_of_the_loss_by_hand():
     rows = asked(3).to_pylist()
     objective.loss(model, objective.collate(rows, model, 128))[0].backward()
     found = {name: p.grad.clone() for name, p in model.lm.named_parameters()}
-    assert objective.open(model, asked(3)) is None
+    assert objective.setup(model, asked(3)) is None
     model.lm.zero_grad()
     by_hand(model, [(TO_ENGLISH.format(row["src"]), row["tgt"]) for row in rows]).backward()
     assert found.keys() == dict(model.lm.named_parameters()).keys()
@@ -83,7 +83,7 @@ def test_rows_are_measured_as_they_are_trained_on(direction: str):
     objective, model = QuestionTranslation.model_validate({"direction": direction}), tiny()
     rows = asked(4).to_pylist()
     batch = objective.collate(rows, model, 512)
-    assert objective.measure(rows, model) == (batch["attention_mask"].sum(1)[:4] - 1).tolist()  # EOS comes on top
+    assert objective.token_lengths(rows, model) == (batch["attention_mask"].sum(1)[:4] - 1).tolist()  # EOS comes on top
 
 
 def test_a_prompt_that_fills_the_length_still_leaves_labels():
@@ -168,7 +168,7 @@ MIXED = pairs(
 def test_only_questions_with_the_pivot_are_wanted(settings: dict[str, Any], wanted: list[int]):
     objective = QuestionTranslation.model_validate(settings)
     for table in (MIXED, pa.concat_tables([MIXED.slice(0, 2), MIXED.slice(2)])):
-        mask = objective.wanted(table)
+        mask = objective.row_mask(table)
         assert mask.type == pa.bool_()
         assert [i for i, chosen in enumerate(mask.to_pylist()) if chosen] == wanted
         assert table.filter(mask).num_rows == len(wanted)
@@ -178,7 +178,7 @@ def test_only_questions_with_the_pivot_are_wanted(settings: dict[str, Any], want
 def test_a_pivot_that_no_row_has_is_an_error(table: pa.Table):
     message = f"train.objectives.question_translation.pivot: found no row in swh_Latn among {table.num_rows} rows of"
     with pytest.raises(ValueError, match=message):
-        QuestionTranslation.model_validate({"pivot": "swh_Latn"}).wanted(table)
+        QuestionTranslation.model_validate({"pivot": "swh_Latn"}).row_mask(table)
 
 
 def test_it_trains_on_the_questions_among_other_rows_and_the_control_goes_without_it(tmp_path, monkeypatch):
@@ -197,7 +197,7 @@ def test_it_trains_on_the_questions_among_other_rows_and_the_control_goes_withou
     assert last["question_translation"] < 0.8 * first["question_translation"], (first, last)
     assert outcome.rows == {"question_translation": 240}
     assert seen == set(asked(64)["src"].to_pylist())  # 30 batches of 8 are more than three epochs
-    assert objective.aligns
+    assert objective.is_alignment
 
 
 def test_no_question_at_all_is_refused_with_the_cure(tmp_path):

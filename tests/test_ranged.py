@@ -8,7 +8,7 @@ from pipelines.fetching import ranged
 from pipelines.fetching.download import probe
 from pipelines.fetching.ranged import Ranged, Unranged
 from pipelines.fetching.transport import DownloadError
-from tests.mirror import FAULTS, Mirror
+from tests.support.opus_server import FAULTS, Mirror
 
 DATA = random.Random(0).randbytes(10_500)
 PLACES = (0, 1, 999, 1_000, 5_500, 10_499, 10_500, 20_000)

@@ -12,8 +12,8 @@ import pytest
 from dagster import DagsterRunStatus
 
 from assets.recovery import PROCESS, clear_dead_runs, clear_killed_runs, this_process
-from tests.graph import environment
-from tests.models import ROOT
+from tests.support.graph import environment
+from tests.support.models import ROOT
 
 SLEEPER = """
 import time, dagster as dg

@@ -11,14 +11,14 @@ from assets import refresh
 from assets.corpus import PER_PAIR, REFRESH
 from assets.graph import define
 from assets.refresh import TRIES, refresh_sensor
-from assets.resources import Place, StoreResource, TrainerResource
+from assets.resources import RunLocation, StoreResource, TrainerResource
 from pipelines.config import Recipe
 from pipelines.fetching import lock
 from pipelines.languages import Pair
 from pipelines.stages import collect
 from pipelines.storage.store import Store
-from tests.mirror import Mirror
-from tests.models import sentence
+from tests.support.models import sentence
+from tests.support.opus_server import Mirror
 
 RECIPE = """
 corpus:
@@ -53,7 +53,7 @@ class Graph:
 
     def __init__(self, folder: Path, instance: dg.DagsterInstance):
         (folder / "numbers.yaml").write_text(RECIPE)
-        self.definitions = define(Place(folder / "numbers.yaml", str(folder / "store")))
+        self.definitions = define(RunLocation(folder / "numbers.yaml", str(folder / "store")))
         self.instance = instance
 
     def refresh(self) -> dict[str, str]:

@@ -5,7 +5,7 @@ import pytest
 from pipelines import registry
 from pipelines.config import CorpusConfig, Recipe, validate
 from pipelines.filters.length_ratio import LengthRatio
-from tests.planted import Planted
+from tests.support.bitext_fixtures import Planted
 
 FILTERS = "pipelines.filters"
 

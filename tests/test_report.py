@@ -3,7 +3,7 @@ import json
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from alignment_train.training.progress_log import Reporter
-from pipelines.progress import silent
+from pipelines.progress import no_progress
 
 
 def curves(folder) -> dict[str, list[tuple[int, float]]]:
@@ -17,12 +17,12 @@ def step(reporter: Reporter, number: int, loss: float, **more: float) -> None:
 
 
 def test_tensorboard_has_each_figure_of_the_log_and_none_of_what_a_killed_run_did_in_vain(tmp_path):
-    reporter = Reporter("test", tmp_path / "log.jsonl", silent)
+    reporter = Reporter("test", tmp_path / "log.jsonl", no_progress)
     reporter.rewind(0)
     for number in range(3):
         step(reporter, number, 9.0 - number, **{"gradient_norm/a": 0.5})
     reporter.close()
-    reporter = Reporter("test", tmp_path / "log.jsonl", silent)
+    reporter = Reporter("test", tmp_path / "log.jsonl", no_progress)
     reporter.rewind(1)  # its last checkpoint was that after the first step
     for number in (1, 2):
         step(reporter, number, 2.0 - number)

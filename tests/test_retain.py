@@ -12,10 +12,10 @@ from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.retain import Retain
 from alignment_train.training.loop import Plan, train
 from alignment_train.training.progress_log import Reporter
-from pipelines.progress import silent
+from pipelines.progress import no_progress
 from pipelines.registry import build
 from pipelines.schema import BITEXT
-from tests.models import SHAPES, bitext, tiny
+from tests.support.models import SHAPES, bitext, tiny
 
 ROWS = [
     {"src": "eins zwei", "tgt": "one two", "src_lang": "deu_Latn", "tgt_lang": "eng_Latn"},
@@ -34,7 +34,7 @@ def retain(**settings) -> Retain:
 def opened(kind: str = "llama", noise: float = 0.1, **settings: Any):
     """An objective, a model, and what it opened before noise moved the model's weights."""
     objective, model = retain(**settings), tiny(kind)
-    held = objective.open(model, bitext(5))
+    held = objective.setup(model, bitext(5))
     torch.manual_seed(1)
     with torch.no_grad():
         for weight in model.lm.parameters():
@@ -121,7 +121,7 @@ def test_gradients_reach_every_weight_by_kl_and_what_is_below_the_layer_by_hidde
 def test_the_base_is_asked_without_dropout():
     objective, model = retain(), tiny(attention_dropout=0.5)
     model.lm.train()
-    held = objective.open(model, bitext(5))
+    held = objective.setup(model, bitext(5))
     batch = objective.collate(ROWS, model, 32)
     with torch.no_grad():
         twice = [held.logits(batch["input_ids"], batch["attention_mask"], batch["positions"]).states for _ in range(2)]
@@ -140,7 +140,7 @@ def test_a_batch_without_the_language_gives_zero_and_no_gradient(by: str):
     assert loss.item() == 0
     assert all(weight.grad is None or not weight.grad.any() for weight in model.lm.parameters())
     assert any(weight.grad is not None for weight in model.lm.parameters())
-    assert objective.measure(ROWS[2:3], model) == [0]
+    assert objective.token_lengths(ROWS[2:3], model) == [0]
 
 
 def test_rows_without_the_language_change_nothing():
@@ -152,7 +152,7 @@ def test_rows_without_the_language_change_nothing():
 def test_rows_are_as_long_as_their_longest_text_in_the_language():
     model = tiny()
     longest = [["one two"], ["four zero seven three"], [], ["six", "six six"]]
-    assert retain().measure(ROWS, model) == [
+    assert retain().token_lengths(ROWS, model) == [
         max((len(model.tokenizer(text)["input_ids"]) for text in texts), default=0) for texts in longest
     ]
 
@@ -170,7 +170,7 @@ def test_wanted_marks_the_rows_with_a_side_in_the_language():
     table = pa.table([pa.array(column) for column in columns], schema=BITEXT)
 
     def wanted(rows: pa.Table, language: str) -> list[bool] | None:
-        found = retain(language=language).wanted(rows)
+        found = retain(language=language).row_mask(rows)
         return found if found is None else found.to_pylist()
 
     assert wanted(table, "en") == [True, True, False, True]
@@ -187,12 +187,12 @@ def test_a_language_that_no_row_has_is_an_error(rows: int, there: str):
         f"Allowed: {there}. Name one"
     )
     with pytest.raises(ValueError, match=message):
-        retain(language="sw").wanted(bitext(rows))
+        retain(language="sw").row_mask(bitext(rows))
 
 
 def test_settings_are_read_and_refused_in_sentences():
     assert retain(language="en").language == "eng_Latn"
-    assert not Retain.aligns
+    assert not Retain.is_alignment
     with pytest.raises(ValueError, match="language 'english words': not a known language. Allowed: ISO 639"):
         build("alignment_train.objectives", {"retain": {"language": "english words"}})
     with pytest.raises(ValueError, match="Input should be 'kl' or 'hidden'"):
@@ -230,11 +230,11 @@ def test_beside_contrast_it_keeps_english_near_the_base(tmp_path):
     far = {}
     for name, objectives in (("with", [retain(rows=16)]), ("without", [])):
         model, measured = tiny(), retain()
-        base = measured.open(model, bitext(5))
+        base = measured.setup(model, bitext(5))
         contrast = Contrastive.model_validate({"rows": 16, "layer": 2})
         optimiser = Optimiser.model_validate({"learning_rate": 3e-3})
         plan = Plan([contrast, *objectives], 30, 32, optimiser, "float32", seed=3, checkpoint_every=10)
-        reporter = Reporter("test", tmp_path / f"{name}.jsonl", silent)
+        reporter = Reporter("test", tmp_path / f"{name}.jsonl", no_progress)
         train(model, plan, {"bitext": bitext(120)}, tmp_path / name, reporter, torch.device("cpu"))
         with torch.no_grad():
             batch = measured.collate(bitext(20, first=5003).to_pylist(), model, 32)

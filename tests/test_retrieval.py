@@ -13,9 +13,9 @@ from pipelines.languages import Pair
 from pipelines.registry import build
 from pipelines.results.verdict import verdict
 from pipelines.schema import bitext_batch
-from pipelines.statistics import Scored, without
-from tests.planted import Planted, recipe
-from tests.unasked import Unasked
+from pipelines.statistics import BootstrappedMetric, without
+from tests.support.bitext_fixtures import Planted, recipe
+from tests.support.fake_lm import Unasked
 
 DE, FR = Pair("deu_Latn", "eng_Latn"), Pair("eng_Latn", "fra_Latn")
 
@@ -86,7 +86,7 @@ def test_figures_of_a_pair_know_the_texts_of_their_items() -> None:
     some = texts["text"].to_pylist()[:1]
     for name, metric in item.run(Planting(), texts).items():
         if name.startswith("retrieval/"):
-            assert isinstance(metric, Scored)
+            assert isinstance(metric, BootstrappedMetric)
             count, rest = without(metric, set(some))
             assert count == 1, name
             assert rest is not None

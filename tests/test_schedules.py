@@ -16,11 +16,11 @@ from alignment_train.objectives import Objective
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.language_model import LanguageModel
 from alignment_train.trainer import Trainer
-from alignment_train.training.loop import shares, train, turns
+from alignment_train.training.loop import loss_weights, micro_batch_schedule, train
 from alignment_train.training.progress_log import Reporter
 from pipelines.config import read_recipe
-from pipelines.progress import silent
-from tests.models import tiny
+from pipelines.progress import no_progress
+from tests.support.models import tiny
 from tests.test_train import CPU, PARTS, plan, run, weights
 
 SCHEDULES = [("joint", 1), ("joint", 3), ("alternate_step", 1), ("alternate_step", 2), ("alternate_microbatch", 4)]
@@ -35,7 +35,7 @@ def pair(**more) -> list[Objective]:
 
 
 def reporter(folder) -> Reporter:
-    return Reporter("test", folder / "log.jsonl", silent)
+    return Reporter("test", folder / "log.jsonl", no_progress)
 
 
 def log(folder) -> list[dict[str, Any]]:
@@ -96,10 +96,16 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 )
 def test_a_turn_counts_only_the_objectives_own(schedule: str, accumulation: int, wanted: list[str]):
     what = plan(objectives=pair(), schedule=schedule, accumulation=accumulation)
-    found = [" ".join(f"{objective.name[0]}{turn}" for objective, turn in turns(what, step)) for step in range(3)]
+    found = [
+        " ".join(f"{objective.name[0]}{turn}" for objective, turn in micro_batch_schedule(what, step))
+        for step in range(3)
+    ]
     assert found == wanted
     what.turns, what.objectives = [o.name for o in pair()], pair()[1:]
-    control = [" ".join(f"{objective.name[0]}{turn}" for objective, turn in turns(what, step)) for step in range(3)]
+    control = [
+        " ".join(f"{objective.name[0]}{turn}" for objective, turn in micro_batch_schedule(what, step))
+        for step in range(3)
+    ]
     assert control == [" ".join(turn for turn in step.split() if turn[0] == "l") for step in wanted]
 
 
@@ -178,7 +184,7 @@ def test_a_micro_batch_counts_by_what_its_loss_is_a_mean_over():
         for chosen in (rows[:1], rows)
     ), "all tokens but the first, and EOS"
     batches = [(contrast, contrasts[0]), (text, few), (contrast, contrasts[1]), (text, many)]
-    found = shares(batches, 4, CPU)
+    found = loss_weights(batches, 4, CPU)
     part = text.count(few) / (text.count(few) + text.count(many))
     assert [share for share, _ in found] == pytest.approx([0.5, part, 0.5, 1 - part])
     assert [scale for _, scale in found] == pytest.approx([0.25, part / 2, 0.25, (1 - part) / 2])
@@ -242,9 +248,9 @@ def test_the_ends_of_a_training_are_those_of_each_objectives_own_steps(tmp_path)
     file = tmp_path / "log.jsonl"
     values = [{"a": float(n)} if n % 2 == 0 else {"b": float(n)} if n < 39 else {} for n in range(40)]
     file.write_text("".join(json.dumps({"step": n, "loss": loss}) + "\n" for n, loss in enumerate(values)))
-    assert Reporter("test", file, silent).ends() == ({"a": 1.0, "b": 2.0}, {"a": 37.0, "b": 36.0})
+    assert Reporter("test", file, no_progress).ends() == ({"a": 1.0, "b": 2.0}, {"a": 37.0, "b": 36.0})
     file.write_text('{"step": 0, "loss": {}}\n')
-    assert Reporter("test", file, silent).ends() == ({}, {})
+    assert Reporter("test", file, no_progress).ends() == ({}, {})
 
 
 def test_the_line_of_a_step_shows_the_latest_loss_of_all_and_no_gap_before_the_first(tmp_path):
@@ -336,10 +342,10 @@ class Picky(LanguageModel):
     tables: ClassVar[list[pa.Table]] = []
     held: ClassVar[list[torch.nn.Module]] = []
 
-    def wanted(self, table: pa.Table) -> pa.ChunkedArray:
+    def row_mask(self, table: pa.Table) -> pa.ChunkedArray:
         return cast(pa.ChunkedArray, pc.match_substring(table["text"], self.word))
 
-    def open(self, model, table: pa.Table) -> torch.nn.Module:
+    def setup(self, model, table: pa.Table) -> torch.nn.Module:
         self.tables.append(table)
         own = torch.nn.Linear(2, 1, bias=False)
         torch.nn.init.constant_(own.weight, 1.0)
@@ -348,10 +354,10 @@ class Picky(LanguageModel):
         self.held.append(own)
         return own
 
-    def loss(self, model, batch, held: Any = None):
+    def loss(self, model, batch, state: Any = None):
         loss = model.language_model_loss(batch)
-        held.mean.mul_(0.9).add_(0.1 * loss.detach())
-        return (1 + held.mean) * loss + (held.weight - held.constant).square().sum(), {"mean": held.mean.item()}
+        state.mean.mul_(0.9).add_(0.1 * loss.detach())
+        return (1 + state.mean) * loss + (state.weight - state.constant).square().sum(), {"mean": state.mean.item()}
 
 
 def test_an_objective_sees_only_rows_that_it_can_use(tmp_path):

@@ -7,7 +7,7 @@ import sentencepiece
 
 from alignment_train.config import SeedModel
 from alignment_train.models.seed import make, sentences, train_tokenizer, unigram_loss
-from tests.models import bitext, tiny
+from tests.support.models import bitext, tiny
 
 SETTINGS = SeedModel.model_validate({"vocab_size": 320, "hidden_size": 16, "layers": 2, "heads": 2, "context": 32})
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipelines.text.segments import NONE, digests, draws, generator, keys, pieces
+from pipelines.text.segments import NONE, digests, generator, keys, seeded_order, texts_and_sentences
 
 
 def test_texts_that_differ_in_case_space_or_punctuation_share_a_key() -> None:
@@ -23,11 +23,11 @@ def test_digests_are_the_same_on_every_machine() -> None:
 
 def test_draws_are_a_uniform_reordering_that_the_salt_decides() -> None:
     numbers = np.arange(10_000, dtype=np.uint64)
-    drawn = draws(numbers, 0, "dev")
+    drawn = seeded_order(numbers, 0, "dev")
     assert len(set(drawn.tolist())) == 10_000
     assert np.abs(np.mean(drawn / 2.0**64) - 0.5) < 0.01
-    assert not np.array_equal(drawn, draws(numbers, 1, "dev"))
-    assert np.array_equal(drawn, draws(numbers, 0, "dev"))
+    assert not np.array_equal(drawn, seeded_order(numbers, 1, "dev"))
+    assert np.array_equal(drawn, seeded_order(numbers, 0, "dev"))
 
 
 def test_generators_differ_by_salt() -> None:
@@ -47,4 +47,4 @@ def test_generators_differ_by_salt() -> None:
     ],
 )
 def test_pieces_are_the_text_and_its_sentences(text: str, expected: list[str]) -> None:
-    assert pieces([text]) == expected
+    assert texts_and_sentences([text]) == expected

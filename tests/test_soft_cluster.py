@@ -11,8 +11,8 @@ from alignment_train.models.model import Model
 from alignment_train.objectives.soft_cluster import SoftCluster
 from alignment_train.training.data import segments, texts
 from pipelines.config import validate
-from tests.models import SHAPES, bitext, sentence, tiny
-from tests.trained import trained
+from tests.support.models import SHAPES, bitext, sentence, tiny
+from tests.support.trained import trained
 
 ROWS = [{"text": sentence(number, language)} for number in (4, 5207, 318846) for language in ("eng_Latn", "deu_Latn")]
 TABLE = segments(bitext(120))
@@ -24,7 +24,7 @@ def objective(**settings) -> SoftCluster:
 
 def opened(model: Model, item: SoftCluster):
     torch.manual_seed(1)
-    return item.open(model, TABLE)
+    return item.setup(model, TABLE)
 
 
 def by_hand(model: Model, held, ids: list[int], asked: int, first: int) -> tuple[list[torch.Tensor], torch.Tensor]:

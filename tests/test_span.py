@@ -12,8 +12,8 @@ from alignment_train.losses import same_language
 from alignment_train.models.model import Model
 from alignment_train.objectives.span import SOURCE, TARGET, Span, exercises, turned
 from pipelines.config import validate
-from tests.models import SHAPES, bitext, tiny
-from tests.trained import trained
+from tests.support.models import SHAPES, bitext, tiny
+from tests.support.trained import trained
 
 PROMPT = ("Translate", "What", "Please")  # words of the wordings that no number has
 TEMPLATE = (
@@ -36,7 +36,7 @@ def objective(**settings) -> Span:
 
 def opened(model: Model, item: Span):
     torch.manual_seed(1)
-    return item.open(model, bitext(120))
+    return item.setup(model, bitext(120))
 
 
 def text(model: Model, ids: torch.Tensor) -> str:
@@ -68,7 +68,7 @@ def test_spans_decode_to_the_two_sentences_and_labels_to_the_target(template: st
     assert (batch["language"] == batch["language"][0]).tolist() == [code == codes[0] for code in codes]
     assert batch["whole"].all()
     assert batch["cut"] == 0
-    assert objective().measure(some, model) == batch["attention_mask"].sum(1).tolist()
+    assert objective().token_lengths(some, model) == batch["attention_mask"].sum(1).tolist()
 
 
 def test_a_rows_exercise_hangs_on_its_text_alone() -> None:
@@ -187,7 +187,7 @@ def test_a_cut_row_keeps_both_spans_or_is_left_out_of_contrast_and_match() -> No
     some = rows(6)
     some[2] |= {"src": " ".join(["neun"] * 150), "tgt": " ".join(["nine"] * 150)}
     others = [found for i, found in enumerate(some) if i != 2]
-    length = max(item.measure(others, model))
+    length = max(item.token_lengths(others, model))
     ids, _, span = exercises([turned(some[2])], model.chat)[0]
     held = opened(model, item)
 

@@ -15,7 +15,7 @@ def test_manifests_come_in_the_order_of_the_pairs() -> None:
     gate = threading.Barrier(AT_ONCE, timeout=20)
     begun: list[Pair] = []
 
-    def make(pair: Pair, tell: Any) -> Manifest:
+    def make(pair: Pair, on_progress: Any) -> Manifest:
         begun.append(pair)
         if len(begun) <= AT_ONCE:
             gate.wait()  # so many are made side by side, or this never ends
@@ -34,7 +34,7 @@ def test_the_pair_with_most_raw_rows_begins_first() -> None:
             assert asset == "raw_bitext"
             return SimpleNamespace(rows={"data": rows[pair]}) if rows[pair] > 1 else None
 
-    def make(pair: Pair, tell: Any) -> Manifest:
+    def make(pair: Pair, on_progress: Any) -> Manifest:
         with lock:
             begun.append(pair)
         return cast(Manifest, str(pair))
@@ -48,8 +48,8 @@ def test_the_pair_with_most_raw_rows_begins_first() -> None:
 def test_the_progress_of_all_pairs_is_one_figure() -> None:
     told: list[tuple[float, float, str]] = []
 
-    def make(pair: Pair, tell: Any) -> Manifest:
-        tell(1, 2)
+    def make(pair: Pair, on_progress: Any) -> Manifest:
+        on_progress(1, 2)
         return cast(Manifest, None)
 
     side_by_side(PAIRS, make, lambda done, total=0, note="": told.append((done, total, note)))
@@ -61,12 +61,12 @@ def test_the_progress_of_all_pairs_is_one_figure() -> None:
 def test_a_failure_is_raised_and_stops_the_others() -> None:
     begun: list[Pair] = []
 
-    def make(pair: Pair, tell: Any) -> Manifest:
+    def make(pair: Pair, on_progress: Any) -> Manifest:
         begun.append(pair)
         if pair == PAIRS[0]:
             raise ValueError("no rows")
         for _ in range(100_000):
-            tell(0, 1)  # where it is told that all is over
+            on_progress(0, 1)  # where it is told that all is over
             threading.Event().wait(0.01)
         return cast(Manifest, None)
 

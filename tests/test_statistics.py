@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from pipelines.statistics import DETECTED, assessed, average, gap, mean, over_runs, paired, ratio, without
+from pipelines.statistics import DETECTED, average, gap, mean, over_runs, paired, ratio, with_interval, without
 
 RNG = np.random.default_rng(0)
 HARD = RNG.normal(size=500)  # what makes an item hard for any model
@@ -12,7 +12,7 @@ AFTER = (HARD + RNG.normal(scale=0.3, size=500) > -0.1).astype(float)
 
 
 def test_a_difference_on_the_same_items_has_the_error_of_the_items_differences():
-    found = assessed(paired(mean(AFTER), mean(BEFORE)))
+    found = with_interval(paired(mean(AFTER), mean(BEFORE)))
     each = AFTER - BEFORE
     error = each.std(ddof=1) / np.sqrt(500)
     assert found["value"] == pytest.approx(each.mean())
@@ -26,19 +26,19 @@ def test_a_difference_on_the_same_items_has_the_error_of_the_items_differences()
 
 
 def test_p_agrees_with_the_interval_and_is_two_sided():
-    up, down = assessed(paired(mean(AFTER), mean(BEFORE))), assessed(paired(mean(BEFORE), mean(AFTER)))
+    up, down = with_interval(paired(mean(AFTER), mean(BEFORE))), with_interval(paired(mean(BEFORE), mean(AFTER)))
     assert up["p"] == down["p"] < 0.05
     assert up["low"] > 0
-    same = assessed(paired(mean(BEFORE), mean(BEFORE)))
+    same = with_interval(paired(mean(BEFORE), mean(BEFORE)))
     assert same == {"value": 0, "low": 0, "high": 0, "n": 500, "p": 1.0}  # no spread: nothing is known of the error
-    sure = assessed(paired(mean(np.ones(50)), mean(np.zeros(50))))
+    sure = with_interval(paired(mean(np.ones(50)), mean(np.zeros(50))))
     assert sure["p"] == pytest.approx(2 / 1001)
 
 
 def test_nats_of_a_text_are_paired_with_its_tokens():
     tokens = RNG.integers(5, 50, size=300)
     nats = tokens * RNG.normal(4, 1, size=300)
-    found = assessed(paired(ratio(nats * 1.02, tokens), ratio(nats, tokens)))
+    found = with_interval(paired(ratio(nats * 1.02, tokens), ratio(nats, tokens)))
     assert found["value"] == pytest.approx(0.02 * nats.sum() / tokens.sum())
     assert found["low"] > 0
     assert found["high"] - found["low"] < 0.01  # the texts differ by far more than the models

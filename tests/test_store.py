@@ -12,7 +12,7 @@ from pipelines.storage import store as module
 from pipelines.storage.fingerprint import commit
 from pipelines.storage.store import LedgerRow, Store, StoreError
 from pipelines.storage.verification import verify
-from tests.planted import store_bitext
+from tests.support.bitext_fixtures import store_bitext
 
 PAIR = Pair("deu_Latn", "eng_Latn")
 ASSET = "decontaminated_bitext"

@@ -48,11 +48,11 @@ def address(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str
     return f"s3://{bucket}/runs/one"
 
 
-def put(store: Store, rows: int, parts: tuple[str, ...] = ("data", "rejected"), print_: str = "f") -> Manifest:
+def put(store: Store, rows: int, parts: tuple[str, ...] = ("data", "rejected"), fingerprint: str = "f") -> Manifest:
     with store.writing(ASSET, PAIR) as out:
         for part in parts:
             out.write(pa.record_batch({"x": list(range(rows))}), part)
-        return out.commit(f"{print_}{rows}", {})
+        return out.commit(f"{fingerprint}{rows}", {})
 
 
 def objects(address: str) -> list[str]:
@@ -184,7 +184,7 @@ def test_what_is_there_whole_is_not_sent_again(address: str, monkeypatch: pytest
         return plain(self, path, mode, **settings)
 
     monkeypatch.setattr(kind, "open", noted)
-    again = put(store, 5, print_="g")
+    again = put(store, 5, fingerprint="g")
     assert sent == ["manifest.json"]
     assert store.require(ASSET, PAIR) == again
     put(store, 6)
@@ -262,7 +262,7 @@ def test_a_model_made_on_one_machine_is_used_on_another(
 
     from alignment_train.evaluation.lm import LM
     from alignment_train.trainer import Trainer
-    from tests.models import tiny
+    from tests.support.models import tiny
 
     made = tiny()
     made.save(tmp_path / "model")

@@ -22,8 +22,8 @@ from pipelines.sources._releases import RELEASES
 from pipelines.sources.opus import Opus
 from pipelines.storage.store import DamagedError, Manifest, Store, StoreError, parse_manifest
 from pipelines.storage.verification import repair, verify
-from tests.mirror import Mirror
-from tests.planted import store_bitext
+from tests.support.bitext_fixtures import store_bitext
+from tests.support.opus_server import Mirror
 
 PAIR = Pair("deu_Latn", "eng_Latn")
 ASSET = "decontaminated_bitext"

@@ -7,14 +7,14 @@ from pipelines.results.summary import (
     difference,
     gap_rows,
     mean,
-    moved,
+    paired_difference,
     share,
+    significance,
     subject,
     summary,
     table,
-    told,
 )
-from tests.evaluated import DE, SW, TRAINED_LAYER, compare_rates
+from tests.support.fake_metrics import DE, SW, TRAINED_LAYER, compare_rates
 
 metrics = compare_rates
 BETTER = {DE: [0.04, 0.05, 0.30], SW: [0.03, 0.04, 0.20]}
@@ -86,15 +86,17 @@ def test_a_share_is_of_the_figure_it_is_measured_from():
 def test_what_was_paired_is_preferred_to_independent_intervals():
     some = metrics(BETTER)
     keys = [f"retrieval/{pair}/recall@1" for pair in (DE, SW)]
-    assert moved(some, "control", keys) == pytest.approx({"value": 0.205, "low": 0.162574, "high": 0.247426}, abs=1e-5)
+    assert paired_difference(some, "control", keys) == pytest.approx(
+        {"value": 0.205, "low": 0.162574, "high": 0.247426}, abs=1e-5
+    )
     narrow = {"value": 0.205, "low": 0.2, "high": 0.21, "n": 600, "p": 0.002, "detectable": 0.01}
     some["differences"] = {"aligned-control": {"retrieval/all/recall@1": narrow}}
     some["means"] = {"aligned": {"retrieval/all/recall@1": {"value": 0.25, "low": 0.24, "high": 0.26}}}
-    assert moved(some, "control", keys) == narrow
+    assert paired_difference(some, "control", keys) == narrow
     assert mean(some, "aligned", keys) == {"value": 0.25, "low": 0.24, "high": 0.26}
-    assert moved(some, "control", keys[:1]) == pytest.approx(difference(some["aligned"][keys[0]],
+    assert paired_difference(some, "control", keys[:1]) == pytest.approx(difference(some["aligned"][keys[0]],
                                                                         some["control"][keys[0]]))  # fmt: skip
-    assert moved({**some, "control": {}}, "control", keys) is None
+    assert paired_difference({**some, "control": {}}, "control", keys) is None
 
 
 def test_gaps_are_listed_by_metric_with_the_mean_last():
@@ -122,12 +124,12 @@ def test_gaps_are_listed_by_metric_with_the_mean_last():
     ],
 )
 def test_an_interval_that_holds_zero_tells_nothing(low: float, high: float, lower_is_better: bool, word: str):
-    assert told({"value": (low + high) / 2, "low": low, "high": high}, lower_is_better) == word
+    assert significance({"value": (low + high) / 2, "low": low, "high": high}, lower_is_better) == word
 
 
 def test_without_an_interval_nothing_is_told():
-    assert told({"value": 0.9}) == "cannot be told apart"
-    assert told(None) == "cannot be told apart"
+    assert significance({"value": 0.9}) == "cannot be told apart"
+    assert significance(None) == "cannot be told apart"
 
 
 def test_subjects_are_named_in_english_and_unknown_ones_kept():

@@ -10,11 +10,11 @@ from alignment_train.trainer import Trainer
 from alignment_train.training.loop import Plan, train
 from alignment_train.training.progress_log import Reporter
 from pipelines.config import read_recipe
-from pipelines.progress import silent
+from pipelines.progress import no_progress
 from pipelines.runner import needed, side_by_side
 from pipelines.storage.store import Store
-from tests.graph import TINY
-from tests.models import tiny
+from tests.support.graph import TINY
+from tests.support.models import tiny
 from tests.test_train import instructions
 
 TASKS = "{train: [en], rows: 200, dev_rows: 20, system: ''}"
@@ -34,7 +34,7 @@ def test_the_loss_is_on_the_answer_and_its_eos_alone() -> None:
     loss, _ = task.loss(model, batch := task.collate(rows, model, 64))
     own = Instruction.model_validate({})
     assert task.reads == "tasks"
-    assert not task.aligns
+    assert not task.is_alignment
     assert loss.item() == pytest.approx(own.loss(model, own.collate(rows, model, 64))[0].item(), rel=1e-6)
     total, tokens = torch.zeros(()), 0
     for row in rows:
@@ -55,7 +55,7 @@ def test_it_trains(tmp_path: Path) -> None:
         objectives=[Task.model_validate({"rows": 8})], steps=12, max_length=32, precision="float32", seed=3,
         optimiser=Optimiser.model_validate({"learning_rate": 3e-3}), checkpoint_every=20,
     )  # fmt: skip
-    reporter = Reporter("test", tmp_path / "log.jsonl", silent)
+    reporter = Reporter("test", tmp_path / "log.jsonl", no_progress)
     train(model, what, {"tasks": instructions(60)}, tmp_path, reporter, torch.device("cpu"))
     first, last = reporter.ends()
     assert last["task"] < first["task"] - 0.1
@@ -67,7 +67,9 @@ def test_a_recipe_with_a_task_trains_on_it_and_the_control_does_too(tmp_path: Pa
     store = Store.open(tmp_path / "store", recipe.name)
     for stage in needed(recipe):
         if stage.per_pair:
-            side_by_side(recipe.corpus.pairs, lambda pair, tell, stage=stage: stage.make(recipe, store, pair, tell))
+            side_by_side(
+                recipe.corpus.pairs, lambda pair, on_progress, stage=stage: stage.make(recipe, store, pair, on_progress)
+            )
         else:
             stage.make(recipe, store)
     assert store.require("training_mix").rows["tasks_dev"] == 20

@@ -13,11 +13,11 @@ from alignment_train.objectives.instruction import Instruction
 from alignment_train.objectives.language_model import LanguageModel
 from alignment_train.training import loop as training
 from alignment_train.training.data import segments
-from alignment_train.training.loop import Plan, rate, train
+from alignment_train.training.loop import Plan, lr_factor, train
 from alignment_train.training.progress_log import Reporter
-from pipelines.progress import silent
+from pipelines.progress import no_progress
 from pipelines.schema import INSTRUCTION
-from tests.models import bitext, tiny
+from tests.support.models import bitext, tiny
 
 CPU = torch.device("cpu")
 
@@ -50,7 +50,7 @@ def plan(steps: int = 12, **more) -> Plan:
 
 def run(folder, what: Plan, **model):
     made = tiny(**model)
-    reporter = Reporter("test", folder / "log.jsonl", silent)
+    reporter = Reporter("test", folder / "log.jsonl", no_progress)
     outcome = train(made, what, PARTS, folder, reporter, CPU)
     return made, outcome, reporter
 
@@ -132,7 +132,7 @@ def test_the_control_sees_the_same_rows_and_tokens_without_contrast(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_the_step_and_the_cure(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "rate", lambda *_: 1e30)
+    monkeypatch.setattr(training, "lr_factor", lambda *_: 1e30)
     with pytest.raises(ValueError, match=r"step \d+: loss .* Lower train.optimiser.learning_rate"):
         run(tmp_path, plan(30))
 
@@ -148,13 +148,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_step_and_the_cure(tmp_
 )
 def test_schedules_warm_up_and_fall(schedule: str, wanted: list[float]):
     settings = Optimiser.model_validate({"schedule": schedule, "warmup": 0.2})
-    assert [rate(settings, step, 10) for step in (0, 1, 2, 9)] == pytest.approx(wanted)
+    assert [lr_factor(settings, step, 10) for step in (0, 1, 2, 9)] == pytest.approx(wanted)
 
 
 def test_a_half_written_log_line_is_forgotten(tmp_path):
     log = tmp_path / "log.jsonl"
     log.write_text('{"step": 0, "seconds": 2.5}\n{"step": 1, "seconds": 3}\n{"ste')
-    reporter = Reporter("test", log, silent)
+    reporter = Reporter("test", log, no_progress)
     reporter.rewind(1)
     assert log.read_text() == '{"step": 0, "seconds": 2.5}\n'
     assert reporter.seconds() == pytest.approx(2.5, abs=0.5)

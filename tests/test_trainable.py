@@ -18,11 +18,11 @@ from alignment_train.objectives.span import Span
 from alignment_train.training.data import pack
 from alignment_train.training.loop import train
 from alignment_train.training.progress_log import Reporter
-from alignment_train.training.trainable import Memory, checkpoint_blocks, freeze, memory
+from alignment_train.training.trainable import Memory, checkpoint_blocks, estimate_memory, freeze
 from pipelines.config import validate
 from pipelines.errors import UserError
-from pipelines.progress import silent
-from tests.models import SHAPES, bitext, tiny
+from pipelines.progress import no_progress
+from tests.support.models import SHAPES, bitext, tiny
 from tests.test_train import CPU, PARTS, plan
 
 OBJECTIVES = [
@@ -66,7 +66,7 @@ def test_globs_name_parameters_and_tied_ones_by_either_name():
 
 
 def run(folder: Path, made: Model, objectives: list[Objective], steps: int = 4, **more: object) -> Reporter:
-    reporter = Reporter("test", folder / "log.jsonl", silent)
+    reporter = Reporter("test", folder / "log.jsonl", no_progress)
     train(made, plan(steps, objectives=objectives, checkpoint_every=2, **more), PARTS, folder, reporter, CPU)
     return reporter
 
@@ -117,7 +117,7 @@ def test_an_objective_that_reaches_no_trained_weight_is_refused(tmp_path, checkp
 def gradients(model: Model, objective: Objective, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
     model.lm.train()
     torch.manual_seed(0)
-    held = objective.open(model, bitext(8))
+    held = objective.setup(model, bitext(8))
     torch.manual_seed(1)
     loss, _ = objective.loss(model, batch, held)
     weights = [p for p in model.lm.parameters() if p.requires_grad]
@@ -197,14 +197,14 @@ def test_memory_is_stated_before_the_first_step(tmp_path):
     model = frozen("blocks", tie_word_embeddings=True)
     size = sum(p.numel() for p in model.lm.parameters())
     trained = sum(p.numel() for p in model.lm.parameters() if p.requires_grad)
-    assert memory([model.lm, model.lm]) == Memory(4 * size, 4 * trained, 8 * trained)
+    assert estimate_memory([model.lm, model.lm]) == Memory(4 * size, 4 * trained, 8 * trained)
     assert Memory(2**30, 2**29, 2**30).sentence() == (
         "memory: 1.00 GiB weights, 0.50 GiB gradients, 1.00 GiB optimiser: 2.50 GiB, and activations of a micro-batch"
     )
     assert Memory(2**30, 2**29, 2**30).sentence(2).startswith("memory a process: 0.50 GiB weights")
     said: list[str] = []
     dagster = SimpleNamespace(log=SimpleNamespace(info=said.append))
-    reporter = Reporter("align_model", tmp_path / "log.jsonl", silent, dagster)
+    reporter = Reporter("align_model", tmp_path / "log.jsonl", no_progress, dagster)
     outcome = train(model, plan(2, objectives=OBJECTIVES), PARTS, tmp_path, reporter, CPU)
     assert outcome.memory
     assert said[0] == f"align_model · {outcome.memory.sentence()}"

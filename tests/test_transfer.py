@@ -21,12 +21,12 @@ from pipelines.results.summary import summary
 from pipelines.results.verdict import verdict
 from pipelines.schema import EVAL_TEXT
 from pipelines.stages import collect, task_data
-from pipelines.statistics import Scored
+from pipelines.statistics import BootstrappedMetric
 from pipelines.storage.store import Store
 from pipelines.tasks import Message, Span
 from pipelines.tasks.slot_filling import SlotFilling
-from tests.graph import TINY
-from tests.unasked import Unasked
+from tests.support.fake_lm import Unasked
+from tests.support.graph import TINY
 
 HOME = Path("unused")
 PAIRS = [Pair("deu_Latn", "eng_Latn"), Pair("eng_Latn", "swh_Latn")]
@@ -138,8 +138,8 @@ def test_the_interval_and_the_paired_difference_are_over_items(tmp_path: Path) -
         {"value": 2 * each[:, 1, 0].sum() / each[:, 1, 1:].sum(), "low": low, "high": high, "n": 60}
     )
     base, aligned = found["base"], found["aligned"]
-    assert isinstance(base, Scored)
-    assert isinstance(aligned, Scored)
+    assert isinstance(base, BootstrappedMetric)
+    assert isinstance(aligned, BootstrappedMetric)
     assert statistics.paired(aligned, base).resamples == pytest.approx(np.diff(resamples)[:, 0])
     rest = statistics.without(aligned, {sentences[1]})[1]
     assert rest is not None

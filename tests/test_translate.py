@@ -11,7 +11,7 @@ from pipelines.instructions._wordings import ANSWER_IN, TRANSLATE, name_in, tran
 from pipelines.instructions.translate import Translate
 from pipelines.languages import Pair, parse
 from pipelines.schema import bitext_batch
-from tests.planted import Planted, sentences
+from tests.support.bitext_fixtures import Planted, sentences
 
 
 def rendered(pair: Pair, rows: int, seed: int = 0, **settings: str) -> list[dict]:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.tasks.translation import Translation
-from tests.planted import CORPUS, Planted
+from tests.support.bitext_fixtures import CORPUS, Planted
 
 HOME = Path("unused")
 PAIR = "deu_Latn-eng_Latn"

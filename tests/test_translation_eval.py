@@ -26,10 +26,10 @@ from pipelines.results.summary import subject, table
 from pipelines.results.verdict import verdict
 from pipelines.schema import bitext_batch
 from pipelines.sources import Source
-from pipelines.statistics import Scored, paired, without
+from pipelines.statistics import BootstrappedMetric, paired, without
 from pipelines.tasks import Message
-from tests.planted import Planted
-from tests.unasked import Unasked
+from tests.support.bitext_fixtures import Planted
+from tests.support.fake_lm import Unasked
 
 DE, FR, ES = Pair("deu_Latn", "eng_Latn"), Pair("eng_Latn", "fra_Latn"), Pair("eng_Latn", "spa_Latn")
 TO_DE, TO_EN = Direction("eng_Latn", "deu_Latn"), Direction("deu_Latn", "eng_Latn")
@@ -363,8 +363,8 @@ def test_models_are_compared_item_by_item_and_the_verdict_says_so() -> None:
     a, b = item.run(good, texts), item.run(poor, texts)
     key = f"translation/{TO_DE}/chrF"
     one, other = a[key], b[key]
-    assert isinstance(one, Scored)
-    assert isinstance(other, Scored)
+    assert isinstance(one, BootstrappedMetric)
+    assert isinstance(other, BootstrappedMetric)
     assert paired(one, other).resamples == pytest.approx(one.resamples - other.resamples)
     count, rest = without(other, {SPOKEN["deu_Latn"][1]})
     assert (count, rest["n"] if rest else 0) == (1, 3)

@@ -3,7 +3,7 @@ import pytest
 from pipelines.results.comparison import compared, language_groups
 from pipelines.results.contamination import Overlap
 from pipelines.results.verdict import by_group, verdict
-from tests.evaluated import DE, SW, compare_rates, scored
+from tests.support.fake_metrics import DE, SW, compare_rates, scored
 
 metrics = compare_rates
 BETTER = {DE: [0.04, 0.05, 0.30], SW: [0.03, 0.04, 0.20]}

@@ -11,7 +11,7 @@ import torch
 from alignment_train.comparison import workers
 from pipelines.config import read_recipe
 from pipelines.storage.store import Store
-from tests.models import ROOT
+from tests.support.models import ROOT
 
 RECIPE = read_recipe(ROOT / "tests" / "data" / "tiny.yaml")
 

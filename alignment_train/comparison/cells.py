@@ -12,7 +12,7 @@ from alignment_train.layers import layer_index
 from alignment_train.models.model import Model
 from alignment_train.objectives import Objective
 from alignment_train.trainer import KEY, Trainer
-from pipelines.storage.fingerprint import fingerprint
+from pipelines.storage.fingerprint import compute_fingerprint
 from pipelines.storage.store import Manifest, Store
 
 Role = Literal["base", "control", "aligned"]
@@ -26,24 +26,26 @@ def make(trainer: Trainer, role: Role, keep: bool = False) -> Manifest:
 
     keep: whether a trained model stays, too; where it was not kept then, it is made again.
     """
-    print_, inputs = identity(trainer, role)
-    done = trainer.store.unchanged("cells", print_[:KEY], print_)
+    fingerprint, inputs = identity(trainer, role)
+    done = trainer.store.unchanged("cells", fingerprint[:KEY], fingerprint)
     keep = keep and role != "base"
     if done and not (keep and not any(name.endswith(".safetensors") for name in done.files)):
         return done
     if role == "base":
         model = trainer.stored("base_model")
-        with trainer.store.writing("cells", print_[:KEY]) as out:
+        with trainer.store.writing("cells", fingerprint[:KEY]) as out:
             _measure(trainer, role, model, out.path)
             numbers = {"recipe": trainer.recipe.name}
-            return out.commit(print_, trainer.recipe.resolved(), inputs=inputs, rows={}, seconds=0.0, numbers=numbers)
+            return out.commit(
+                fingerprint, trainer.recipe.resolved(), inputs=inputs, rows={}, seconds=0.0, numbers=numbers
+            )
 
     def write(model: Model, folder: Path) -> None:
         if keep:
             model.save(folder)
         _measure(trainer, role, model, folder)  # which changes the precision of its weights
 
-    return trainer.cell(_objectives(trainer, role), print_, inputs, write)
+    return trainer.cell(_objectives(trainer, role), fingerprint, inputs, write)
 
 
 def identity(trainer: Trainer, role: Role) -> tuple[str, dict[str, str]]:
@@ -55,10 +57,10 @@ def identity(trainer: Trainer, role: Role) -> tuple[str, dict[str, str]]:
         model, read = trainer.identity(_objectives(trainer, role))
     asked = {"eval_text": store.require("eval_text").fingerprint, "dev": store.require("training_mix").content("dev")}
     said = {"dev_rows": DEV_ROWS, "precision": trainer.config.precision}
-    print_ = fingerprint(
+    fingerprint = compute_fingerprint(
         "alignment_train.evaluation.measure", said, {**asked, "model": model}, recipe.eval, LIBRARIES, MODULES
     )
-    return print_, {**read, **asked}
+    return fingerprint, {**read, **asked}
 
 
 def _objectives(trainer: Trainer, role: Role) -> list[Objective]:
@@ -75,7 +77,7 @@ def _measure(trainer: Trainer, role: Role, model: Model, folder: Path) -> None:
     trained_at = trainer.resolved.layer if role == "aligned" else "middle"  # others' cells serve recipes of any layer
     layer = layer_index(trained_at, len(model.blocks))
     lm = trainer.evaluated(model, layer)
-    found = measure.measure(trainer.recipe, trainer.store, {role: lambda: lm}, trainer.tell)
-    dev = measure.dev_recall(trainer.recipe, trainer.store, lm, DEV_ROWS, trainer.tell)
+    found = measure.measure(trainer.recipe, trainer.store, {role: lambda: lm}, trainer.on_progress)
+    dev = measure.dev_recall(trainer.recipe, trainer.store, lm, DEV_ROWS, trainer.on_progress)
     text = json.dumps({**found, "dev": dev}, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
     (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")

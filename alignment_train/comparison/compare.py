@@ -16,7 +16,7 @@ from pipelines.progress import Progress
 from pipelines.report import comparison
 from pipelines.report.comparison import Row
 from pipelines.statistics import MOST_RUNS
-from pipelines.storage.fingerprint import fingerprint
+from pipelines.storage.fingerprint import compute_fingerprint
 from pipelines.storage.store import Manifest, Store
 
 Recipes = dict[str, Recipe]
@@ -91,22 +91,22 @@ def run(
         for seed in range(common.seed, last + 1):
             for row in rows if seed == common.seed else rows[1:]:
                 recipe = recipes.get(row.name) or recipes.get(row.of[0] if row.of else "", common)
-                trainer = Trainer(recipe.model_copy(update={"seed": seed}), store, device, progress.tell)
+                trainer = Trainer(recipe.model_copy(update={"seed": seed}), store, device, progress.update)
                 plan.append((row, trainer, cells.identity(trainer, row.role)[0]))
-        store.tidy("cells", {print_ for _, _, print_ in plan})
+        store.tidy("cells", {fingerprint for _, _, fingerprint in plan})
         beside = stack.enter_context(workers(jobs, store, device)) if jobs > 1 else None
         if beside:
-            for row, trainer, print_ in plan:
-                beside.begin(trainer.recipe, row.role, keep, print_)
+            for row, trainer, fingerprint in plan:
+                beside.begin(trainer.recipe, row.role, keep, fingerprint)
         news = False
-        for number, (row, trainer, print_) in enumerate(plan, 1):
+        for number, (row, trainer, fingerprint) in enumerate(plan, 1):
             seed = trainer.recipe.seed
             title = row.name if row.role == "base" else f"{row.name}, seed {seed}"
             if beside:
                 title += f", {jobs} at a time"
             progress.start(f"cell {number} of {len(plan)} · {title} on {trainer.device}")
             try:
-                cell = beside.finish(print_) if beside else cells.make(trainer, row.role, keep)
+                cell = beside.finish(fingerprint) if beside else cells.make(trainer, row.role, keep)
                 row.cells[seed] = cells.metrics(store, cell), cell
                 news |= cell.pair not in there
                 progress.finish("unchanged" if cell.pair in there else f"done, {cell.seconds:.0f} s of training")
@@ -135,8 +135,8 @@ def check_seeds(seeds: int) -> None:
 def _write(common: Recipe, recipes: Recipes, store: Store, rows: list[Row], seeds: list[int]) -> Manifest:
     inputs = {f"{row.name}/{seed}": cell.fingerprint for row in rows for seed, (_, cell) in row.cells.items()}
     said = {"seeds": seeds, "failed": {row.name: row.failed for row in rows}, "page": comparison.template()}
-    print_ = fingerprint("pipelines.report.comparison", said, inputs, libraries=("matplotlib",))
-    if done := store.unchanged("compare", None, print_):
+    fingerprint = compute_fingerprint("pipelines.report.comparison", said, inputs, libraries=("matplotlib",))
+    if done := store.unchanged("compare", None, fingerprint):
         return done
     found = comparison.summary(rows, common.corpus.pivot, seeds)
     found["recipe"] = common.name
@@ -149,7 +149,7 @@ def _write(common: Recipe, recipes: Recipes, store: Store, rows: list[Row], seed
         if picture := comparison.picture(found):
             (out.path / "trade_off.png").write_bytes(picture)
         (out.path / "compare.html").write_text(comparison.page(found), encoding="utf-8")
-        return out.commit(print_, common.resolved(), inputs=inputs, rows={}, numbers=numbers)
+        return out.commit(fingerprint, common.resolved(), inputs=inputs, rows={}, numbers=numbers)
 
 
 def _controls(recipes: Recipes) -> list[Row]:

@@ -9,19 +9,24 @@ from alignment_train.evaluation.measure import ASSETS, DIGITS, RANDOM, measure
 from pipelines.config import Recipe
 from pipelines.errors import UserError
 from pipelines.evals import LanguageModel, States
-from pipelines.progress import Tell, silent
+from pipelines.progress import ProgressCallback, no_progress
 from pipelines.report import evaluation, plots
 from pipelines.results import contamination
 from pipelines.results.summary import MODELS, Metrics, models, summary
 from pipelines.results.verdict import verdict
-from pipelines.storage.fingerprint import fingerprint
+from pipelines.storage.fingerprint import compute_fingerprint
 from pipelines.storage.store import Manifest, Meter, Store
 
 MODULES = ("alignment_train.evaluation.lm", "alignment_train.layers", "alignment_train.models.load")  # what `lms` are
 LIBRARIES = ("torch", "transformers", "matplotlib", "umap-learn")
 
 
-def run(recipe: Recipe, store: Store, lms: Mapping[str, Callable[[], LanguageModel]], tell: Tell = silent) -> Manifest:
+def run(
+    recipe: Recipe,
+    store: Store,
+    lms: Mapping[str, Callable[[], LanguageModel]],
+    on_progress: ProgressCallback = no_progress,
+) -> Manifest:
     """Evaluate the models named in `lms`: of base, control and aligned at least base and aligned, and `random`.
 
     A model is made when its turn comes and let go after it, so that one at a time is in memory.
@@ -35,14 +40,14 @@ def run(recipe: Recipe, store: Store, lms: Mapping[str, Callable[[], LanguageMod
     inputs = {asset: store.require(asset).fingerprint for asset in assets}
     template = hashlib.sha256((evaluation.template() + evaluation.script()).encode()).hexdigest()
     settings = {"page": template, "seed": recipe.seed}
-    print_ = fingerprint(__name__, settings, inputs, recipe.eval, LIBRARIES, MODULES)
-    if done := store.unchanged("evaluation", None, print_):
+    fingerprint = compute_fingerprint(__name__, settings, inputs, recipe.eval, LIBRARIES, MODULES)
+    if done := store.unchanged("evaluation", None, fingerprint):
         return done
     with store.writing("evaluation") as out:
         meter = Meter()
-        held = contamination.overlap(store, recipe.corpus.decontaminate.near, tell)
+        held = contamination.overlap(store, recipe.corpus.decontaminate.near, on_progress)
         states: dict[str, States] = {}
-        metrics = measure(recipe, store, lms, tell, held, states)
+        metrics = measure(recipe, store, lms, on_progress, held, states)
         (out.path / "metrics.json").write_text(_written(metrics), encoding="utf-8")
         logs = {name: store.fetched(ASSETS[name], under="log.jsonl") / "log.jsonl" for name in MODELS if name in lms}
         pictures = {
@@ -61,7 +66,7 @@ def run(recipe: Recipe, store: Store, lms: Mapping[str, Callable[[], LanguageMod
         report = evaluation.render(recipe, store, metrics, spent, more)
         (out.path / "report.html").write_text(report, encoding="utf-8", errors="replace")
         return out.commit(
-            print_,
+            fingerprint,
             recipe.resolved(),
             inputs=inputs,
             numbers=_numbers(metrics, recipe.corpus.pivot),

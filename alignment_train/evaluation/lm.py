@@ -48,7 +48,7 @@ class LM:
         self.on_items: OnItems = lambda done, total, share: None
         self._answers: dict[tuple[tuple[int, ...], tuple[str, ...], int, bool], str] = {}
         if device.type == "cpu":
-            heap.keep(max(weight.nbytes for weight in model.lm.parameters()))
+            heap.retain_freed_memory(max(weight.nbytes for weight in model.lm.parameters()))
         model.lm.to(device).eval()
         if precision == "bfloat16" and not getattr(model.lm, "is_quantized", False):
             _ = model.head_kind  # measured more finely than bfloat16 is

@@ -13,7 +13,7 @@ from pipelines.config import Recipe
 from pipelines.errors import UserError, error_context
 from pipelines.evals import Eval, LanguageModel, Metric, States
 from pipelines.languages import Pair
-from pipelines.progress import Tell, clock, silent
+from pipelines.progress import ProgressCallback, clock, no_progress
 from pipelines.results.comparison import compared, language_groups, task_groups
 from pipelines.results.contamination import Overlap
 from pipelines.results.summary import MERGED
@@ -41,8 +41,8 @@ class ReportsItems(Protocol):
 class _ItemsLeft:
     """An `on_items` that tells the items done of the question at hand and the time that the others will take."""
 
-    def __init__(self, tell: Tell, done: float, total: float, title: str):
-        self.tell, self.done, self.total, self.title = tell, done, total, title
+    def __init__(self, on_progress: ProgressCallback, done: float, total: float, title: str):
+        self.on_progress, self.done, self.total, self.title = on_progress, done, total, title
         self._began = self._told = time.monotonic()
 
     def __call__(self, done: int, count: int, share: float) -> None:
@@ -50,7 +50,7 @@ class _ItemsLeft:
         if now - self._told >= EVERY and 0 < share < 1:
             left = clock((now - self._began) * (1 - share) / share)
             self._told = now
-            self.tell(self.done, self.total, f"{self.title}: {done:,} of {count:,} items, {left} left of these")
+            self.on_progress(self.done, self.total, f"{self.title}: {done:,} of {count:,} items, {left} left of these")
         if done == count:  # the next question begins
             self._began = now
 
@@ -59,7 +59,7 @@ def measure(
     recipe: Recipe,
     store: Store,
     lms: Mapping[str, Callable[[], LanguageModel]],
-    tell: Tell = silent,
+    on_progress: ProgressCallback = no_progress,
     overlap: Overlap | None = None,
     states: dict[str, States] | None = None,
 ) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def measure(
     for item in recipe.eval:
         metrics["chance"].update({key: _rounded(number) for key, number in item.chance(texts[item.name]).items()})
     if RANDOM in lms:
-        tell(0, 0, "baselines")
+        on_progress(0, 0, "baselines")
     for item in recipe.eval:
         for name, found in item.baselines(texts[item.name], lms.get(RANDOM)).items():
             metrics.setdefault(name, {}).update({key: _rounded(metric) for key, metric in found.items()})
@@ -85,14 +85,14 @@ def measure(
     scored: dict[str, dict[str, Metric]] = {}
     done, total = 0, len(set(lms) - {RANDOM}) * max(len(recipe.eval), 1)
     for name in (name for name in ASSETS if name in lms):
-        tell(done, total, f"{name} · loading")
+        on_progress(done, total, f"{name} · loading")
         lm = lms[name]()
         metrics["trained_layer"] = lm.trained_layer
         found: dict[str, Metric] = {}
         for item in recipe.eval:
-            tell(done, total, f"{name} · {item.name}")
+            on_progress(done, total, f"{name} · {item.name}")
             if isinstance(lm, ReportsItems):
-                lm.on_items = _ItemsLeft(tell, done, total, f"{name} · {item.name}")
+                lm.on_items = _ItemsLeft(on_progress, done, total, f"{name} · {item.name}")
             with error_context(f"eval '{item.name}' of {name}"):
                 new, seen = item.observe(lm, texts[item.name])
             if states is not None and seen:
@@ -111,7 +111,7 @@ def measure(
         metrics[name] = {key: _rounded(metric) for key, metric in found.items()}
         del lm
         gc.collect()  # models hold cycles: the next one must not wait for the collector to find its memory
-    tell(total, total, "done")
+    on_progress(total, total, "done")
     keys = {key for found in scored.values() for key in found}
     if samples:
         metrics["samples"] = {
@@ -127,13 +127,15 @@ def measure(
     return metrics | _rounded(compared(scored, recipe.corpus.pivot, groups, overlap, of_task))
 
 
-def dev_recall(recipe: Recipe, store: Store, lm: LanguageModel, rows: int, tell: Tell = silent) -> dict[str, Any]:
+def dev_recall(
+    recipe: Recipe, store: Store, lm: LanguageModel, rows: int, on_progress: ProgressCallback = no_progress
+) -> dict[str, Any]:
     """What the recipe's retrieval eval finds on `rows` dev rows of each pair; empty without that eval or dev rows."""
     retrieval: Eval | None = next((item for item in recipe.eval if item.name == "retrieval"), None)
     texts = dev_texts(store, rows)
     if retrieval is None or not texts.num_rows:
         return {}
-    tell(0, 0, f"{retrieval.name} on dev")
+    on_progress(0, 0, f"{retrieval.name} on dev")
     return retrieval.run(lm, texts)
 
 

@@ -15,9 +15,9 @@ from pipelines.errors import UserError
 from pipelines.evals import LanguageModel
 from pipelines.evals._bitext import questions
 from pipelines.evals.retrieval import center, cosines, embedded, found, mexa, ratio_margin, sides
-from pipelines.progress import Tell, silent
+from pipelines.progress import ProgressCallback, no_progress
 from pipelines.report import plots
-from pipelines.storage.fingerprint import fingerprint
+from pipelines.storage.fingerprint import compute_fingerprint
 from pipelines.storage.store import Manifest, Store
 
 FORMAT = 1
@@ -28,7 +28,9 @@ DIGITS = 6
 LIBRARIES = ("torch", "transformers", "numpy", "matplotlib")
 
 
-def run(recipe: Recipe, store: Store, base: Callable[[], LanguageModel], tell: Tell = silent) -> Manifest:
+def run(
+    recipe: Recipe, store: Store, base: Callable[[], LanguageModel], on_progress: ProgressCallback = no_progress
+) -> Manifest:
     """Probe the base model; `base` loads it. A layer is chosen for each way in which objectives pool and center."""
     config = TrainConfig.of(recipe)
     pairs = [str(pair) for pair in recipe.corpus.pairs]
@@ -43,17 +45,17 @@ def run(recipe: Recipe, store: Store, base: Callable[[], LanguageModel], tell: T
         "max_length": config.max_length,
     }
     modules = ("alignment_train.evaluation.lm", "alignment_train.models.load")
-    print_ = fingerprint(__name__, settings, inputs, libraries=LIBRARIES, modules=modules)
-    if done := store.unchanged("layer_probe", None, print_):
+    fingerprint = compute_fingerprint(__name__, settings, inputs, libraries=LIBRARIES, modules=modules)
+    if done := store.unchanged("layer_probe", None, fingerprint):
         return done
     asked = texts(recipe, store.table("training_mix", part="dev"))
     with store.writing("layer_probe") as out:
-        tell(0, 0, "loading")
+        on_progress(0, 0, "loading")
         lm = base()
         layers: list[dict[str, Any]] = []
         by_pair: list[dict[str, Any]] = []
         for pooling in config.poolings:
-            means, each = measure(lm, asked, pooling, tell)
+            means, each = measure(lm, asked, pooling, on_progress)
             layers += means
             by_pair += each
         chosen = {row["pooling"]: row["layer"] for row in layers if row["chosen"]}
@@ -61,7 +63,7 @@ def run(recipe: Recipe, store: Store, base: Callable[[], LanguageModel], tell: T
         (out.path / "probe.json").write_text(json.dumps(whole, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         (out.path / "layers.png").write_bytes(plots.layer_probe(layers))
         numbers = {**{f"layer/{pooling}": layer for pooling, layer in chosen.items()}, "layers": layers}
-        return out.commit(print_, recipe.resolved(), inputs=inputs, numbers=numbers, rows={})
+        return out.commit(fingerprint, recipe.resolved(), inputs=inputs, numbers=numbers, rows={})
 
 
 def texts(recipe: Recipe, dev: pa.Table) -> pa.Table:
@@ -80,7 +82,7 @@ def texts(recipe: Recipe, dev: pa.Table) -> pa.Table:
 
 
 def measure(
-    lm: LanguageModel, asked: pa.Table, pooling: str, tell: Tell = silent
+    lm: LanguageModel, asked: pa.Table, pooling: str, on_progress: ProgressCallback = no_progress
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Figures of every layer, means over pairs, and of every pair and layer; the texts pass the model once.
 
@@ -93,7 +95,7 @@ def measure(
     credit: list[np.ndarray] = []
     kind, prepare = pooling.removesuffix(CENTERED), center if pooling.endswith(CENTERED) else np.asarray
     for done, (pair, src, tgt) in enumerate(embedded(lm, sides(asked), list(range(count)), kind)):
-        tell(done, pairs, f"{pooling}, {pair}")
+        on_progress(done, pairs, f"{pooling}, {pair}")
         own = []
         for layer in range(count):
             both = prepare(src.states[layer]), prepare(tgt.states[layer])

@@ -41,7 +41,7 @@ def add(model: "Model", settings: Lora | Prefix, base: Base, seed: int) -> None:
     with _without_warnings():
         model.adapter = get_peft_model(model.lm, config, adapter_name=NAME)
     if isinstance(settings, Prefix):
-        prefix.begin(model, settings.length)
+        prefix.initialize(model, settings.length)
     config.base_model_name_or_path = base.hub or "base_model"
     config.revision = base.revision if base.hub else None
 
@@ -102,7 +102,7 @@ def load(model: "Model", folder: Path, name: str = NAME) -> None:
                 model.adapter = PeftModel.from_pretrained(model.lm, folder, adapter_name=name)
                 if model.adapter.active_peft_config.is_prompt_learning:
                     prefix.check(model)
-                    prefix.lay(model)
+                    prefix.attach(model)
             else:
                 model.adapter.load_adapter(folder, adapter_name=name)
     except (OSError, ValueError, RuntimeError, UserWarning) as error:

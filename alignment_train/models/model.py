@@ -29,7 +29,7 @@ Packing = Literal["positions", "mask"]
 """What keeps texts that share a row apart: positions that restart, or a mask for each query and key."""
 
 
-class _Reached(Exception):
+class _EarlyExit(Exception):
     """Carries the hidden state out of a forward pass that need not go on."""
 
     def __init__(self, hidden: Tensor):
@@ -75,7 +75,7 @@ class Model:
 
         It has no prefix: an untrained one is not neutral, and what is wanted is the base model.
         """
-        with prefix.without(self):
+        with prefix.prefix_disabled(self):
             copy = Model(deepcopy(self.lm if head else self.body).eval().requires_grad_(False), self.tokenizer)
         if head:
             copy.__dict__["head_kind"] = self.head_kind
@@ -87,17 +87,17 @@ class Model:
         layer: 0 to the number of blocks; the top one is normed, as in transformers. positions: [N, T] where several
         texts share a row, 0 at the first token of each (`data.pack`); no text sees another then, and `mask` is unused.
         """
-        given = self._given(input_ids, mask, positions)
+        given = self._forward_kwargs(input_ids, mask, positions)
         if layer == len(self.blocks):
             return self.body(**given).last_hidden_state
 
         def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            raise _Reached(args[0] if args else kwargs["hidden_states"])
+            raise _EarlyExit(args[0] if args else kwargs["hidden_states"])
 
         hook = self.blocks[layer].register_forward_pre_hook(stop, with_kwargs=True, prepend=True)  # before FSDP gathers
         try:
             self.body(**given)
-        except _Reached as reached:
+        except _EarlyExit as reached:
             return reached.hidden
         finally:
             hook.remove()
@@ -144,7 +144,7 @@ class Model:
 
         positions: as of `hidden`.
         """
-        return self.logits_of(wanted, **self._given(input_ids, mask, positions))
+        return self.logits_of(wanted, **self._forward_kwargs(input_ids, mask, positions))
 
     def logits_of(self, wanted: Tensor, **inputs: Any) -> LazyLogits:
         """[P, V]: the logits at the P positions where the bool [N, T] `wanted` is true of a forward pass."""
@@ -254,7 +254,7 @@ class Model:
             leak = (self.hidden(ids, ones, top) - alone).abs().max()
             for way in ("positions", "mask"):
                 try:
-                    apart = self.body(**self._given(ids, ones, positions, way)).last_hidden_state
+                    apart = self.body(**self._forward_kwargs(ids, ones, positions, way)).last_hidden_state
                 except (TypeError, ValueError, RuntimeError):  # it takes no such argument, or none of this shape
                     continue
                 if (apart - alone).abs().max() < leak / 100:
@@ -272,7 +272,7 @@ class Model:
         finally:
             self.lm.train(training)
 
-    def _given(
+    def _forward_kwargs(
         self, input_ids: Tensor, mask: Tensor, positions: Tensor | None, way: Packing | None = None
     ) -> dict[str, Any]:
         """What a forward pass is called with."""

@@ -40,7 +40,7 @@ def config(model: "Model", settings: Prefix) -> "PrefixTuningConfig":
     )
 
 
-def begin(model: "Model", length: int) -> None:
+def initialize(model: "Model", length: int) -> None:
     """Lay the prefix of `model.adapter` on the model, as it would be had it read `length` tokens drawn at random.
 
     Li & Liang 2021 (arXiv 2101.00190, section 7.4): better than random numbers, of any words. ValueError where the
@@ -64,7 +64,7 @@ def begin(model: "Model", length: int) -> None:
     with _asking(model):
         wanted = model.body(input_ids=torch.cat([tokens, text], 1), use_cache=False).last_hidden_state[:, length:]
         encoder.embedding.weight.copy_(both.permute(2, 0, 1, 3).reshape(length, -1))
-        lay(model)
+        attach(model)
         found = model.body(input_ids=text, attention_mask=torch.ones_like(text), use_cache=False).last_hidden_state
     if not (found - wanted).norm() < 1e-3 * wanted.norm():
         raise _unfit(model, "its states after a prefix are not those after the tokens that the prefix stands for")
@@ -78,14 +78,14 @@ def check(model: "Model") -> None:
         raise UserError(f"its prefix is for (blocks, heads, size of a head) {there}, the model has {needed}.")
 
 
-def lay(model: "Model") -> None:
+def attach(model: "Model") -> None:
     """Make the prefix of `model.adapter` part of the model."""
     model.lm.add_module(NAME, model.adapter.prompt_encoder)
     model.prefix = model.body.register_forward_pre_hook(partial(_before, model.adapter), with_kwargs=True)
 
 
 @contextmanager
-def without(model: "Model") -> Iterator[None]:
+def prefix_disabled(model: "Model") -> Iterator[None]:
     """The model as it is without its prefix, where it has one."""
     if model.prefix is None:
         yield
@@ -95,7 +95,7 @@ def without(model: "Model") -> Iterator[None]:
     try:
         yield
     finally:
-        lay(model)
+        attach(model)
 
 
 def _before(peft: Any, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

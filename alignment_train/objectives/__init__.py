@@ -36,9 +36,9 @@ class Objective(Plugin):
     reads: ClassVar[Reads]
     """The rows it sees: pairs, conversations, single segments of the pairs (columns `text`, `language`), or the
     conversations of tasks."""
-    aligns: ClassVar[bool] = False
+    is_alignment: ClassVar[bool] = False
     """Whether this is what the control goes without."""
-    splits: ClassVar[bool] = False
+    supports_data_parallel: ClassVar[bool] = False
     """Whether processes may have a part of a batch each: the loss is a mean of what each row has by itself, by `count`,
     or it gathers what it compares (`losses.gathered`)."""
     uses_chat: ClassVar[bool] = False
@@ -55,21 +55,21 @@ class Objective(Plugin):
             layer_index(layer, layers)
 
     @abstractmethod
-    def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
+    def token_lengths(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
         """The length of each row in tokens; rows of like length share a batch."""
 
     @abstractmethod
     def collate(self, rows: list[dict[str, Any]], model: "Model", max_length: int) -> dict[str, "Tensor"]:
         """Rows of the mix to tensors, and `cut`, the number of texts cut at `max_length` tokens."""
 
-    def wanted(self, table: pa.Table) -> pa.Array | pa.ChunkedArray | None:
+    def row_mask(self, table: pa.Table) -> pa.Array | pa.ChunkedArray | None:
         """True for the rows of the part it reads that it can use, bool [rows of `table`]; None where it can use all.
 
         The others are never drawn: they take no place in a batch.
         """
         return None
 
-    def open(self, model: "Model", table: pa.Table) -> Any:
+    def setup(self, model: "Model", table: pa.Table) -> Any:
         """What `loss` needs beside the batch, made of the base model before the first step; it is handed to every loss.
 
         table: the rows that it will see, after `wanted`. Of a module, parameters that require gradients are trained,
@@ -78,7 +78,7 @@ class Objective(Plugin):
         """
         return None
 
-    def portions(self, batch: dict[str, "Tensor"]) -> list[dict[str, "Tensor"]]:
+    def microbatches(self, batch: dict[str, "Tensor"]) -> list[dict[str, "Tensor"]]:
         """The batch in parts that are run one after the other, which takes memory for one alone.
 
         Their losses, weighted by `count`, have the gradient of the whole: more than one only where that holds.
@@ -86,7 +86,7 @@ class Objective(Plugin):
         return [batch]
 
     @abstractmethod
-    def loss(self, model: "Model", batch: dict[str, "Tensor"], held: Any = None) -> tuple["Tensor", dict[str, float]]:
+    def loss(self, model: "Model", batch: dict[str, "Tensor"], state: Any = None) -> tuple["Tensor", dict[str, float]]:
         """The mean loss of a batch in nats, and figures worth logging beside it; `held` is what `open` made."""
 
     def count(self, batch: dict[str, "Tensor"]) -> int:

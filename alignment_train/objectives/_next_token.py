@@ -30,7 +30,7 @@ class NextToken(Objective):
     def packs(self, model: "Model") -> bool:
         return self.pack and model.packing is not None
 
-    def open(self, model: "Model", table: pa.Table) -> Any:
+    def setup(self, model: "Model", table: pa.Table) -> Any:
         if self.pack and model.packing is None:
             logging.getLogger(__name__).warning(
                 "%s.pack: %s can keep no texts of a row apart. Texts of like length share a batch, a row each.",
@@ -38,7 +38,7 @@ class NextToken(Objective):
                 type(model.lm).__name__,
             )
 
-    def portions(self, batch: dict[str, "Tensor"]) -> list[dict[str, "Tensor"]]:
+    def microbatches(self, batch: dict[str, "Tensor"]) -> list[dict[str, "Tensor"]]:
         """Fewer rows at a time where a CPU is given many long ones."""
         rows, tokens = batch["input_ids"].shape
         at_once = max(1, SQUARE // tokens**2)
@@ -48,7 +48,7 @@ class NextToken(Objective):
         found = [dict(zip(parts, part, strict=True)) for part in zip(*parts.values(), strict=True)]
         return [part for part in found if self.count(part)] or [batch]  # the mean over no label is none
 
-    def loss(self, model: "Model", batch: dict[str, "Tensor"], held: Any = None) -> tuple["Tensor", dict[str, float]]:
+    def loss(self, model: "Model", batch: dict[str, "Tensor"], state: Any = None) -> tuple["Tensor", dict[str, float]]:
         return model.language_model_loss(batch), {"texts_per_row": _texts_per_row(batch)} if self.pack else {}
 
 

@@ -55,8 +55,8 @@ class Contrastive(Objective):
     gradients that it has without (GradCache, Gao et al. 2021, arXiv 2101.06983, here by recomputation)."""
 
     reads: ClassVar[Reads] = "bitext"
-    splits: ClassVar[bool] = True
-    aligns: ClassVar[bool] = True
+    supports_data_parallel: ClassVar[bool] = True
+    is_alignment: ClassVar[bool] = True
 
     @model_validator(mode="after")
     def _pivot_has_a_mean(self) -> "Contrastive":
@@ -67,7 +67,7 @@ class Contrastive(Objective):
             )
         return self
 
-    def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
+    def token_lengths(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
         return pair_counts(rows, model)
 
     def collate(self, rows: list[dict[str, Any]], model: "Model", max_length: int) -> dict[str, "Tensor"]:
@@ -80,7 +80,7 @@ class Contrastive(Objective):
         more = {"language": language_numbers(codes, model.device), "texts": texts, "same": same_texts(texts)}
         return {**batch, **more, "cut": torch.tensor(cut)}
 
-    def open(self, model: "Model", table: pa.Table) -> Any:
+    def setup(self, model: "Model", table: pa.Table) -> Any:
         """With center `language` a module of buffers, which every loss moves on: language means, and rows behind each.
 
         The same in all processes, for each loss sees the states of all.
@@ -97,22 +97,22 @@ class Contrastive(Objective):
                 f"train.objectives.{self.name}.pivot: found {self.pivot}, which no pair has. Allowed: "
                 f"{', '.join(codes)}. Name one of them, or leave pivot out."
             )
-        held, size = torch.nn.Module(), model.width(layer_index(self.layer, len(model.blocks)))
-        held.register_buffer("numbers", language_numbers(codes, model.device))
-        held.register_buffer("means", torch.zeros(len(codes), size, device=model.device))
-        held.register_buffer("counts", torch.zeros(len(codes), device=model.device))
-        return held
+        state, size = torch.nn.Module(), model.width(layer_index(self.layer, len(model.blocks)))
+        state.register_buffer("numbers", language_numbers(codes, model.device))
+        state.register_buffer("means", torch.zeros(len(codes), size, device=model.device))
+        state.register_buffer("counts", torch.zeros(len(codes), device=model.device))
+        return state
 
-    def loss(self, model: "Model", batch: dict[str, "Tensor"], held: Any = None) -> tuple["Tensor", dict[str, float]]:
+    def loss(self, model: "Model", batch: dict[str, "Tensor"], state: Any = None) -> tuple["Tensor", dict[str, float]]:
         from alignment_train.losses import gathered, info_nce
 
         src, tgt = map(gathered, self.states(model, batch).chunk(2))
-        src, tgt, figures = self.centered(src, tgt, batch, held)
+        src, tgt, figures = self.centered(src, tgt, batch, state)
         same = same_texts(gathered(batch["texts"]))
         return info_nce(src, tgt, self.temperature, self.direction, same), figures
 
     def centered(
-        self, src: "Tensor", tgt: "Tensor", batch: dict[str, "Tensor"], held: Any
+        self, src: "Tensor", tgt: "Tensor", batch: dict[str, "Tensor"], state: Any
     ) -> tuple["Tensor", "Tensor", dict[str, float]]:
         """`src` and `tgt` [B, H] as `center` says, and the share of their variance that was subtracted; moves `held`.
 
@@ -129,15 +129,15 @@ class Contrastive(Objective):
         if self.center == "batch":
             centered = states - batch_language_means(states, language)
         else:
-            place = torch.searchsorted(held.numbers, language)
-            means, counts = language_means(states, place, held.means, held.counts, self.memory)
-            held.means.copy_(means.detach())
-            held.counts.copy_(counts)
+            place = torch.searchsorted(state.numbers, language)
+            means, counts = language_means(states, place, state.means, state.counts, self.memory)
+            state.means.copy_(means.detach())
+            state.counts.copy_(counts)
             centered = states - means[place]
         variance = (states - states.mean(0)).detach().square().sum().clamp(min=1e-12)
         share = 1 - (centered.detach().square().sum() / variance).item()
         if self.pivot:
-            centered = centered + means[held.numbers == language_numbers([self.pivot], states.device)]
+            centered = centered + means[state.numbers == language_numbers([self.pivot], states.device)]
         src, tgt = centered.chunk(2)
         return src, tgt, {"language_share": share}
 

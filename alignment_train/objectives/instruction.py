@@ -20,10 +20,10 @@ class Instruction(NextToken):
     """
 
     reads: ClassVar[Reads] = "instructions"
-    splits: ClassVar[bool] = True
+    supports_data_parallel: ClassVar[bool] = True
     uses_chat: ClassVar[bool] = True
 
-    def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
+    def token_lengths(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
         if self.packs(model):
             return [0] * len(rows)  # in random order: lengths of all sizes fill rows best
         return token_counts(["".join(plain(row["messages"])) for row in rows], model)

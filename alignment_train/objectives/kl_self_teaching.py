@@ -39,13 +39,13 @@ class KlSelfTeaching(Objective):
     alpha: float = Field(0.5, ge=0, le=1)
 
     reads: ClassVar[Reads] = "bitext"
-    aligns: ClassVar[bool] = True
+    is_alignment: ClassVar[bool] = True
 
-    def wanted(self, table: pa.Table) -> pa.Array:
+    def row_mask(self, table: pa.Table) -> pa.Array:
         """True for the rows with one side in `language`."""
         return rows_with(self.language, table, f"train.objectives.{self.name}.language", once=True)
 
-    def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
+    def token_lengths(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
         return pair_counts(rows, model)
 
     def collate(self, rows: list[dict[str, Any]], model: "Model", max_length: int) -> dict[str, "Tensor"]:
@@ -84,7 +84,7 @@ class KlSelfTeaching(Objective):
         ]
         return {**model.pad(ids, labels), "cut": torch.tensor(cut)}
 
-    def loss(self, model: "Model", batch: dict[str, "Tensor"], held: Any = None) -> tuple["Tensor", dict[str, float]]:
+    def loss(self, model: "Model", batch: dict[str, "Tensor"], state: Any = None) -> tuple["Tensor", dict[str, float]]:
         import torch
 
         from alignment_train.losses import kl_divergence, token_loss

@@ -19,9 +19,9 @@ class LanguageModel(NextToken):
     """
 
     reads: ClassVar[Reads] = "segments"
-    splits: ClassVar[bool] = True
+    supports_data_parallel: ClassVar[bool] = True
 
-    def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
+    def token_lengths(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
         if self.packs(model):
             return [0] * len(rows)  # in random order: lengths of all sizes fill rows best
         return token_counts([row["text"] for row in rows], model)

@@ -59,17 +59,17 @@ class Lens(Objective):
     """Pairs of each language that the subspaces are estimated on, spread over the table."""
 
     reads: ClassVar[Reads] = "bitext"
-    aligns: ClassVar[bool] = True
+    is_alignment: ClassVar[bool] = True
     special_tokens: bool = False
     """Whether special tokens count in the means over tokens, and as the last one, as in Lens."""
     pooling: ClassVar[str] = "last"
     """By which layer_probe measures for it."""
 
-    def wanted(self, table: pa.Table) -> pa.Array:
+    def row_mask(self, table: pa.Table) -> pa.Array:
         """Whether a row of bitext has the pivot on one of its sides: others it cannot use."""
         return rows_with(self.pivot, table, f"train.objectives.{self.name}.pivot")
 
-    def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
+    def token_lengths(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
         return pair_counts(rows, model)
 
     def collate(self, rows: list[dict[str, Any]], model: "Model", max_length: int) -> dict[str, "Tensor"]:
@@ -79,7 +79,7 @@ class Lens(Objective):
         batch, cut = model.encode([*pivots, *others], max_length)
         return {**batch, "language": language_numbers(list(languages), model.device), "cut": torch.tensor(cut)}
 
-    def open(self, model: "Model", table: pa.Table) -> Any:
+    def setup(self, model: "Model", table: pa.Table) -> Any:
         """The base model, frozen, and its subspaces on `table`. Two forward passes over probe_rows pairs a language."""
         import torch
 
@@ -100,7 +100,7 @@ class Lens(Objective):
         shared, specific = language_subspaces(torch.cat([pivot[None], pivot + apart]))
         return Probed(base, language_numbers(list(pairs), model.device), shared, specific, apart @ specific)
 
-    def loss(self, model: "Model", batch: dict[str, "Tensor"], held: Any = None) -> tuple["Tensor", dict[str, float]]:
+    def loss(self, model: "Model", batch: dict[str, "Tensor"], state: Any = None) -> tuple["Tensor", dict[str, float]]:
         import torch
         from torch.nn.functional import mse_loss
 
@@ -111,18 +111,18 @@ class Lens(Objective):
         layer, pairs = layer_index(self.layer, len(model.blocks)), len(ids) // 2
         hidden = model.hidden(ids, mask, layer)
         with torch.no_grad():
-            before = held.base.hidden(ids, mask, layer)
+            before = state.base.hidden(ids, mask, layer)
         with torch.autocast(ids.device.type, enabled=False):  # the parts are small differences of large numbers
             hidden, before = hidden.float(), before.float()
             now, then = (pool(states[:pairs], pooled[:pairs], "mean") for states in (hidden, before))
             retain = mse_loss(now, then)
             pivot, other = pool(hidden, pooled, "last").chunk(2)  # [B, H]
-            target = self.push * held.directions[torch.searchsorted(held.numbers, batch["language"])]  # [B, L - 1]
-            moved = (other - pool(before[pairs:], pooled[pairs:], "last")) @ held.specific
+            target = self.push * state.directions[torch.searchsorted(state.numbers, batch["language"])]  # [B, L - 1]
+            moved = (other - pool(before[pairs:], pooled[pairs:], "last")) @ state.specific
             # a projection is as long as its coordinates, and each language counts once, however many rows it has
             each = (batch["language"][:, None] == batch["language"]).sum(1) * hidden.shape[-1]  # [B]
             push = ((moved - target).square().sum(-1) / each).sum()
-            pull = (((pivot - other) @ held.shared).square() / each).sum()
+            pull = (((pivot - other) @ state.shared).square() / each).sum()
             loss = self.retain * retain + push + self.pull * pull
         return loss, {"pull": pull.item(), "push": push.item(), "retain": retain.item()}
 
@@ -139,7 +139,7 @@ class Lens(Objective):
 
     def _probes(self, table: pa.Table) -> dict[str, tuple[list[str], list[str]]]:
         """By language, ascending: texts of the pivot and their translations, evenly spread over the table's rows."""
-        usable = table.filter(self.wanted(table))
+        usable = table.filter(self.row_mask(table))
         language = pc.if_else(pc.equal(usable["src_lang"], self.pivot), usable["tgt_lang"], usable["src_lang"])
         out = {}
         for code in sorted(language.unique().to_pylist()):

@@ -63,7 +63,7 @@ class Meta(Objective):
     of it from 2.411 nats to 2.409 at 0.003, 2.412 at 0.01, 2.474 at 0.03 and 3.161 at 0.1."""
 
     reads: ClassVar[Reads] = "segments"
-    aligns: ClassVar[bool] = True
+    is_alignment: ClassVar[bool] = True
     libraries: ClassVar[tuple[str, ...]] = ("numpy",)
 
     @model_validator(mode="after")
@@ -83,7 +83,7 @@ class Meta(Objective):
             )
         return self
 
-    def wanted(self, table: pa.Table) -> pa.ChunkedArray | None:
+    def row_mask(self, table: pa.Table) -> pa.ChunkedArray | None:
         if isinstance(self.clusters, int):
             return None
         there = table["language"].unique().to_pylist()
@@ -95,7 +95,7 @@ class Meta(Objective):
             )
         return pc.is_in(table["language"], value_set=pa.array(named))
 
-    def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
+    def token_lengths(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
         """The same for all: texts sorted by length would be sorted by language too, and a batch have few clusters."""
         return [1] * len(rows)
 
@@ -103,7 +103,7 @@ class Meta(Objective):
         batch = texts([row["text"] for row in rows], model, max_length)
         return {**batch, "language": language_numbers([row["language"] for row in rows], model.device)}
 
-    def open(self, model: "Model", table: pa.Table) -> Clusters:
+    def setup(self, model: "Model", table: pa.Table) -> Clusters:
         import torch
 
         codes = sorted(table["language"].unique().to_pylist())
@@ -118,12 +118,12 @@ class Meta(Objective):
             of = ward(self._states(model, table, codes), self.clusters)
         return Clusters(language_numbers(codes, model.device), torch.tensor(of, device=model.device))
 
-    def loss(self, model: "Model", batch: dict[str, "Tensor"], held: Any = None) -> tuple["Tensor", dict[str, float]]:
+    def loss(self, model: "Model", batch: dict[str, "Tensor"], state: Any = None) -> tuple["Tensor", dict[str, float]]:
         import torch
 
         ask = _asking(model)
-        of = held.of[torch.searchsorted(held.numbers, batch["language"])]  # [N]
-        rows = [found for cluster in held.of.unique() if len(found := (of == cluster).nonzero()[:, 0]) > 1]
+        of = state.of[torch.searchsorted(state.numbers, batch["language"])]  # [N]
+        rows = [found for cluster in state.of.unique() if len(found := (of == cluster).nonzero()[:, 0]) > 1]
         if len(rows) < (2 if self.query == "others" else 1):
             return 0 * model.language_model_loss(batch), {"clusters": 0.0}
         shift = 1 + int(batch["input_ids"].sum()) % (len(rows) - 1) if self.query == "others" else 0

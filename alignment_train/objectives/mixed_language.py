@@ -32,16 +32,16 @@ class MixedLanguage(Objective):
     """Most in a document; `max_length` must have room for them."""
 
     reads: ClassVar[Reads] = "bitext"
-    aligns: ClassVar[bool] = True
+    is_alignment: ClassVar[bool] = True
     libraries: ClassVar[tuple[str, ...]] = ("numpy",)
 
-    def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
+    def token_lengths(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
         return pair_counts(rows, model)
 
     def collate(self, rows: list[dict[str, Any]], model: "Model", max_length: int) -> dict[str, "Tensor"]:
         return texts(self.documents(rows), model, max_length)
 
-    def loss(self, model: "Model", batch: dict[str, "Tensor"], held: Any = None) -> tuple["Tensor", dict[str, float]]:
+    def loss(self, model: "Model", batch: dict[str, "Tensor"], state: Any = None) -> tuple["Tensor", dict[str, float]]:
         return model.language_model_loss(batch), {"sentences": self.rows / len(batch["input_ids"])}
 
     def documents(self, rows: list[dict[str, Any]]) -> list[str]:

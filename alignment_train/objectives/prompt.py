@@ -31,7 +31,7 @@ class Prompt(Contrastive):
     chunk: ClassVar[None] = None  # type: ignore[misc]  # language modelling needs the states of all texts
 
     needs_prefix: ClassVar[bool] = True
-    splits: ClassVar[bool] = False
+    supports_data_parallel: ClassVar[bool] = False
 
     def collate(self, rows: list[dict[str, Any]], model: "Model", max_length: int) -> dict[str, "Tensor"]:
         """As of the contrast, with labels; `pooled` is 1 at what is pooled, without the EOS that a text predicts."""
@@ -46,7 +46,7 @@ class Prompt(Contrastive):
         del pairs["text_mask"]  # which has no room for EOS
         return {**pairs, **batch, "pooled": pooled}
 
-    def loss(self, model: "Model", batch: dict[str, "Tensor"], held: Any = None) -> tuple["Tensor", dict[str, float]]:
+    def loss(self, model: "Model", batch: dict[str, "Tensor"], state: Any = None) -> tuple["Tensor", dict[str, float]]:
         from alignment_train.layers import layer_index
         from alignment_train.losses import info_nce, pool, token_loss
 
@@ -55,7 +55,7 @@ class Prompt(Contrastive):
             logits, labels, _ = model.predictions(batch)
         language = token_loss(logits, labels)
         src, tgt = pool(states[layer], batch["pooled"], self.pooling).chunk(2)
-        src, tgt, figures = self.centered(src, tgt, batch, held)
+        src, tgt, figures = self.centered(src, tgt, batch, state)
         contrast = info_nce(src, tgt, self.temperature, self.direction, batch["same"])
         parts = {"language_model": language, "contrast": contrast}
         figures |= {name: value.item() for name, value in parts.items()}

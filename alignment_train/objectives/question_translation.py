@@ -46,12 +46,12 @@ class QuestionTranslation(Objective):
     63 % in Japanese, 60 % in Thai, 1 % in Burmese, none in Tibetan: these write questions without one."""
 
     reads: ClassVar[Reads] = "bitext"
-    splits: ClassVar[bool] = True
+    supports_data_parallel: ClassVar[bool] = True
     uses_chat: ClassVar[bool] = True
-    aligns: ClassVar[bool] = True
+    is_alignment: ClassVar[bool] = True
     libraries: ClassVar[tuple[str, ...]] = ("langcodes", "language_data")
 
-    def wanted(self, table: pa.Table) -> pa.Array:
+    def row_mask(self, table: pa.Table) -> pa.Array:
         """bool [rows of `table`]: those it can train on."""
         out = rows_with(self.pivot, table, f"train.objectives.{self.name}.pivot")
         if self.only_questions:
@@ -59,7 +59,7 @@ class QuestionTranslation(Objective):
                 out = pc.and_(out, questions(table[side], table[f"{side}_lang"]).combine_chunks())
         return out
 
-    def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
+    def token_lengths(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
         ahead = self.direction != "from_pivot"
         return token_counts(["".join(plain(self._talk(row, ahead))) for row in rows], model)
 
@@ -67,7 +67,7 @@ class QuestionTranslation(Objective):
         ways = {"to_pivot": [True], "from_pivot": [False], "both": [True, False]}[self.direction]
         return conversations([self._talk(row, way) for way in ways for row in rows], model, max_length)
 
-    def loss(self, model: "Model", batch: dict[str, "Tensor"], held: Any = None) -> tuple["Tensor", dict[str, float]]:
+    def loss(self, model: "Model", batch: dict[str, "Tensor"], state: Any = None) -> tuple["Tensor", dict[str, float]]:
         return model.language_model_loss(batch), {}
 
     def _talk(self, row: dict[str, Any], to_pivot: bool) -> list[dict[str, str]]:

@@ -41,15 +41,15 @@ class Retain(Objective):
     """Whether the means of `hidden` are over special tokens too, as in Lens."""
 
     reads: ClassVar[Reads] = "bitext"
-    splits: ClassVar[bool] = True
+    supports_data_parallel: ClassVar[bool] = True
 
-    def wanted(self, table: pa.Table) -> pa.Array | None:
+    def row_mask(self, table: pa.Table) -> pa.Array | None:
         """True for the rows with a side in `language`."""
         if self.language == EVERY:
             return None
         return rows_with(self.language, table, f"train.objectives.{self.name}.language")
 
-    def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
+    def token_lengths(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
         texts = [self._texts(row) for row in rows]
         counts = iter(token_counts([text for own in texts for text in own], model) if any(texts) else [])
         return [max((next(counts) for _ in own), default=0) for own in texts]
@@ -62,10 +62,10 @@ class Retain(Objective):
         positions = batch["attention_mask"].bool() & bool(texts)
         return {**batch, "positions": positions, "cut": torch.tensor(cut)}
 
-    def open(self, model: "Model", table: pa.Table) -> "Model":
+    def setup(self, model: "Model", table: pa.Table) -> "Model":
         return model.frozen()
 
-    def loss(self, model: "Model", batch: dict[str, "Tensor"], held: Any = None) -> tuple["Tensor", dict[str, float]]:
+    def loss(self, model: "Model", batch: dict[str, "Tensor"], state: Any = None) -> tuple["Tensor", dict[str, float]]:
         import torch
 
         from alignment_train.layers import layer_index
@@ -74,11 +74,11 @@ class Retain(Objective):
         ids, mask, positions = batch["input_ids"], batch["attention_mask"], batch["positions"]
         if self.by == "kl":
             with torch.no_grad():
-                base = held.logits(ids, mask, positions)  # [P, V]
+                base = state.logits(ids, mask, positions)  # [P, V]
             return kl_divergence(base, model.logits(ids, mask, positions)), {}
         layer, pooled = layer_index(self.layer, len(model.blocks)), pooling_mask(batch, self.special_tokens)
         with torch.no_grad():
-            base = pool(held.hidden(ids, mask, layer).float(), pooled, "mean")  # [N, H]
+            base = pool(state.hidden(ids, mask, layer).float(), pooled, "mean")  # [N, H]
         moved = (pool(model.hidden(ids, mask, layer).float(), pooled, "mean") - base)[positions.any(1)]
         return moved.square().sum() / max(1, moved.numel()), {}
 

@@ -38,9 +38,9 @@ class SoftCluster(Objective):
     query: Literal["text", "start"] = "text"
 
     reads: ClassVar[Reads] = "segments"
-    aligns: ClassVar[bool] = True
+    is_alignment: ClassVar[bool] = True
 
-    def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
+    def token_lengths(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
         return token_counts([row["text"] for row in rows], model)
 
     def collate(self, rows: list[dict[str, Any]], model: "Model", max_length: int) -> dict[str, "Tensor"]:
@@ -53,7 +53,7 @@ class SoftCluster(Objective):
             )
         return texts([row["text"] for row in rows], model, room)
 
-    def open(self, model: "Model", table: pa.Table) -> Any:
+    def setup(self, model: "Model", table: pa.Table) -> Any:
         """`keys` [size, H], from a standard normal distribution, and `prompts` [size, length, H], those of tokens."""
         import torch
         from torch.nn import Parameter
@@ -65,7 +65,7 @@ class SoftCluster(Objective):
         pool.prompts = Parameter(embed(tokens).detach().float().clone())  # looked up, for some models scale it then
         return pool
 
-    def loss(self, model: "Model", batch: dict[str, "Tensor"], held: Any = None) -> tuple["Tensor", dict[str, float]]:
+    def loss(self, model: "Model", batch: dict[str, "Tensor"], state: Any = None) -> tuple["Tensor", dict[str, float]]:
         import torch
         import torch.nn.functional as F
 
@@ -79,7 +79,7 @@ class SoftCluster(Objective):
             asking = mask * (mask.cumsum(1) <= half)
             labels = labels.masked_fill(asking.bool(), -100)
         query = pool(embedded.float(), asking, "mean")
-        share, prompt = prompt_mixture(F.layer_norm(query, query.shape[-1:]), held.keys, held.prompts)
+        share, prompt = prompt_mixture(F.layer_norm(query, query.shape[-1:]), state.keys, state.prompts)
         room = mask.new_ones(len(mask), self.length)
         wanted = labels != -100
         logits = model.logits_of(

@@ -47,11 +47,11 @@ class Span(Objective):
     rows: int = Field(32, gt=1)
 
     reads: ClassVar[Reads] = "bitext"
-    aligns: ClassVar[bool] = True
+    is_alignment: ClassVar[bool] = True
     uses_chat: ClassVar[bool] = True
     libraries: ClassVar[tuple[str, ...]] = ("langcodes", "language_data")
 
-    def measure(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
+    def token_lengths(self, rows: list[dict[str, Any]], model: "Model") -> list[int]:
         found = exercises([turned(row) for row in rows], model.chat, self._recipe_languages)
         return [len(ids) for ids, _, _ in found]
 
@@ -90,7 +90,7 @@ class Span(Objective):
             "cut": torch.tensor(cut),
         }
 
-    def open(self, model: "Model", table: pa.Table) -> Any:
+    def setup(self, model: "Model", table: pa.Table) -> Any:
         """The classifier, three matrices without biases: gate and up from 2H to `units`, down to different and same."""
         from torch import nn
 
@@ -98,7 +98,7 @@ class Span(Objective):
         sides = {"gate": (size, self.units), "up": (size, self.units), "down": (self.units, 2)}
         return nn.ModuleDict({part: nn.Linear(*shape, bias=False) for part, shape in sides.items()}).to(model.device)
 
-    def loss(self, model: "Model", batch: dict[str, "Tensor"], held: Any = None) -> tuple["Tensor", dict[str, float]]:
+    def loss(self, model: "Model", batch: dict[str, "Tensor"], state: Any = None) -> tuple["Tensor", dict[str, float]]:
         from alignment_train.layers import layer_index
         from alignment_train.losses import info_nce, pool, same_language, token_loss
 
@@ -118,7 +118,7 @@ class Span(Objective):
             before, predicted = states[top][whole, :-1].float(), span[:, 1:]
             src, tgt = (pool(before, predicted == side, "mean") for side in (SOURCE, TARGET))
             language = batch["language"].view(2, -1)[:, whole].flatten()
-            match = same_language(src, tgt, language, *(held[part].weight for part in ("gate", "up", "down")))
+            match = same_language(src, tgt, language, *(state[part].weight for part in ("gate", "up", "down")))
         parts = {"translation": translation, "contrast": contrast, "match": match}
         loss = translation + self.contrast_weight * contrast + self.match_weight * match
         return loss, {part: value.item() for part, value in parts.items()}

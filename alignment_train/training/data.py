@@ -25,14 +25,16 @@ class Rows:
     A step's rows hang on its number and the seed alone, so a resumed run needs no position of its own.
     """
 
-    def __init__(self, table: pa.Table, rows: int, seed: int, measure: Callable[[list[dict[str, Any]]], list[int]]):
-        """rows: a step; measure: the length of each row in tokens. ValueError where the table has fewer rows."""
+    def __init__(
+        self, table: pa.Table, rows: int, seed: int, token_lengths: Callable[[list[dict[str, Any]]], list[int]]
+    ):
+        """rows: a step; token_lengths: the length of each row in tokens. ValueError where the table has fewer rows."""
         if table.num_rows < rows:
             raise UserError(
                 f"found {table.num_rows} rows. Allowed: at least one batch of {rows}. Lower the objective's `rows`, or "
                 f"give it more data."
             )
-        self.table, self.rows, self.seed, self.measure = table, rows, seed, measure
+        self.table, self.rows, self.seed, self.token_lengths = table, rows, seed, token_lengths
         self.per_epoch = table.num_rows // rows
         self._epoch, self._order = -1, np.empty(0, np.int64)
         self._window, self._batches = (-1, -1), list[list[dict[str, Any]]]()
@@ -51,7 +53,7 @@ class Rows:
         start = window * WINDOW * self.rows
         stop = min(start + WINDOW * self.rows, self.per_epoch * self.rows)
         found = self.table.take(pa.array(self._order[start:stop])).to_pylist()
-        by_length = np.argsort(self.measure(found), kind="stable").reshape(-1, self.rows)
+        by_length = np.argsort(self.token_lengths(found), kind="stable").reshape(-1, self.rows)
         order = np.random.default_rng([self.seed, epoch, window]).permutation(len(by_length))
         return [[found[i] for i in by_length[batch]] for batch in order]
 

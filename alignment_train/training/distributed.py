@@ -12,7 +12,7 @@ T = TypeVar("T")
 BUCKET = 1 << 25  # numbers that are summed over processes at once
 
 
-def world() -> int:
+def num_processes() -> int:
     """How many there are."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
@@ -22,49 +22,49 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def first() -> bool:
+def is_main_process() -> bool:
     """Whether this is the one that writes, reports and speaks to Dagster."""
     return rank() == 0
 
 
-def join(device: "torch.device") -> None:
+def initialize(device: "torch.device") -> None:
     """Meet the others: over gloo on CPUs, NCCL on GPUs."""
-    if world() > 1:
+    if num_processes() > 1:
         from accelerate import PartialState
 
         PartialState(cpu=device.type == "cpu")
 
 
-def leave() -> None:
+def shut_down() -> None:
     """Part from the others."""
-    if world() > 1:
+    if num_processes() > 1:
         import torch.distributed as dist
 
         if dist.is_initialized():
             dist.destroy_process_group()
 
 
-def wait() -> None:
+def barrier() -> None:
     """Until all are here."""
-    if world() > 1:
+    if num_processes() > 1:
         import torch.distributed as dist
 
         dist.barrier()
 
 
-def in_turn(work: Callable[[], T]) -> T:
+def main_process_first(work: Callable[[], T]) -> T:
     """What `work` gives, done by the first before all others: it may fetch files, or clear a folder that all share."""
-    if not first():
-        wait()
+    if not is_main_process():
+        barrier()
         return work()
     out = work()
-    wait()
+    barrier()
     return out
 
 
-def total(values: Sequence[float], device: "torch.device") -> list[float]:
+def all_reduce_sum(values: Sequence[float], device: "torch.device") -> list[float]:
     """The sums over all processes."""
-    if world() == 1 or not values:
+    if num_processes() == 1 or not values:
         return list(values)
     import torch
     import torch.distributed as dist
@@ -74,30 +74,30 @@ def total(values: Sequence[float], device: "torch.device") -> list[float]:
     return sums.tolist()
 
 
-def alike(module: "torch.nn.Module") -> None:
+def broadcast_parameters(module: "torch.nn.Module") -> None:
     """Give parameters and buffers the values that they have in the first process."""
-    if world() > 1:
+    if num_processes() > 1:
         import torch.distributed as dist
 
         for value in (*module.parameters(), *module.buffers()):
             dist.broadcast(value.data, 0)
 
 
-def whole(tensor: "Tensor") -> "Tensor":
-    """All of a tensor that is divided among the processes (`fsdp.Divided`); any other as it is."""
+def full_tensor(tensor: "Tensor") -> "Tensor":
+    """All of a tensor that is divided among the processes (`fsdp.FsdpModel`); any other as it is."""
     gather = getattr(tensor, "full_tensor", None)
     return gather() if gather else tensor
 
 
-def summed(gradients: "Sequence[Tensor | None]", like: "Sequence[Tensor]") -> "list[Tensor | None]":
+def all_reduce_gradients(gradients: "Sequence[Tensor | None]", like: "Sequence[Tensor]") -> "list[Tensor | None]":
     """Gradients of the parameters `like`, summed over all processes; None where no process has one.
 
     This takes the place of DistributedDataParallel, whose reducer wants to see the model's own forward pass: ours ends
     at a layer, asks for logits at some positions, and has several backward passes a step, each over other parameters.
     Here a step communicates once whatever it accumulates; the price is that it does not overlap with the last backward
-    pass. Of parameters that are divided (`fsdp.Divided`) the backward pass has summed them.
+    pass. Of parameters that are divided (`fsdp.FsdpModel`) the backward pass has summed them.
     """
-    if world() == 1 or any(hasattr(parameter, "full_tensor") for parameter in like):
+    if num_processes() == 1 or any(hasattr(parameter, "full_tensor") for parameter in like):
         return list(gradients)
     import torch
     import torch.distributed as dist

@@ -22,7 +22,7 @@ T = TypeVar("T")
 SUMS = "set_force_sum_reduction_for_comms"  # since torch 2.9
 
 
-class Divided(nn.Module):
+class FsdpModel(nn.Module):
     """FSDP2 (Zhao et al. 2023, arXiv 2304.11277): each process keeps 1/n of every matrix, its gradient and its moments.
 
     A block is gathered when it runs and again for its backward pass; embeddings, head and the parts that objectives
@@ -45,7 +45,7 @@ class Divided(nn.Module):
         _ = model.packing, model.head_kind  # found by running the model, so before it is divided
         self._model, self._apart = [model], [_hollow(model)]  # in lists: they are no parts of this module
         self.parts = nn.ModuleList([model.lm, *modules])
-        mesh = init_device_mesh(model.device.type, (distributed.world(),))
+        mesh = init_device_mesh(model.device.type, (distributed.num_processes(),))
         low = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
         # autocast has layer_norm run in float32 on GPUs; on CPUs it takes no weights of another kind than its input's
         mixed = model.device.type == "cpu" and any(isinstance(part, nn.LayerNorm) for part in model.blocks.modules())
@@ -54,7 +54,7 @@ class Divided(nn.Module):
             fully_shard(block, mesh=mesh, mp_policy=low if self.low and not mixed else MixedPrecisionPolicy())
         fully_shard(self, mesh=mesh)
         for module in self._divided():
-            module.set_gradient_divide_factor(1.0)  # `train.shares` sees to means
+            module.set_gradient_divide_factor(1.0)  # `loop.loss_weights` sees to means
             module.set_force_sum_reduction_for_comms(True)  # gloo has no other
 
     def forward(self, work: Callable[[], T]) -> T:
@@ -62,7 +62,7 @@ class Divided(nn.Module):
         return work()
 
     @torch.no_grad()
-    def look(self, work: Callable[[], T]) -> T:
+    def run_no_grad(self, work: Callable[[], T]) -> T:
         """What `work` gives, of which there is no backward pass: it would divide the weights again."""
         with torch.autocast(self._model[0].device.type, torch.bfloat16, enabled=self.low):
             found = self(work)
@@ -70,14 +70,14 @@ class Divided(nn.Module):
             module.reshard()
         return found
 
-    def whole(self) -> None:
+    def unshard(self) -> None:
         """Give the model back as it was before it was divided, with the weights of now, on the CPU of each process."""
         (model,), (apart,) = self._model, self._apart
         for mine, whole in zip(model.lm.parameters(), apart.lm.parameters(), strict=True):
-            whole.data = distributed.whole(mine.detach()).cpu()
+            whole.data = distributed.full_tensor(mine.detach()).cpu()
         model.__dict__.update(apart.__dict__)
 
-    def kept_by(self, accelerator: Accelerator, optimiser: torch.optim.Optimizer) -> None:
+    def register_checkpoint_hooks(self, accelerator: Accelerator, optimiser: torch.optim.Optimizer) -> None:
         """Checkpoints are those of an undivided model: the first process writes them, each reads its part of them."""
         accelerator.register_save_state_pre_hook(_gathered_weights)
         accelerator.register_load_state_pre_hook(_divided_weights)
@@ -101,7 +101,7 @@ def _gathered_weights(models: list[nn.Module], states: list[dict[str, Any]], _: 
             if id(parameter) not in found:
                 found[id(parameter)] = _to_first(parameter.detach())
             state[name] = found[id(parameter)]
-        if not distributed.first():
+        if not distributed.is_main_process():
             state.clear()
 
 
@@ -137,7 +137,7 @@ def _divided_state(module: nn.Module, state: dict[str, Any], *_: Any) -> None:
 
 def _gathered_moments(_: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
     whole = {number: {name: _to_first(value) for name, value in own.items()} for number, own in state["state"].items()}
-    return {**state, "state": whole if distributed.first() else {}}
+    return {**state, "state": whole if distributed.is_main_process() else {}}
 
 
 def _divided_moments(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def _to_first(value: Tensor) -> Tensor:
     if not isinstance(value, DTensor):
         return value
     whole = value.full_tensor()
-    return whole.cpu() if distributed.first() else whole.new_empty(0)
+    return whole.cpu() if distributed.is_main_process() else whole.new_empty(0)
 
 
 def _part(value: Tensor, like: Tensor) -> Tensor:

@@ -7,23 +7,23 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
-from alignment_train.training.distributed import summed, whole
+from alignment_train.training.distributed import all_reduce_gradients, full_tensor
 
 
-class Apart:
+class PerObjectiveGradients:
     """Keeps what the backward passes leave, until `merge` puts their sum, over all processes too, in place.
 
     Where `each`, it keeps objectives apart, one copy of the gradients for each of them after the first.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], each: bool):
-        self.parameters, self.each = parameters, each
+    def __init__(self, parameters: Sequence[nn.Parameter], separate: bool):
+        self.parameters, self.separate = parameters, separate
         self.found: dict[str, list[Tensor | None]] = {}
 
     @contextmanager
-    def of(self, name: str) -> Iterator[None]:
+    def collect(self, name: str) -> Iterator[None]:
         """Backward passes within add to the gradient of the objective `name` alone."""
-        name = name if self.each else ""
+        name = name if self.separate else ""
         for parameter, gradient in zip(self.parameters, self.found.get(name, self._none), strict=True):
             parameter.grad = gradient
         yield
@@ -42,8 +42,8 @@ class Apart:
         is 0.
         """
         for name, own in self.found.items():
-            self.found[name] = summed(own, self.parameters)
-        figures = self._figures() if self.each else {}
+            self.found[name] = all_reduce_gradients(own, self.parameters)
+        figures = self._figures() if self.separate else {}
         for i, parameter in enumerate(self.parameters):
             for own in self.found.values():
                 gradient = own[i]
@@ -64,4 +64,4 @@ class Apart:
 def _dot(one: Sequence[Tensor | None], other: Sequence[Tensor | None]) -> float:
     """Of two gradients, parameter by parameter; one that is None counts as 0."""
     both = [(a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None]
-    return float(whole(torch.stack([torch.sum(a * b) for a, b in both]).sum())) if both else 0.0
+    return float(full_tensor(torch.stack([torch.sum(a * b) for a, b in both]).sum())) if both else 0.0

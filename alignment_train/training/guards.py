@@ -18,14 +18,14 @@ from alignment_train.objectives import Objective
 from pipelines.errors import UserError
 
 WINDOW = 20  # values of a loss that are averaged: a single batch may be hard
-PROBED = 128  # rows at most whose states are looked at
+PROBE_ROWS = 128  # rows at most whose states are looked at
 
 
-class Stop(UserError):
+class TrainingAborted(UserError):
     """Why a training cannot go on; a sentence without its full stop."""
 
 
-class Watch:
+class TrainingMonitor:
     """Sees every loss, and now and then the states of the same few rows; raises Stop where a bound is passed.
 
     Its state is checkpointed, so that a resumed run judges as an unbroken one.
@@ -50,7 +50,7 @@ class Watch:
         found: the losses of one step; norm: of its gradient.
         """
         if not all(map(math.isfinite, (norm, *found.values()))):
-            raise Stop(
+            raise TrainingAborted(
                 f"loss {found} with gradient norm {norm}. Allowed: finite numbers. Lower train.optimiser.learning_rate"
             )
         for name, value in found.items():
@@ -65,7 +65,7 @@ class Watch:
             start, now = fmean(first), fmean(last)
             most = start + self.guards.divergence * max(abs(start), 1.0)
             if now > most:
-                raise Stop(
+                raise TrainingAborted(
                     f"the loss of {name} diverges: found {now:.3f}, the mean of its last {WINDOW} steps, after "
                     f"{start:.3f} in its first {WINDOW}. Allowed: at most {most:.3f} (train.guards.divergence). Lower "
                     f"train.optimiser.learning_rate or the weights of the other objectives"
@@ -77,7 +77,7 @@ class Watch:
         for name, rank in found.items():
             least = self.guards.collapse * self.ranks.setdefault(name, rank) if self.guards.collapse else 0.0
             if rank < least:
-                raise Stop(
+                raise TrainingAborted(
                     f"the states that {name} trains collapse: found an effective rank of {rank:.2f}, at the start "
                     f"{self.ranks[name]:.2f}. Allowed: at least {least:.2f} (train.guards.collapse). Lower "
                     f"train.optimiser.learning_rate or the weight of {name}"
@@ -98,7 +98,7 @@ class Watch:
 
 
 @contextmanager
-def memory(what: str, cure: str) -> Iterator[None]:
+def oom_as_abort(what: str, cure: str) -> Iterator[None]:
     """Memory that ends within is a Stop that names `what` and the `cure`."""
     try:
         yield
@@ -106,13 +106,13 @@ def memory(what: str, cure: str) -> Iterator[None]:
         if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
             raise
         asked = str(error).splitlines()[0]
-        raise Stop(
+        raise TrainingAborted(
             f"out of memory in {what}: {asked} Allowed: what this device has free. {cure}, or take a device with more "
             f"memory"
         ) from None
 
 
-def heavy(objective: Objective, batch: dict[str, Tensor], max_length: int) -> tuple[str, str]:
+def oom_hint(objective: Objective, batch: dict[str, Tensor], max_length: int) -> tuple[str, str]:
     """What a micro-batch is, and how it gets smaller: the arguments of `memory`."""
     shape = " texts of ".join(map(str, batch["input_ids"].shape))
     own = f"train.objectives.{objective.name}"

@@ -11,7 +11,7 @@ LARGE_WEIGHT = 1 << 27  # bytes
 
 
 @cache
-def keep(largest_weight: int = 0) -> bool:
+def retain_freed_memory(largest_weight: int = 0) -> bool:
     """Have freed memory stay with this process; whether the C library took the request, which only glibc knows.
 
     Beside a weight of LARGE_WEIGHT bytes or more, blocks are mapped apart from glibc's own bound on: next to it the

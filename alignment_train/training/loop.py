@@ -26,17 +26,16 @@ from alignment_train.objectives import Objective
 from alignment_train.training import distributed, heap
 from alignment_train.training.data import Rows
 from alignment_train.training.flops import Flops, peak
-from alignment_train.training.gradients import Apart
-from alignment_train.training.guards import PROBED, Stop, Watch, heavy, memory
+from alignment_train.training.gradients import PerObjectiveGradients
+from alignment_train.training.guards import PROBE_ROWS, TrainingAborted, TrainingMonitor, oom_as_abort, oom_hint
 from alignment_train.training.progress_log import Reporter
-from alignment_train.training.trainable import Memory, checkpoint_blocks
-from alignment_train.training.trainable import memory as memory_of
+from alignment_train.training.trainable import Memory, checkpoint_blocks, estimate_memory
 from alignment_train.training.writing import os_errors
 from pipelines import files
 from pipelines.errors import UserError, error_context, printable
 
 if TYPE_CHECKING:
-    from alignment_train.training.fsdp import Divided
+    from alignment_train.training.fsdp import FsdpModel
 
 T = TypeVar("T")
 LOG = "log.jsonl"  # in a checkpoint: the log up to its step
@@ -65,7 +64,7 @@ class Plan:
     """Steps between measurements of the gradients of objectives apart, the first step included; 0: never."""
     guards: Guards = field(default_factory=lambda: Guards.model_validate({}))
     parallel: Literal["data", "fsdp"] = "data"
-    """What each of several processes holds: the whole model, or a part of it (`fsdp.Divided`); no other weights."""
+    """What each of several processes holds: the whole model, or a part of it (`fsdp.FsdpModel`); no other weights."""
     checkpointing: bool = False
     """Whether blocks are run again in the backward pass in place of keeping their activations."""
 
@@ -123,7 +122,7 @@ def train(
     """
     for objective in plan.objectives:
         _check_split(objective)
-    distributed.join(device)
+    distributed.initialize(device)
     last = _last_whole(checkpoints)
     precision = (last / PRECISION).read_text() if last and (last / PRECISION).exists() else plan.precision
     accelerator = Accelerator(
@@ -133,51 +132,55 @@ def train(
     )
     device = accelerator.device
     if device.type == "cpu":
-        heap.keep(max(weight.nbytes for weight in model.lm.parameters()))
+        heap.retain_freed_memory(max(weight.nbytes for weight in model.lm.parameters()))
     set_seed(plan.seed)
     model.lm.to(device).train()
     _ = model.head_kind  # found by running the model, which is no part of what `Flops` counts
-    distributed.alike(model.lm)
+    distributed.broadcast_parameters(model.lm)
     tables = {o.name: _usable(o, parts[o.reads]) for o in plan.objectives}
-    held = {o.name: o.open(model, tables[o.name]) for o in plan.objectives}  # of the base: a checkpoint is loaded later
-    modules = [item.to(device) for item in held.values() if isinstance(item, torch.nn.Module)]
+    states = {
+        o.name: o.setup(model, tables[o.name]) for o in plan.objectives
+    }  # of the base: a checkpoint is loaded later
+    modules = [item.to(device) for item in states.values() if isinstance(item, torch.nn.Module)]
     for module in modules:
-        distributed.alike(module)
+        distributed.broadcast_parameters(module)
     if distributed.rank():
         set_seed(plan.seed + distributed.rank())  # its rows are others, so is their dropout
     if plan.checkpointing:
         checkpoint_blocks(model)
-    needed = memory_of([model.lm, *modules])
-    reporter.note(needed.sentence(distributed.world() if plan.parallel == "fsdp" else 1))
-    lm = accelerator.prepare_model(model.lm, evaluation_mode=True)  # not wrapped in DDP: see `ranks.summed`
+    needed = estimate_memory([model.lm, *modules])
+    reporter.note(needed.sentence(distributed.num_processes() if plan.parallel == "fsdp" else 1))
+    lm = accelerator.prepare_model(
+        model.lm, evaluation_mode=True
+    )  # not wrapped in DDP: see `distributed.all_reduce_gradients`
     divided = _divided(model, modules, plan, precision)
-    run, look = (divided, divided.look) if divided else (_plainly, _plainly)
+    run, run_no_grad = (divided, divided.run_no_grad) if divided else (_call, _call)
     optimiser = _adamw([model.lm, *modules], plan.optimiser)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate(plan.optimiser, step, plan.steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: lr_factor(plan.optimiser, step, plan.steps))
     optimiser, schedule = accelerator.prepare(optimiser, schedule)
     outcome = Outcome(0, *({o.name: 0 for o in plan.objectives} for _ in range(3)), needed, precision)
     rows = {
-        o.name: Rows(tables[o.name], o.rows, _seed(plan.seed, o.name), partial(o.measure, model=model))
+        o.name: Rows(tables[o.name], o.rows, _seed(plan.seed, o.name), partial(o.token_lengths, model=model))
         for o in plan.objectives
     }
     weights = [p for part in (lm, *modules) for p in part.parameters() if p.requires_grad]
     flops, speed = Flops(counts=device.type == "cuda"), 1.0
     if flops.counts:
-        (speed,) = distributed.total([peak(device, getattr(torch, precision))], device)
+        (speed,) = distributed.all_reduce_sum([peak(device, getattr(torch, precision))], device)
     probes = {
-        o.name: (o, o.collate(_some(rows[o.name].at(0), PROBED), model, plan.max_length))
+        o.name: (o, o.collate(_some(rows[o.name].at(0), PROBE_ROWS), model, plan.max_length))
         for o in plan.objectives
-        if o.aligns and plan.guards.collapse
+        if o.is_alignment and plan.guards.collapse
     }
-    watch = Watch(plan.guards, model, probes)
+    watch = TrainingMonitor(plan.guards, model, probes)
     accelerator.register_for_checkpointing(outcome, watch, flops, *modules)
     accelerator.register_save_state_pre_hook(without_frozen)
     if divided:
-        divided.kept_by(accelerator, optimiser.optimizer)
+        divided.register_checkpoint_hooks(accelerator, optimiser.optimizer)
     if last:
         whole = all(p.requires_grad for p in model.lm.parameters())
         accelerator.load_state(str(last), strict=whole, map_location="cpu")
-    looked = {} if outcome.steps else look(watch.states)
+    looked = {} if outcome.steps else run_no_grad(watch.states)
     reporter.rewind(outcome.steps, last / LOG if last else None)
 
     for step in range(outcome.steps, plan.steps):
@@ -185,26 +188,26 @@ def train(
         figures: dict[str, float] = {}
         tokens: dict[str, float] = {}
         cut: dict[str, float] = {}
-        apart = Apart(weights, each=plan.gradients_every > 0 and step % plan.gradients_every == 0)
+        apart = PerObjectiveGradients(weights, separate=plan.gradients_every > 0 and step % plan.gradients_every == 0)
         batches = []
-        for objective, turn in turns(plan, step):
+        for objective, turn in micro_batch_schedule(plan, step):
             with error_context(f"objective '{objective.name}', step {step}"):
                 batch = objective.collate(_own(rows[objective.name].at(turn)), model, plan.max_length)
             batches.append((objective, batch))
         with _stopping(step, checkpoints):
-            scales = shares(batches, plan.accumulation, device)
+            scales = loss_weights(batches, plan.accumulation, device)
             for (objective, batch), (share, scale) in zip(batches, scales, strict=True):
                 count = max(1, objective.count(batch))
-                for part in [batch] if divided else objective.portions(batch):  # each pass gathers what is divided
+                for part in [batch] if divided else objective.microbatches(batch):  # each pass gathers what is divided
                     own = objective.count(part) / count
                     with (
                         error_context(f"objective '{objective.name}', step {step}"),
-                        memory(*heavy(objective, part, plan.max_length)),
-                        apart.of(objective.name),
+                        oom_as_abort(*oom_hint(objective, part, plan.max_length)),
+                        apart.collect(objective.name),
                         flops.counting(objective.name, part["attention_mask"]) as forward_done,
                     ):
                         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                            loss, metrics = run(partial(objective.loss, model, part, held[objective.name]))
+                            loss, metrics = run(partial(objective.loss, model, part, states[objective.name]))
                         forward_done()
                         _check_reaches(loss, objective)
                         accelerator.backward(objective.weight * scale * own * loss)
@@ -222,39 +225,39 @@ def train(
             figures |= looked | apart.merge()
             clipped = accelerator.clip_grad_norm_(weights, plan.optimiser.max_grad_norm)
             assert clipped is not None  # as DeepSpeed's is
-            norm = float(distributed.whole(clipped))
+            norm = float(distributed.full_tensor(clipped))
             watch.losses(losses, norm)
             looked = {}
             figures |= {"gradient_norm": norm, "learning_rate": schedule.get_last_lr()[0]}
-            with memory("the optimiser, which holds two numbers for each weight", "Take a smaller base"):
+            with oom_as_abort("the optimiser, which holds two numbers for each weight", "Take a smaller base"):
                 optimiser.step()
             schedule.step()
             optimiser.zero_grad()
             outcome.steps = step + 1
             saves = outcome.steps % plan.checkpoint_every == 0 and outcome.steps < plan.steps
             if saves or outcome.steps % plan.guards.every == 0:
-                figures |= look(watch.states)
+                figures |= run_no_grad(watch.states)
         ideal = flops.needed(tokens) / speed
         reporter.step(step, plan.steps, losses, round(sum(tokens.values())), figures, outcome.rows, ideal)
         if saves:
             _save(accelerator, checkpoints, outcome, reporter.log)
     reporter.close()
     if divided:
-        divided.whole()
+        divided.unshard()
     model.lm.eval()
     return outcome
 
 
-def _divided(model: Model, modules: Sequence[torch.nn.Module], plan: Plan, precision: str) -> "Divided | None":
+def _divided(model: Model, modules: Sequence[torch.nn.Module], plan: Plan, precision: str) -> "FsdpModel | None":
     """What has the weights in parts from now on, where the plan wants that and there is more than one process."""
-    if plan.parallel == "data" or distributed.world() == 1:
+    if plan.parallel == "data" or distributed.num_processes() == 1:
         return None
-    from alignment_train.training.fsdp import Divided
+    from alignment_train.training.fsdp import FsdpModel
 
-    return Divided(model, modules, precision)
+    return FsdpModel(model, modules, precision)
 
 
-def _plainly(work: Callable[[], T]) -> T:
+def _call(work: Callable[[], T]) -> T:
     return work()
 
 
@@ -263,26 +266,26 @@ def _stopping(step: int, checkpoints: Path) -> Iterator[None]:
     """A guard's reason to stop becomes an error that says when, and what is left."""
     try:
         yield
-    except Stop as reason:
+    except TrainingAborted as reason:
         kept = _last(checkpoints) or "the base model"
         raise UserError(f"step {step}: {reason}. The last good state is in {kept}.") from None
 
 
 def _own(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Those of a batch that this process has; the batch is sorted by length, and so all have as much."""
-    return rows[distributed.rank() :: distributed.world()]
+    return rows[distributed.rank() :: distributed.num_processes()]
 
 
 def _summed(figures: list[dict[str, float]], device: torch.device) -> list[dict[str, float]]:
     """Each figure as the sum over all processes, which have the same names in the same order."""
-    values = iter(distributed.total([value for found in figures for value in found.values()], device))
+    values = iter(distributed.all_reduce_sum([value for found in figures for value in found.values()], device))
     return [{name: next(values) for name in found} for found in figures]
 
 
 def _check_split(objective: Objective) -> None:
     """ValueError where the batches of an objective cannot be divided among the processes."""
-    count, name = distributed.world(), f"train.objectives.{objective.name}"
-    if count > 1 and not objective.splits:
+    count, name = distributed.num_processes(), f"train.objectives.{objective.name}"
+    if count > 1 and not objective.supports_data_parallel:
         raise UserError(
             f"{name}: found {count} processes, but its loss needs its whole batch in one. Allowed: 1 process, without "
             f"torchrun. Start one, or leave the objective out."
@@ -308,7 +311,7 @@ def _some(rows: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
     return rows[:: -(-len(rows) // most)]
 
 
-def turns(plan: Plan, step: int) -> list[tuple[Objective, int]]:
+def micro_batch_schedule(plan: Plan, step: int) -> list[tuple[Objective, int]]:
     """What a step runs, in order: an objective, and the number of its turn, from 0.
 
     A turn counts one objective's own micro-batches alone, so that it skips no row, whoever takes turns with it.
@@ -331,7 +334,7 @@ def turns(plan: Plan, step: int) -> list[tuple[Objective, int]]:
     return out
 
 
-def shares(
+def loss_weights(
     batches: Sequence[tuple[Objective, dict[str, torch.Tensor]]], accumulation: int, device: torch.device
 ) -> list[tuple[float, float]]:
     """Of each micro-batch of a step: its share in its objective's loss, and what its gradient is multiplied by.
@@ -340,15 +343,15 @@ def shares(
     step's micro-batches that are its own.
     """
     counts = [objective.count(batch) for objective, batch in batches]
-    total, turns = Counter[str](), Counter[str]()
-    for (objective, _), count in zip(batches, distributed.total(counts, device), strict=True):
+    total, batches_of = Counter[str](), Counter[str]()
+    for (objective, _), count in zip(batches, distributed.all_reduce_sum(counts, device), strict=True):
         total[objective.name] += round(count)
-        turns[objective.name] += 1
+        batches_of[objective.name] += 1
     found = [count / max(1, total[objective.name]) for (objective, _), count in zip(batches, counts, strict=True)]
-    return [(share, share * turns[o.name] / accumulation) for (o, _), share in zip(batches, found, strict=True)]
+    return [(share, share * batches_of[o.name] / accumulation) for (o, _), share in zip(batches, found, strict=True)]
 
 
-def rate(optimiser: Optimiser, step: int, steps: int) -> float:
+def lr_factor(optimiser: Optimiser, step: int, steps: int) -> float:
     """The learning rate of a step (from 0) as a share of its peak."""
     warm = max(1, round(optimiser.warmup * steps))
     if step < warm:
@@ -367,7 +370,7 @@ def rate(optimiser: Optimiser, step: int, steps: int) -> float:
 
 def _usable(objective: Objective, part: pa.Table) -> pa.Table:
     """The rows that an objective draws from; ValueError where they are less than a micro-batch."""
-    mask = objective.wanted(part)
+    mask = objective.row_mask(part)
     table = part if mask is None else part.filter(mask)
     if table.num_rows < objective.rows:
         raise UserError(
@@ -400,13 +403,13 @@ def _last(checkpoints: Path) -> Path | None:
 
 def _last_whole(checkpoints: Path) -> Path | None:
     """The newest checkpoint whose files are as they were written; the first process removes damaged ones."""
-    if distributed.first():
+    if distributed.is_main_process():
         while (last := _last(checkpoints)) and (cause := files.digests_fault(last)):
             shutil.rmtree(last)
             start = _last(checkpoints) or "the beginning"
             sentence = f"Checkpoint {last}: {cause}. It was removed; training starts from {start}."
             print(printable("\n" * sys.stderr.isatty() + sentence), file=sys.stderr)  # after the progress line
-    distributed.wait()
+    distributed.barrier()
     return _last(checkpoints)
 
 
@@ -416,17 +419,17 @@ def _save(accelerator: Accelerator, checkpoints: Path, outcome: Outcome, log: Pa
     log: the lines of all steps up to now, which a resumed training continues.
     """
     fresh, old = checkpoints / "unfinished", _last(checkpoints)
-    if distributed.first():
+    if distributed.is_main_process():
         shutil.rmtree(fresh, ignore_errors=True)
-    distributed.wait()
+    distributed.barrier()
     try:
         with os_errors(checkpoints):
             accelerator.save_state(str(fresh))
     except OSError:
         shutil.rmtree(fresh, ignore_errors=True)  # what fills a disk must not stay there
         raise
-    distributed.wait()
-    if distributed.first():
+    distributed.barrier()
+    if distributed.is_main_process():
         shutil.copyfile(log, fresh / LOG)
         (fresh / PRECISION).write_text(outcome.precision)
         files.write_digests(fresh)
@@ -434,4 +437,4 @@ def _save(accelerator: Accelerator, checkpoints: Path, outcome: Outcome, log: Pa
         files.sync_folder(checkpoints)
         if old:
             shutil.rmtree(old)
-    distributed.wait()
+    distributed.barrier()

@@ -39,7 +39,9 @@ def choose_precision(setting: str, device: torch.device, width: int) -> Precisio
         return Precision("bfloat16" if torch.cuda.is_bf16_supported() else "float32", "what this GPU has")
     if width < WIDTH:
         return Precision("float32", f"the model is less than {WIDTH} wide")
-    speedup = sum(distributed.total([measure_speedup(min(width, WIDEST))], device)) / distributed.world()
+    speedup = (
+        sum(distributed.all_reduce_sum([measure_speedup(min(width, WIDEST))], device)) / distributed.num_processes()
+    )
     reason = f"bfloat16 has {speedup:.1f}x float32's speed on this processor"
     return Precision("bfloat16" if speedup >= WORTH else "float32", reason)
 

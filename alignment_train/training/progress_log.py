@@ -14,7 +14,7 @@ from typing import Any
 
 from alignment_train.training import distributed
 from pipelines.errors import printable
-from pipelines.progress import Tell, clock
+from pipelines.progress import ProgressCallback, clock
 
 DAGSTER_INTERVAL = 5.0  # seconds between lines in Dagster's log
 
@@ -22,9 +22,9 @@ DAGSTER_INTERVAL = 5.0  # seconds between lines in Dagster's log
 class Reporter:
     """Receives every step of one training; of several processes the first alone writes and speaks."""
 
-    def __init__(self, title: str, log: Path, tell: Tell, dagster: Any = None):
+    def __init__(self, title: str, log: Path, on_progress: ProgressCallback, dagster: Any = None):
         """log: a JSON-lines file, TensorBoard's go beside it; dagster: an open `dagster_pipes` context or None."""
-        self.title, self.log, self.tell, self.dagster = title, log, tell, dagster
+        self.title, self.log, self.on_progress, self.dagster = title, log, on_progress, dagster
         self.board = log.parent / "tensorboard"
         self._writer: Any = None
         self._hook = threading.excepthook
@@ -39,7 +39,7 @@ class Reporter:
 
         log: where the lines up to `step` are kept; by default in the log itself.
         """
-        if not distributed.first():
+        if not distributed.is_main_process():
             return
         from torch.utils.tensorboard import SummaryWriter
 
@@ -72,7 +72,7 @@ class Reporter:
         to log; rows: consumed by objective up to now; ideal: seconds that the step's FLOPs take at the device's peak, 0
         where that is not known. An MFU above 1 says that the peak was measured too low, and is not shown.
         """
-        if not distributed.first():
+        if not distributed.is_main_process():
             return
         self._tokens += tokens
         self._ideal += ideal
@@ -98,7 +98,7 @@ class Reporter:
         speed = f"{self._tokens / spent:,.0f} tokens/s"
         share = f"MFU {100 * mfu:.0f} %" if "mfu" in line else ""
         note = " · ".join(filter(None, (f"step {step + 1}/{steps}", values, speed, share)))
-        self.tell(step + 1, steps, note)
+        self.on_progress(step + 1, steps, note)
         if self.dagster and (time.monotonic() - self._spoke > DAGSTER_INTERVAL or step + 1 == steps):
             self._spoke = time.monotonic()
             self.dagster.log.info(f"{self.title} · {note} · {clock(eta)} left")
@@ -147,7 +147,7 @@ class Reporter:
 
 def announce(sentence: str, dagster: Any = None) -> None:
     """Print a line that stays, on stderr and in Dagster's log; of several processes the first one."""
-    if distributed.first():
+    if distributed.is_main_process():
         print(printable("\n" * sys.stderr.isatty() + sentence), file=sys.stderr, flush=True)  # after the progress line
         if dagster:
             dagster.log.info(sentence)
@@ -179,7 +179,7 @@ def dagster_pipes() -> Iterator[Any]:
 
     Under Dagster the process also ends when Dagster dies: a trainer without its run must not go on writing.
     """
-    if "DAGSTER_PIPES_CONTEXT" not in os.environ or not distributed.first():
+    if "DAGSTER_PIPES_CONTEXT" not in os.environ or not distributed.is_main_process():
         yield None
         return
     from dagster_pipes import open_dagster_pipes

@@ -88,7 +88,7 @@ class Memory(NamedTuple):
         return f"memory{each}: {', '.join(parts)}: {total:.2f} GiB, and activations of a micro-batch"
 
 
-def memory(modules: Iterable[nn.Module]) -> Memory:
+def estimate_memory(modules: Iterable[nn.Module]) -> Memory:
     """Of the weights in `modules`: their own, a gradient of each trained one, and AdamW's two moments."""
     parameters = {p for module in modules for p in module.parameters()}
     trained = sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)

@@ -107,7 +107,7 @@ class LanguageModel(Protocol):
         ...
 
 
-def asked(texts: pa.Table, pair: str) -> list[tuple[str, ...]]:
+def texts_by_item(texts: pa.Table, pair: str) -> list[tuple[str, ...]]:
     """The texts of each item of a pair or task, in the order in which the items first appear."""
     found: dict[str, tuple[str, ...]] = {}
     for row in texts.filter(pc.equal(texts["pair"], pair)).select(["item", "text"]).to_pylist():

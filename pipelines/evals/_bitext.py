@@ -15,7 +15,7 @@ from pipelines.languages import Pair, pivot
 from pipelines.registry import plugin_field
 from pipelines.schema import EVAL_TEXT
 from pipelines.sources import Source
-from pipelines.text.segments import draws, keys
+from pipelines.text.segments import keys, seeded_order
 
 
 class BitextEval(Eval):
@@ -69,7 +69,7 @@ def questions(name: str, pair: Pair, rows: pa.Table, most: int, common: str) -> 
     a segment that an earlier row has too is left out: it would have two right answers.
     """
     found = [keys(rows[side]) for side in ("src", "tgt")]
-    drawn = draws(found[pair.index(common) if common in pair else 0], "held-out")
+    drawn = seeded_order(found[pair.index(common) if common in pair else 0], "held-out")
     seen: tuple[set[int], set[int]] = (set(), set())
     chosen: list[int] = []
     for row in np.argsort(drawn, kind="stable").tolist():

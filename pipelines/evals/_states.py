@@ -40,7 +40,7 @@ def effective_rank(states: np.ndarray) -> Metric:
     singular = np.sqrt(every)
     shares = singular / np.maximum(singular.sum(axis=1, keepdims=True), 1e-12)
     found = np.exp(-(shares * np.log(np.maximum(shares, 1e-300))).sum(axis=1))
-    return statistics.Scored(found[0], n, found[1:])
+    return statistics.BootstrappedMetric(found[0], n, found[1:])
 
 
 def uniformity(states: np.ndarray) -> Metric:
@@ -56,7 +56,7 @@ def uniformity(states: np.ndarray) -> Metric:
     weights = np.concatenate([np.ones((1, n)), statistics.weights(n)])
     pairs = weights.sum(axis=1) ** 2 - (weights**2).sum(axis=1)
     found = np.log(np.maximum(((weights @ kernel) * weights).sum(axis=1) / np.maximum(pairs, 1), 1e-300))
-    return statistics.Scored(found[0], n, found[1:])
+    return statistics.BootstrappedMetric(found[0], n, found[1:])
 
 
 def variance_ratio(states: Mapping[str, np.ndarray]) -> Metric:

@@ -24,7 +24,7 @@ from pydantic import Field, field_validator
 
 from pipelines import statistics
 from pipelines.errors import UserError
-from pipelines.evals import Eval, LanguageModel, Metric, asked
+from pipelines.evals import Eval, LanguageModel, Metric, texts_by_item
 from pipelines.fetching.paths import content_hash, expand, open_binary
 from pipelines.languages import Pair, alpha2, iso, name, parse
 from pipelines.schema import EVAL_TEXT
@@ -125,7 +125,7 @@ FAMILIES = {
 }  # fmt: skip
 
 
-class Asked(NamedTuple):
+class TaskInLanguage(NamedTuple):
     """One task in one language."""
 
     family: str
@@ -221,7 +221,7 @@ class Harness(Eval):
     def run(self, lm: LanguageModel, texts: pa.Table) -> dict[str, Metric]:
         out: dict[str, Metric] = {}
         langs = sorted(set(texts["lang"].to_pylist()))
-        of = {f"{one.family}/{one.lang}": asked(texts, one.task) for one in self.plan(langs)[0]}
+        of = {f"{one.family}/{one.lang}": texts_by_item(texts, one.task) for one in self.plan(langs)[0]}
         for key, (own, each) in self.scored(lm, texts).items():
             items = of[key.rpartition("/")[0]]
             metric = statistics.mean(each, texts=items if len(items) == len(each) else None)
@@ -275,7 +275,7 @@ class Harness(Eval):
                 metrics = [metric for metric in task.aggregation() if metric.startswith("acc")]
             yield [_key(one, metric, "none", 1, shots) for metric in metrics for shots in self.shots], task, docs
 
-    def plan(self, langs: list[str]) -> tuple[list[Asked], list[str]]:
+    def plan(self, langs: list[str]) -> tuple[list[TaskInLanguage], list[str]]:
         """What is asked in which language, and a note on what is not; ValueError where a task has none of them."""
         where = f"eval.{self.name}"
         root()
@@ -286,7 +286,7 @@ class Harness(Eval):
                 f"{where}.data: found {', '.join(unknown)}. Allowed: tasks of this eval ({', '.join(self.tasks)}). "
                 f"Correct the name, or add the task."
             )
-        out: list[Asked] = []
+        out: list[TaskInLanguage] = []
         notes: list[str] = []
         for task in self.tasks:
             known = FAMILIES.get(task)
@@ -304,7 +304,7 @@ class Harness(Eval):
                     lost.append(lang)
                     continue
                 of = (known.pattern if known else task).replace("{lang}", spelt)
-                asked.append(Asked(task if known else family, of, lang, config, files))
+                asked.append(TaskInLanguage(task if known else family, of, lang, config, files))
             if not asked:
                 files = " with its files " + ", ".join(self.data[task].values()) if task in self.data else ""
                 raise UserError(
@@ -348,7 +348,7 @@ class Harness(Eval):
             return None
         return tuple(found)
 
-    def _held(self, texts: pa.Table) -> list[Asked]:
+    def _held(self, texts: pa.Table) -> list[TaskInLanguage]:
         """What `texts` holds, in its order; ValueError where the data are not those that the texts were taken from."""
         kept: dict[str, dict[str, set[str]]] = {}
         for row in texts.select(["pair", "item", "text"]).to_pylist():
@@ -435,7 +435,7 @@ def _languages(pairs: Sequence[Pair]) -> list[str]:
     return sorted({lang for pair in pairs for lang in pair})
 
 
-def _key(one: Asked, metric: str, filter_: str, filters: int, shots: int) -> str:
+def _key(one: TaskInLanguage, metric: str, filter_: str, filters: int, shots: int) -> str:
     """`xcopa/swh_Latn/acc`, `mgsm/deu_Latn/exact_match_flexible-extract_8shot`."""
     parts = [metric, *([filter_] if filters > 1 else []), *([f"{shots}shot"] if shots else [])]
     return f"{one.family}/{one.lang}/{'_'.join(parts)}"
@@ -573,7 +573,7 @@ def _read_config(file: Path) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=256)
-def load_task(one: Asked) -> Any:
+def load_task(one: TaskInLanguage) -> Any:
     """The harness's task; with local files, its own YAML is included and the source of its data replaced."""
     from lm_eval.tasks import TaskManager
 

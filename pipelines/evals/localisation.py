@@ -14,7 +14,7 @@ from pydantic import model_validator
 
 from pipelines import statistics
 from pipelines.errors import UserError
-from pipelines.evals import Eval, LanguageModel, Measure, Metric, asked
+from pipelines.evals import Eval, LanguageModel, Measure, Metric, texts_by_item
 from pipelines.fetching.paths import content_hash, expand
 from pipelines.languages import Pair, name, parse
 from pipelines.schema import EVAL_TEXT
@@ -118,7 +118,7 @@ class Localisation(Eval):
             rates = nats / [len(choice) for item in items for choice in item.choices]
             bounds = np.cumsum([len(item.choices) for item in items])[:-1]
             picked = [best / best.sum() for own in np.split(rates, bounds) for best in [own >= own.max() - ROUNDING]]
-            of = asked(texts, lang)
+            of = texts_by_item(texts, lang)
             right = np.array([credit[item.answer] for item, credit in zip(items, picked, strict=True)])
             out[f"{self.name}/{lang}/accuracy"] = statistics.mean(right, texts=of)
             differ = self._differing(items)

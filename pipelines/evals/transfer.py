@@ -19,13 +19,13 @@ from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from pipelines import statistics
 from pipelines.errors import UserError
-from pipelines.evals import Eval, LanguageModel, Measure, Metric, Sample, asked
+from pipelines.evals import Eval, LanguageModel, Measure, Metric, Sample, texts_by_item
 from pipelines.languages import Pair, name
 from pipelines.registry import NestedError, build
 from pipelines.schema import EVAL_TEXT
 from pipelines.tasks import Example, Languages, Message, Span, Task
 from pipelines.text.reasoning import Reasoning
-from pipelines.text.segments import digests, draws
+from pipelines.text.segments import digests, seeded_order
 
 PACKAGE = "pipelines.tasks"
 SHOWN = 3  # items of a language, in the report
@@ -132,7 +132,7 @@ class Transfer(Eval):
             examples = list(held.examples(lang, home))
             self._refuse_trained(lang, held, examples, home)
             rows = []
-            order = np.argsort(draws(digests(example.item for example in examples), "held-out"), kind="stable")
+            order = np.argsort(seeded_order(digests(example.item for example in examples), "held-out"), kind="stable")
             for number in sorted(order[: self.rows].tolist()):
                 example = examples[number]
                 said = held.answer(example)
@@ -180,7 +180,7 @@ class Transfer(Eval):
             if own != task.name:  # another eval of this name asks it
                 continue
             rows = texts.filter(pc.equal(texts["pair"], pair))
-            for item, of in zip(pc.unique(rows["item"]).to_pylist(), asked(rows, pair), strict=True):
+            for item, of in zip(pc.unique(rows["item"]).to_pylist(), texts_by_item(rows, pair), strict=True):
                 held = json.loads(item)
                 items.append(Answered(lang, of, held["prompt"], held["answer"], ""))
         return items

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pipelines.errors import UserError
 from pipelines.fetching.transport import (
     DownloadError,
-    Tries,
+    RetryPolicy,
     answer,
     body,
     first_byte,
@@ -24,7 +24,7 @@ from pipelines.fetching.transport import (
     session,
     stated_size,
 )
-from pipelines.progress import Tell, silent
+from pipelines.progress import ProgressCallback, no_progress
 from pipelines.storage.store import sha256
 
 if TYPE_CHECKING:  # a machine that only trains has no requests, and reads recipes all the same
@@ -50,7 +50,7 @@ class Remote(NamedTuple):
     modified: str
 
 
-class Got(NamedTuple):
+class DownloadedFile(NamedTuple):
     """A whole file."""
 
     etag: str
@@ -59,16 +59,16 @@ class Got(NamedTuple):
     file: Path
 
 
-class Job(NamedTuple):
+class DownloadJob(NamedTuple):
     """A file to have. `pinned` is what it must be; it is also where it was kept."""
 
     url: str
     file: Path
     """Where to keep it; a tag made from ETag and size is put before its name, so that releases do not collide."""
-    pinned: Got | None = None
+    pinned: DownloadedFile | None = None
 
 
-def kept(file: Path, etag: str, size: int | None) -> Path:
+def cached_path(file: Path, etag: str, size: int | None) -> Path:
     """Where the release of `file` that has this ETag and size is kept."""
     return file.with_name(f"{hashlib.sha256(f'{etag} {size}'.encode()).hexdigest()[:12]}.{file.name}")
 
@@ -76,7 +76,7 @@ def kept(file: Path, etag: str, size: int | None) -> Path:
 def probe(url: str) -> Remote:
     """What the server has at `url` now."""
     with session() as client:
-        return _probe(client, url, Tries(url, threading.Event()))
+        return _probe(client, url, RetryPolicy(url, threading.Event()))
 
 
 def probe_all(urls: Sequence[str]) -> list[Remote]:
@@ -85,7 +85,9 @@ def probe_all(urls: Sequence[str]) -> list[Remote]:
         return list(pool.map(probe, urls))
 
 
-def download_all(jobs: Sequence[Job], verify: Verify, tell: Tell = silent) -> list[Got]:
+def download_all(
+    jobs: Sequence[DownloadJob], verify: Verify, on_progress: ProgressCallback = no_progress
+) -> list[DownloadedFile]:
     """All files, several at a time, in the order of `jobs`; what is already kept is not fetched again.
 
     The first failure stops the rest. What arrived until then stays in `.part` files, from which the next call goes on.
@@ -93,7 +95,7 @@ def download_all(jobs: Sequence[Job], verify: Verify, tell: Tell = silent) -> li
     stop = threading.Event()
     sizes: dict[int, tuple[int, int]] = {}  # job -> bytes here, bytes in all
 
-    def one(index: int) -> Got:
+    def one(index: int) -> DownloadedFile:
         return _download(jobs[index], verify, stop, lambda have, size: sizes.__setitem__(index, (have, size)))
 
     with ThreadPoolExecutor(WORKERS) as pool:
@@ -106,7 +108,9 @@ def download_all(jobs: Sequence[Job], verify: Verify, tell: Tell = silent) -> li
                     future.result()
                 have, size = (sum(column) for column in zip(*list(sizes.values()), strict=True)) if sizes else (0, 0)
                 here = len(jobs) - len(waiting)
-                tell(have, size if len(sizes) == len(jobs) else 0, f"{here} of {len(jobs)} files, {have / 1e6:.1f} MB")
+                on_progress(
+                    have, size if len(sizes) == len(jobs) else 0, f"{here} of {len(jobs)} files, {have / 1e6:.1f} MB"
+                )
         except BaseException:
             stop.set()
             pool.shutdown(cancel_futures=True)
@@ -114,27 +118,31 @@ def download_all(jobs: Sequence[Job], verify: Verify, tell: Tell = silent) -> li
     return [future.result() for future in futures]
 
 
-def _download(job: Job, verify: Verify, stop: threading.Event, tell: Callable[[int, int], None]) -> Got:
-    pinned, tries, seen = job.pinned, Tries(job.url, stop), Counter[str]()
+def _download(
+    job: DownloadJob, verify: Verify, stop: threading.Event, on_progress: Callable[[int, int], None]
+) -> DownloadedFile:
+    pinned, tries, seen = job.pinned, RetryPolicy(job.url, stop), Counter[str]()
     if pinned and pinned.file.exists() and sha256(pinned.file) == pinned.sha256:
         return pinned
     with session() as client:
         while True:
             remote = _probe(client, job.url, tries)
             if pinned and remote.size not in (None, pinned.size):
-                raise DownloadError(_moved(Got(remote.etag, remote.size or 0, "", job.file), pinned, job.url))
-            file = pinned.file if pinned else kept(job.file, remote.etag, remote.size)
+                raise DownloadError(
+                    _moved(DownloadedFile(remote.etag, remote.size or 0, "", job.file), pinned, job.url)
+                )
+            file = pinned.file if pinned else cached_path(job.file, remote.etag, remote.size)
             if not pinned and file.exists():  # only whole files get this name
-                tell(file.stat().st_size, file.stat().st_size)
-                return Got(remote.etag, file.stat().st_size, sha256(file), file)
+                on_progress(file.stat().st_size, file.stat().st_size)
+                return DownloadedFile(remote.etag, file.stat().st_size, sha256(file), file)
             file.parent.mkdir(parents=True, exist_ok=True)
-            part = kept(job.file, remote.etag, remote.size).with_suffix(".part")
-            if not _complete(client, remote, part, tries, tell):
+            part = cached_path(job.file, remote.etag, remote.size).with_suffix(".part")
+            if not _complete(client, remote, part, tries, on_progress):
                 part.unlink(missing_ok=True)
                 continue
             digest = sha256(part)
             seen[digest] += 1
-            got = Got(remote.etag, part.stat().st_size, digest, file)
+            got = DownloadedFile(remote.etag, part.stat().st_size, digest, file)
             broken = None if pinned and digest == pinned.sha256 else _broken(part, verify)
             as_sent = _is_md5(remote.etag, part) or seen[digest] >= (SAME_BYTES if broken else 2)
             if broken is None and (digest == pinned.sha256 if pinned else as_sent or not _may_be_md5(remote.etag)):
@@ -155,7 +163,7 @@ def _broken(part: Path, verify: Verify) -> str | None:
     return None
 
 
-def _moved(found: Got, pinned: Got, url: str) -> str:
+def _moved(found: DownloadedFile, pinned: DownloadedFile, url: str) -> str:
     return (
         f"{url}: found {found.size:,} bytes with SHA-256 {found.sha256 or 'unknown'}. Allowed: {pinned.size:,} bytes "
         f"with {pinned.sha256}, as in the lock file. The file changed upstream: move the lock by a refresh where the "
@@ -164,7 +172,7 @@ def _moved(found: Got, pinned: Got, url: str) -> str:
 
 
 def _complete(
-    client: "requests.Session", remote: Remote, part: Path, tries: Tries, tell: Callable[[int, int], None]
+    client: "requests.Session", remote: Remote, part: Path, tries: RetryPolicy, on_progress: Callable[[int, int], None]
 ) -> bool:
     """Fetch what `part` lacks, as often as it takes; False where it has to start afresh."""
     import requests
@@ -175,7 +183,7 @@ def _complete(
     resumable = True
     while True:
         have = part.stat().st_size if part.exists() else 0
-        tell(have, remote.size or have)
+        on_progress(have, remote.size or have)
         if remote.size is not None and have >= remote.size:
             return have == remote.size
         check_disk(part, (remote.size or have) - have, remote.url)
@@ -194,7 +202,7 @@ def _complete(
                     continue
                 for count in _received(response, remote, part, have - start, tries):
                     new += count
-                    tell(have + new, remote.size or have + new)
+                    on_progress(have + new, remote.size or have + new)
             if remote.size is None:
                 if not part.stat().st_size:
                     raise DownloadError(f"{remote.url}: an empty file. Expected: at least 1 byte. {REPORT}")
@@ -234,7 +242,9 @@ def _headers(remote: Remote, have: int) -> dict[str, str]:
     return headers
 
 
-def _received(response: "requests.Response", remote: Remote, part: Path, skip: int, tries: Tries) -> Iterator[int]:
+def _received(
+    response: "requests.Response", remote: Remote, part: Path, skip: int, tries: RetryPolicy
+) -> Iterator[int]:
     """Append a body to `part` without its first `skip` bytes, which are there; the count of each piece written."""
     most = LARGEST_FILE if remote.size is None else remote.size
     have = before = part.stat().st_size if part.exists() else 0
@@ -278,7 +288,7 @@ def file_errors(file: Path) -> Iterator[None]:
         raise
 
 
-def _probe(client: "requests.Session", url: str, tries: Tries) -> Remote:
+def _probe(client: "requests.Session", url: str, tries: RetryPolicy) -> Remote:
     response = answer(client, "HEAD", url, tries, headers={"Accept-Encoding": "identity"})
     headers, size = response.headers, length(response)
     if size is not None and size > LARGEST_FILE:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.fetching.download import Remote, check_disk, file_errors
-from pipelines.fetching.transport import DownloadError, Tries, answer, body, first_byte, plain, session
+from pipelines.fetching.transport import DownloadError, RetryPolicy, answer, body, first_byte, plain, session
 
 if TYPE_CHECKING:
     import requests
@@ -54,7 +54,7 @@ class Ranged(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
-    def tell(self) -> int:
+    def on_progress(self) -> int:
         return self._place
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -108,7 +108,7 @@ class Ranged(io.RawIOBase):
         """Bytes from `first` to before `last`, as two answers have them."""
         url = self._address()
         client = self._session = self._session or session()
-        tries, seen = Tries(url, self._stop), Counter[bytes]()
+        tries, seen = RetryPolicy(url, self._stop), Counter[bytes]()
         while seen.total() < COPIES:
             cut = first + (last - first) * (seen.total() % PORTIONS) // PORTIONS
             data = b"".join(self._copy(client, url, *ends, tries) for ends in ((first, cut), (cut, last)))
@@ -120,7 +120,7 @@ class Ranged(io.RawIOBase):
             f"sends what it has. Check the network, then run the same command again: what has arrived is kept."
         )
 
-    def _copy(self, client: "requests.Session", url: str, first: int, last: int, tries: Tries) -> bytes:
+    def _copy(self, client: "requests.Session", url: str, first: int, last: int, tries: RetryPolicy) -> bytes:
         import requests
         import urllib3
 

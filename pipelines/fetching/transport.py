@@ -44,7 +44,7 @@ class DownloadError(UserError):
     """A file cannot be had: the server does not answer, refuses, or has something else than expected."""
 
 
-class Tries:
+class RetryPolicy:
     """Counts the tries that brought nothing, waits between them, measures the rate, and gives up."""
 
     def __init__(self, url: str, stop: threading.Event):
@@ -124,7 +124,9 @@ def session() -> "requests.Session":
     return connections.session(RATE_WINDOW)
 
 
-def answer(session: "requests.Session", method: str, url: str, tries: Tries, **options: Any) -> "requests.Response":
+def answer(
+    session: "requests.Session", method: str, url: str, tries: RetryPolicy, **options: Any
+) -> "requests.Response":
     """The first answer that is one; 416 is one, for it says that what is here is wrong. The body is not read yet."""
     import requests
 
@@ -152,7 +154,7 @@ def answer(session: "requests.Session", method: str, url: str, tries: Tries, **o
         return response
 
 
-def body(response: "requests.Response", tries: Tries, most: int) -> Iterator[bytes]:
+def body(response: "requests.Response", tries: RetryPolicy, most: int) -> Iterator[bytes]:
     """Up to `most` bytes of a body as they were sent, not unpacked, piece by piece.
 
     TooSlow where they come too slowly; requests' and urllib3's errors where the connection breaks.
@@ -189,7 +191,7 @@ def get_json(url: str, params: dict[str, str]) -> Any:
     import requests
     import urllib3
 
-    tries = Tries(url, threading.Event())
+    tries = RetryPolicy(url, threading.Event())
     with session() as client:
         while True:
             headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
@@ -307,7 +309,7 @@ def _check_scheme(target: str, url: str) -> None:
         )
 
 
-def _content(response: "requests.Response", tries: Tries) -> bytes:
+def _content(response: "requests.Response", tries: RetryPolicy) -> bytes:
     data = bytearray()
     for chunk in body(response, tries, LARGEST_ANSWER + 1):
         data += chunk

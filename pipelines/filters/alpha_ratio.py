@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.filters import Filter
-from pipelines.text.characters import LETTER, SPACE, read
+from pipelines.text.characters import LETTER, SPACE, decode_column
 
 
 class AlphaRatio(Filter):
@@ -24,5 +24,5 @@ class AlphaRatio(Filter):
 
 def share(texts: pa.Array) -> pa.Array:
     """Share of letters and marks among the characters that are no space, float64 in [0, 1]."""
-    text = read(texts)
+    text = decode_column(texts)
     return pa.array(text.count(text.kind & LETTER > 0) / np.maximum(text.count(text.kind & SPACE == 0), 1))

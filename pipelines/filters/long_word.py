@@ -6,7 +6,7 @@ import pyarrow as pa
 from pipelines.filters import Filter, languages
 from pipelines.filters.markup import of_bare
 from pipelines.languages import spaceless
-from pipelines.text.characters import SPACE, read
+from pipelines.text.characters import SPACE, decode_column
 
 
 class LongWord(Filter):
@@ -30,7 +30,7 @@ def longest(texts: pa.Array, lang: str) -> np.ndarray:
 
 
 def _longest(texts: pa.Array) -> np.ndarray:
-    text = read(texts)
+    text = decode_column(texts)
     breaks = np.flatnonzero(text.kind & SPACE > 0)  # each text's line feed is one of them
     lengths = np.diff(breaks, prepend=-1) - 1
     return np.maximum.reduceat(lengths, np.searchsorted(breaks, text.first))

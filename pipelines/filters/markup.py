@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.filters import Filter
-from pipelines.text.characters import MARKUP, read, remembered
+from pipelines.text.characters import MARKUP, decode_column, memoize_column
 
 TAGS = "|".join(
     [
@@ -65,16 +65,16 @@ def of_bare(measure: Callable[[pa.Array], np.ndarray], texts: pa.Array) -> np.nd
     return found
 
 
-@remembered
+@memoize_column
 def holds(texts: pa.Array) -> np.ndarray:
     """bool [N]: whether each text may hold markup or code; most cannot, which is seen ten times as fast."""
-    text = read(texts)
+    text = decode_column(texts)
     places = np.flatnonzero(text.kind & MARKUP > 0)
     wanted = FOLLOWED[text.points[places]]
     return text.holding(places[(wanted == 0) | (text.points[places + 1] == wanted)])
 
 
-@remembered
+@memoize_column
 def _bare(texts: pa.Array) -> pa.Array:
     """Of the texts that `holds` is true of, what is left without markup and code."""
     return pc.replace_substring_regex(texts.filter(pa.array(holds(texts))), f"{TAGS}|{CODE}", " ")

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from pipelines.filters import Filter, languages
 from pipelines.languages import script
-from pipelines.text.characters import DIGIT, SPACE, Characters, digits, read
+from pipelines.text.characters import DIGIT, SPACE, Characters, decode_column, digits
 
 COMMAS = [ord(mark) for mark in ",،٬，"]
 GROUPING = [*COMMAS, *(ord(mark) for mark in ".'’‘ʼ＇ \xa0\u2007\u2008\u2009\u202f٫．")]
@@ -32,7 +32,7 @@ class NumberMismatch(Filter):
 
     def score(self, batch: pa.RecordBatch, loaded: None = None) -> pa.Array:
         src, tgt = (
-            numbers(read(batch[side]), script(lang) in MYRIADS)
+            numbers(decode_column(batch[side]), script(lang) in MYRIADS)
             for side, lang in zip(("src", "tgt"), languages(batch), strict=True)
         )
         row, value = np.concatenate([src.row, tgt.row]), np.concatenate([src.value, tgt.value])

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from pipelines.filters import Filter, languages
 from pipelines.languages import script
-from pipelines.text.characters import CLOSE, DIGIT, OPEN, SPACE, read
+from pipelines.text.characters import CLOSE, DIGIT, OPEN, SPACE, decode_column
 
 STOP, QUESTION, EXCLAMATION, COLON, SEMICOLON, BRACKET = range(1, 7)
 MARKS = {
@@ -47,7 +47,7 @@ class PunctuationMismatch(Filter):
 
 def marks(texts: pa.Array, own: str) -> np.ndarray:
     """int64 [6, N]: whether (1) or not (0) each text in the script `own` has each kind of mark, from STOP on."""
-    text = read(texts)
+    text = decode_column(texts)
     kind = _table(own)[text.points]
     digit = text.kind & DIGIT > 0
     kind[1:-1][(kind[1:-1] == COLON) & digit[:-2] & digit[2:]] = 0

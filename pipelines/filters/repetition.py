@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.filters import Filter
-from pipelines.text.characters import Characters, grams, per_row, portions, read
+from pipelines.text.characters import Characters, decode_column, grams, per_row, portions
 
 PERIODS = range(1, 13)  # characters; the mean word has 5, and 99 % of words have fewer than 13
 N = 16  # characters of a repeat that need not follow at once
@@ -30,8 +30,8 @@ class Repetition(Filter):
 
 def repeated(texts: pa.Array) -> np.ndarray:
     """float64 [N]: the share of repeated characters of each text."""
-    at_once = _following(read(texts))
-    anywhere = np.concatenate([_anywhere(read(part)) for part in portions(texts)])
+    at_once = _following(decode_column(texts))
+    anywhere = np.concatenate([_anywhere(decode_column(part)) for part in portions(texts)])
     return np.maximum(at_once, anywhere) / np.maximum(np.asarray(pc.utf8_length(texts)), 1)
 
 

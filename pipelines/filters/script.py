@@ -13,7 +13,7 @@ from pipelines.errors import UserError
 from pipelines.filters import Filter, languages
 from pipelines.filters.length_ratio import density
 from pipelines.filters.markup import of_bare
-from pipelines.text.characters import HAN, each, mapped, points, read
+from pipelines.text.characters import HAN, decode_column, each, mapped, points
 
 # Unicode's scripts, as RE2 names them, of each ISO 15924 code in use.
 UNICODE = {
@@ -84,7 +84,7 @@ def share(texts: pa.Array, lang: str) -> np.ndarray:
     opposed = _opposed(codes.script(lang)) if codes.script(lang) in OPPOSITE else None
 
     def measure(texts: pa.Array) -> np.ndarray:
-        text = read(texts)
+        text = decode_column(texts)
         counts = np.add.reduceat(mapped(text.points, letters), text.first)
         owned = (counts & OTHER - 1) / weight
         shares = owned / np.maximum(owned + (counts >> BITS), 1)

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.filters import Filter
-from pipelines.text.characters import grams, per_row, portions, read
+from pipelines.text.characters import decode_column, grams, per_row, portions
 
 N = 4
 
@@ -43,7 +43,7 @@ def shared(src: pa.Array, tgt: pa.Array) -> np.ndarray:
 
 def _grams(texts: pa.Array) -> np.ndarray:
     """One even key for each 4-gram that begins in a text; those that begin in the spaces after it are all 0."""
-    text = read(pc.binary_join_element_wise(pc.utf8_lower(texts), " " * (N - 1), ""))
+    text = decode_column(pc.binary_join_element_wise(pc.utf8_lower(texts), " " * (N - 1), ""))
     keys = grams(text, text.points, N) & ~np.uint32(1)
     beyond = (text.last[:, None] - np.arange(N)).ravel()
     keys[beyond[beyond < len(keys)]] &= np.uint32(0xFF000000)

@@ -5,7 +5,7 @@ import pyarrow as pa
 
 from pipelines.filters import Filter, languages, range_of
 from pipelines.languages import script, spaceless
-from pipelines.text.characters import SPACE, read
+from pipelines.text.characters import SPACE, decode_column
 
 # Characters that stand for one English word where words do not stand apart: medians over the 965 sentences of
 # NTREX-128 (github.com/MicrosoftTranslator/NTREX), to the next half.
@@ -33,7 +33,7 @@ class WordLength(Filter):
 
 def words(texts: pa.Array, lang: str) -> pa.Array:
     """Words of each text, as WordLength counts them, float64."""
-    text = read(texts)
+    text = decode_column(texts)
     black = text.kind & SPACE == 0
     if spaceless(lang):
         count = text.count(black) / WORD[script(lang)]

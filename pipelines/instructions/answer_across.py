@@ -20,7 +20,7 @@ from pipelines.languages import Pair
 from pipelines.registry import plugin_field
 from pipelines.sources import Source
 from pipelines.tasks import Languages
-from pipelines.text.segments import pieces
+from pipelines.text.segments import texts_and_sentences
 
 BATCH_ROWS = 20_000
 
@@ -85,6 +85,6 @@ class AnswerAcross(InstructionType):
                 kind = "across" if across else "within"
                 rows.append(
                     ("\n".join(parts), output, pair[question], pair[answer], corpus, f"{self.name}/{kind}",
-                     pieces((instruction, given, output)))
+                     texts_and_sentences((instruction, given, output)))
                 )  # fmt: skip
             yield conversations(*zip(*rows, strict=True))

@@ -23,14 +23,14 @@ from pipelines.results.summary import (
     TRANSFER,
     WORSE,
     Metrics,
+    best_trivial,
     by_layer,
     difference,
     digits,
     groups,
-    guessed,
     mean,
     means_of,
-    told,
+    significance,
     value,
 )
 from pipelines.statistics import over_runs
@@ -110,7 +110,7 @@ def _row(row: Row, control: Row | None, base: tuple[Metrics, Manifest] | None, p
             metric = over_runs(values)
             if measure_of(key).rate:
                 metric = _widened(metric, texts[key])
-            result, shown = told(metric, measure_of(key).lower_is_better), out["figures"][key]
+            result, shown = significance(metric, measure_of(key).lower_is_better), out["figures"][key]
             if result == BETTER and shown.get("low", shown["value"]) <= shown.get("guessed", -inf):
                 result = GUESSED
             out[f"against_{name}"][key] = {**metric, "each": values, "told": result}
@@ -159,7 +159,7 @@ def figures(
         means = [(group, group, some) for _, group, some in means_of(metrics, keys) if group != ALL] or means
         for name, group, some in means:
             if found := mean(metrics, role, some, group):
-                least = guessed(metrics, some)
+                least = best_trivial(metrics, some)
                 known = {} if least is None else {"guessed": least}
                 out[f"{task}/{name}/{metric}"] = {**found, **known}
     return out, {"trained": trained, "best": best}

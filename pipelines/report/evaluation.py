@@ -37,16 +37,16 @@ from pipelines.results.summary import (
     figure,
     gap_rows,
     groups,
-    judged,
     languages_of,
     mean,
     means_of,
     models,
-    moved,
+    paired_difference,
     references,
     share,
+    significance,
+    significance_vs_chance,
     subject,
-    told,
     word,
 )
 from pipelines.results.verdict import GROUPS, Group, is_result, reference, verdict
@@ -257,9 +257,9 @@ def _gaps(metrics: Metrics, pivot: str) -> list[dict[str, Any]]:
     """A row a language and metric: how far it lies behind the pivot in each model, and what aligning changed."""
     out = []
     for row in gap_rows(metrics):
-        word = {BETTER: "narrower", WORSE: "wider"}.get(told(row.moved, lower_is_better=True), SAME)
+        word = {BETTER: "narrower", WORSE: "wider"}.get(significance(row.moved, lower_is_better=True), SAME)
         own = f"{row.task}/{pivot}/{row.metric}"
-        of_pivot = told(moved(metrics, reference(metrics), [own]), measure_of(own).lower_is_better)
+        of_pivot = significance(paired_difference(metrics, reference(metrics), [own]), measure_of(own).lower_is_better)
         tone = {"narrower": "better", "wider": "worse"}.get(word, "same")
         if (word, of_pivot) in (("narrower", WORSE), ("wider", BETTER)):  # the pivot moved, which is not to be praised
             word, tone = f"{word}, as {languages.name(pivot)} got {of_pivot}", "same"
@@ -329,10 +329,10 @@ def _comparison(metrics: Metrics, task: str, metric: str, keys: list[str]) -> di
         names = (*models(metrics), *beside)
         cells = {name: mean(metrics, name, own, group) if group else figure(metrics, name, own[0]) for name in names}
         aligned, other = cells["aligned"], cells[against]
-        diff = moved(metrics, against, own, group)
+        diff = paired_difference(metrics, against, own, group)
         change = share(diff, other) if what.relative and diff and other else diff
         broken = "not a number: worse" if aligned is None and other else ""
-        says = word(judged(metrics, own, aligned, diff, what), what) if diff else broken
+        says = word(significance_vs_chance(metrics, own, aligned, diff, what), what) if diff else broken
         rows.append(
             {
                 "name": title[0].upper() + title[1:] if group else title,

@@ -30,15 +30,15 @@ from pipelines.results.summary import (
     SAME,
     Metrics,
     as_rate,
+    best_trivial,
     bounded,
     digits,
     groups,
-    guessed,
     keys_of,
     mean,
-    moved,
+    paired_difference,
     share,
-    told,
+    significance,
 )
 from pipelines.results.verdict import is_result, reference, verdict
 from pipelines.statistics import MOST_RUNS, over_runs
@@ -208,7 +208,7 @@ def _figures(run: Run) -> tuple[dict[str, Metric], dict[str, Metric]]:
             parts = {own: [own], **parts}
         for column, members in parts.items():
             aligned, other = (mean(run.metrics, name, members) for name in ("aligned", against))
-            diff = moved(run.metrics, against, members)
+            diff = paired_difference(run.metrics, against, members)
             if aligned and other and diff:
                 figures[column] = aligned
                 changes[column] = share(diff, other) if measure(task, metric).relative else diff
@@ -301,7 +301,7 @@ def _knows(line: Line, key: str) -> bool:
     shown, (task, subject, metric) = line.figures.get(key), key.split("/", 2)
     if not shown or subject != ALL or measure_of(key).lower_is_better:
         return True
-    known = [guessed(run.metrics, keys_of(run.metrics, task, metric)) for run in line.runs]
+    known = [best_trivial(run.metrics, keys_of(run.metrics, task, metric)) for run in line.runs]
     return all(least is None or shown.get("low", shown["value"]) > least for least in known)
 
 
@@ -309,7 +309,7 @@ def _change(item: Metric | None, key: str, knows: bool = True) -> str:
     if not item:
         return "–"
     what = measure_of(key)
-    result = told(item, what.lower_is_better)
+    result = significance(item, what.lower_is_better)
     result = result if knows or result != BETTER else GUESSED
     word = "" if result == SAME else f", {result}"
     if not (what.relative or what.rate or what.score):

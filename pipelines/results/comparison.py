@@ -11,7 +11,7 @@ from pipelines.evals import Metric
 from pipelines.results.contamination import Overlap
 from pipelines.results.measures import measure, measure_of
 from pipelines.results.summary import ALL, SOURCE, TRANSFER, difference, languages_of
-from pipelines.statistics import Scored, assessed, average, gap, paired, without
+from pipelines.statistics import BootstrappedMetric, average, gap, paired, with_interval, without
 
 LOW_RESOURCE = 2 / 3
 """Share of the largest language's rows in the mix below which a language counts as low-resource."""
@@ -106,8 +106,8 @@ def _differences(aligned: Figures, other: Figures) -> dict[str, Metric]:
     out = {}
     for key in sorted(aligned.keys() & other.keys()):
         a, b = aligned[key], other[key]
-        if isinstance(a, Scored) and isinstance(b, Scored) and a["n"] == b["n"]:
-            out[key] = assessed(paired(a, b))
+        if isinstance(a, BootstrappedMetric) and isinstance(b, BootstrappedMetric) and a["n"] == b["n"]:
+            out[key] = with_interval(paired(a, b))
         elif all(math.isfinite(item.get("value", math.nan)) for item in (a, b)):
             out[key] = difference(a, b)
     return out
@@ -118,7 +118,7 @@ def _means(figures: Figures, members: Mapping[str, Iterable[tuple[str, list[str]
     out = {}
     for group, parts in members.items():
         for name, keys in parts:
-            found = [figure for key in keys if isinstance(figure := figures.get(key), Scored)]
+            found = [figure for key in keys if isinstance(figure := figures.get(key), BootstrappedMetric)]
             if len(found) == len(keys):
                 out[name % group] = average(found)
     return out
@@ -134,23 +134,23 @@ def _mean_differences(
             found = [
                 paired(a, b)
                 for a, b in both
-                if isinstance(a, Scored) and isinstance(b, Scored) and a["n"] == b["n"]
+                if isinstance(a, BootstrappedMetric) and isinstance(b, BootstrappedMetric) and a["n"] == b["n"]
             ]  # fmt: skip
             if len(found) == len(keys):
-                out[name % group] = assessed(average(found))
+                out[name % group] = with_interval(average(found))
     return out
 
 
-def _gaps(figures: Figures, pivot: str) -> dict[str, Scored]:
+def _gaps(figures: Figures, pivot: str) -> dict[str, BootstrappedMetric]:
     """{`task/language/metric`: how far the language lies behind the pivot} where both were measured."""
     out = {}
     for key, other in figures.items():
         task, subject, metric = [*key.split("/", 2), "", ""][:3]
         own = figures.get(f"{task}/{pivot}/{metric}")
         what = measure_of(key)
-        if "/" in metric or what.role != "result" or subject == pivot or not isinstance(own, Scored):
+        if "/" in metric or what.role != "result" or subject == pivot or not isinstance(own, BootstrappedMetric):
             continue
-        if isinstance(other, Scored) and own["value"]:
+        if isinstance(other, BootstrappedMetric) and own["value"]:
             out[key] = gap(own, other, what.lower_is_better)
     return out
 
@@ -158,11 +158,11 @@ def _gaps(figures: Figures, pivot: str) -> dict[str, Scored]:
 def _without(models: Mapping[str, Figures], against: list[str], overlap: Overlap) -> dict[str, Any]:
     """{model: {key: figure on the items that the mix does not hold}}, `left_out`, and differences, where items go."""
     held = set[str]().union(*(overlap.held(name) for name in overlap.texts))
-    left: dict[str, dict[str, Scored]] = {}
+    left: dict[str, dict[str, BootstrappedMetric]] = {}
     gone: dict[str, int] = {}
     for name, figures in models.items() if held else ():
         for key, metric in figures.items():
-            if not isinstance(metric, Scored) or "/layer=" in key:
+            if not isinstance(metric, BootstrappedMetric) or "/layer=" in key:
                 continue
             count, rest = without(metric, held)
             if count:

@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.progress import Tell, silent
+from pipelines.progress import ProgressCallback, no_progress
 from pipelines.storage.store import Store
 from pipelines.text.characters import nfc
 from pipelines.text.identifying import Conversation, Frequency, conversation, held_out, identifying, sentence_keys
 from pipelines.text.matching import match_key
-from pipelines.text.near import HeldOut, shingles
+from pipelines.text.near import HeldOutIndex, shingles
 
 NEAR = 0.8
 """Similarity from which a text is nearly held, where the recipe has switched the search off; else the recipe's own."""
@@ -56,7 +56,7 @@ class Overlap(NamedTuple):
         }
 
 
-def overlap(store: Store, near: float | None, tell: Tell = silent) -> Overlap:
+def overlap(store: Store, near: float | None, on_progress: ProgressCallback = no_progress) -> Overlap:
     """Every text that identifies an item of the evals against every row of the mix that trains.
 
     Exactly held is a text with the match key of a segment of its language, or of a text that identifies a conversation
@@ -78,7 +78,7 @@ def overlap(store: Store, near: float | None, tell: Tell = silent) -> Overlap:
     done, total = 0, sum(mix.rows[part] for part in parts)
     for part in parts:
         for batch in store.batches("training_mix", part=part):
-            tell(done, total, "looking for eval texts in the mix")
+            on_progress(done, total, "looking for eval texts in the mix")
             for lang, said in _bitext(batch) if part == "bitext" else _conversations(batch, frequencies):
                 if lang in searches:
                     searches[lang].see(said)
@@ -93,7 +93,7 @@ def overlap(store: Store, near: float | None, tell: Tell = silent) -> Overlap:
     return Overlap(near, texts, dict(sorted(langs.items())))
 
 
-class Together(HeldOut):
+class ContiguousMatch(HeldOutIndex):
     """Finds a text only where what is held of it stands together: in a passage that, with all of it, were just near.
 
     `decontaminate` asks for less, as it sees one segment at a time. A conversation joins several, with words of the
@@ -146,7 +146,7 @@ class _Search:
         texts = texts.filter(texts["rare"])
         own = texts["identifying"].combine_chunks()
         collections = [own.filter(pc.equal(texts["eval"], name)) for name in sorted(set(texts["eval"].to_pylist()))]
-        self._near = Together(pc.unique(own), lang, near, collections)
+        self._near = ContiguousMatch(pc.unique(own), lang, near, collections)
         self._written: dict[str, list[str]] = {}
         for text, normal in zip(texts["text"].to_pylist(), nfc(own).to_pylist(), strict=True):
             self._written.setdefault(normal, []).append(text)

@@ -20,7 +20,7 @@ REFERENCES = {
 HIGHER, LOWER = "higher", "lower"
 ALL = "all"
 """The group of all languages, in the keys of means."""
-GUESSES = ("chance", "constant")
+TRIVIAL_BASELINES = ("chance", "constant")
 """References that know nothing of the question."""
 BETTER, WORSE, SAME = "better", "worse", "cannot be told apart"
 GUESSED = "better, but not above guessing"
@@ -175,7 +175,7 @@ def mean_key(keys: Iterable[str], group: str = ALL) -> str:
     return f"{task}/{group}/{metric}"
 
 
-def moved(metrics: Metrics, against: str, keys: Iterable[str], group: str = ALL) -> Metric | None:
+def paired_difference(metrics: Metrics, against: str, keys: Iterable[str], group: str = ALL) -> Metric | None:
     """aligned − `against` of one figure, or of the mean of several: the paired one, {value, low, high, n, p,
     detectable}, where metrics.json has it, else `difference`.
     """
@@ -213,28 +213,30 @@ def difference(a: Metric, b: Metric) -> Metric:
     return out
 
 
-def told(diff: Metric | None, lower_is_better: bool = False) -> str:
+def significance(diff: Metric | None, lower_is_better: bool = False) -> str:
     """`better`, `worse`, or `cannot be told apart` where the interval holds 0 or there is none."""
     if not diff or not bounded(diff) or diff["low"] <= 0 <= diff["high"]:
         return SAME
     return BETTER if (diff["value"] > 0) != lower_is_better else WORSE
 
 
-def guessed(metrics: Metrics, keys: Iterable[str]) -> float | None:
+def best_trivial(metrics: Metrics, keys: Iterable[str]) -> float | None:
     """The most that knowing nothing of the question gives, in the mean over `keys`; None where that is not known."""
     keys = list(keys)
-    return max((item["value"] for name in GUESSES if (item := mean(metrics, name, keys))), default=None)
+    return max((item["value"] for name in TRIVIAL_BASELINES if (item := mean(metrics, name, keys))), default=None)
 
 
-def judged(metrics: Metrics, keys: Iterable[str], aligned: Metric | None, diff: Metric | None, what: Measure) -> str:
+def significance_vs_chance(
+    metrics: Metrics, keys: Iterable[str], aligned: Metric | None, diff: Metric | None, what: Measure
+) -> str:
     """`told` of a figure or mean of `keys`; GUESSED where what got better is, by its interval, no more than GUESSES.
 
     A model that knows nothing may still change which answer it always gives, and be right more often by it.
     """
-    found = told(diff, what.lower_is_better)
+    found = significance(diff, what.lower_is_better)
     if found != BETTER or what.lower_is_better or not aligned:
         return found
-    least = guessed(metrics, keys)
+    least = best_trivial(metrics, keys)
     return found if least is None or aligned.get("low", aligned["value"]) > least else GUESSED
 
 

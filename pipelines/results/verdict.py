@@ -22,17 +22,17 @@ from pipelines.results.summary import (
     figure,
     groups,
     interval,
-    judged,
     keys_of,
     languages_of,
     mean,
     mean_key,
-    moved,
+    paired_difference,
     percent,
     points,
     share,
+    significance,
+    significance_vs_chance,
     subject,
-    told,
     value,
 )
 
@@ -135,9 +135,13 @@ def by_group(metrics: Metrics, pivot: str = "eng_Latn") -> list[Group]:
             continue
         what, own = measure(task, metric), f"{task}/{pivot}/{metric}"
         aligned, other = figure(metrics, "aligned", own), figure(metrics, against, own)
-        if aligned and other and (diff := moved(metrics, against, [own])):
+        if aligned and other and (diff := paired_difference(metrics, against, [own])):
             change = share(diff, other) if what.relative else diff
-            out.append(Group("pivot", [pivot], own, aligned, change, judged(metrics, [own], aligned, diff, what)))
+            out.append(
+                Group(
+                    "pivot", [pivot], own, aligned, change, significance_vs_chance(metrics, [own], aligned, diff, what)
+                )
+            )
         of_task = metrics.get("task_groups", {}).get(task, {})
         for group, langs in {**metrics.get("groups", {}), **of_task}.items():
             key = mean_key(keys, group)
@@ -148,7 +152,9 @@ def by_group(metrics: Metrics, pivot: str = "eng_Latn") -> list[Group]:
                 continue
             change = share(diff, other) if what.relative else diff
             members = [item for item in keys if {*languages_of(item.split("/")[1])} <= {*langs, pivot}]
-            out.append(Group(group, langs, key, aligned, change, judged(metrics, members, aligned, diff, what)))
+            out.append(
+                Group(group, langs, key, aligned, change, significance_vs_chance(metrics, members, aligned, diff, what))
+            )
     return out
 
 
@@ -182,7 +188,7 @@ def _recall(metrics: Metrics, sentences: list[str]) -> str | None:
             sentences.append("Recall@1 after aligning is not a number: the model is broken.")
         return WORSE if keys else None
     against = {name: other for name in ("base", "control") if (other := mean(metrics, name, keys))}
-    diffs = {name: diff for name in against if (diff := moved(metrics, name, keys))}
+    diffs = {name: diff for name in against if (diff := paired_difference(metrics, name, keys))}
     text = f"Recall@1{at_layer(metrics)}"
     text += f", averaged over {len(keys)} pairs," if len(keys) > 1 else f" of {subject(keys[0])}"
     text += f" is {percent(aligned['value'])}{interval(aligned)} after aligning"
@@ -192,9 +198,9 @@ def _recall(metrics: Metrics, sentences: list[str]) -> str | None:
         for name, diff in diffs.items()
     ]
     text += "".join(f"{': ' if i == 0 else '; '}{part}" for i, part in enumerate(parts))
-    sentences.append(f"{text}.{_floors(metrics, keys)}")
-    _minority(metrics, keys, "pairs", sentences)
-    found = {name: told(diff) for name, diff in diffs.items()}
+    sentences.append(f"{text}.{_baseline_sentence(metrics, keys)}")
+    _regressions(metrics, keys, "pairs", sentences)
+    found = {name: significance(diff) for name, diff in diffs.items()}
     if WORSE in found.values():
         return WORSE
     if found and all(item == BETTER for item in found.values()):
@@ -215,15 +221,15 @@ def _loss(metrics: Metrics, pivot: str, sentences: list[str]) -> str | None:
         return WORSE
     if other is None:
         return None
-    diff = moved(metrics, against, [key])
+    diff = paired_difference(metrics, against, [key])
     change = share(diff, other) if diff else None
     text = f"{name} loss is {aligned['value']:.2f} nats per token"
     if change:
         side = "above" if change["value"] >= 0 else "below"
         text += f", {percent(abs(change['value']))} {side} {against}'s {other['value']:.2f}{interval(change)}"
     sentences.append(f"{text}, {_word(change, measure_of(key))}.")
-    _minority(metrics, [item for item in keys if item != key], "other languages", sentences)
-    return told(diff, lower_is_better=True)
+    _regressions(metrics, [item for item in keys if item != key], "other languages", sentences)
+    return significance(diff, lower_is_better=True)
 
 
 def _tasks(metrics: Metrics, sentences: list[str]) -> dict[str, str]:
@@ -234,18 +240,18 @@ def _tasks(metrics: Metrics, sentences: list[str]) -> dict[str, str]:
         if (task, metric) in (("retrieval", "recall@1"), ("loss", "nats_per_token")) or not is_result(task, metric):
             continue
         aligned, other = (mean(metrics, name, keys) for name in ("aligned", against))
-        diff = moved(metrics, against, keys)
+        diff = paired_difference(metrics, against, keys)
         if not aligned or not other or not diff:
             continue
         what, name = measure(task, metric), name_of(task, metric)
-        out[name] = judged(metrics, keys, aligned, diff, what)
+        out[name] = significance_vs_chance(metrics, keys, aligned, diff, what)
         change = (what.relative and share(diff, other)) or diff
         by, bounds = _size(change, what)
         text = f"{name}, averaged over {len(keys)}," if len(keys) > 1 else f"{name} of {subject(keys[0])}"
         text += f" is {_said(aligned, what)} after aligning, {by} {'above' if diff['value'] >= 0 else 'below'} "
         text += f"{against}'s{bounds}, {_word(change, what, out[name])}."
-        sentences.append(text[0].upper() + text[1:] + _floors(metrics, keys))
-        _minority(metrics, keys, "directions" if task == "translation" else "languages", sentences)
+        sentences.append(text[0].upper() + text[1:] + _baseline_sentence(metrics, keys))
+        _regressions(metrics, keys, "directions" if task == "translation" else "languages", sentences)
     return out
 
 
@@ -354,7 +360,8 @@ def _ruined(metrics: Metrics, pivot: str) -> tuple[str, list[str]]:
     if key not in metrics.get("aligned", {}) or other is None:
         return "", []
     if aligned is not None and (
-        aligned / other - 1 <= RUINED or told(moved(metrics, against, [key]), lower_is_better=True) != WORSE
+        aligned / other - 1 <= RUINED
+        or significance(paired_difference(metrics, against, [key]), lower_is_better=True) != WORSE
     ):
         return "", []
     by = "is not a number" if aligned is None else f"is {percent(aligned / other - 1)} above {against}'s"
@@ -374,14 +381,14 @@ def _invalid(metrics: Metrics, pivot: str) -> tuple[str, list[str]]:
     ]
 
 
-def _minority(metrics: Metrics, keys: list[str], what: str, sentences: list[str]) -> None:
+def _regressions(metrics: Metrics, keys: list[str], what: str, sentences: list[str]) -> None:
     """Append which of several subjects got worse than control; an average must not hide them."""
     against = reference(metrics)
     worse = []
     for key in keys:
         aligned, other = figure(metrics, "aligned", key), figure(metrics, against, key)
         lower = measure_of(key).lower_is_better
-        if other and (aligned is None or told(moved(metrics, against, [key]), lower) == WORSE):
+        if other and (aligned is None or significance(paired_difference(metrics, against, [key]), lower) == WORSE):
             worse.append(subject(key))
     if worse and len(keys) > 1:
         task, _, metric = keys[0].split("/", 2)
@@ -392,7 +399,7 @@ def _minority(metrics: Metrics, keys: list[str], what: str, sentences: list[str]
         sentences.append(f"{kind[0].upper()}{kind[1:]} is worse than {against}'s in {which}.")
 
 
-def _floors(metrics: Metrics, keys: list[str]) -> str:
+def _baseline_sentence(metrics: Metrics, keys: list[str]) -> str:
     """A sentence of what is had without learning, `` where nothing was measured."""
     found = [
         (said, _said({"value": floor["value"]}, measure_of(keys[0])))
@@ -431,7 +438,7 @@ def _bounds(item: Metric, sign: str) -> str:
 
 def _word(diff: Metric | None, what: Measure, known: str = "") -> str:
     """What is `known`, or told: `better`, `worse`, or that neither can be told and how much could have been."""
-    result = known or told(diff, what.lower_is_better)
+    result = known or significance(diff, what.lower_is_better)
     if result != SAME:
         return result
     text = "which cannot be told apart from no change"

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pipelines.errors import UserError
 from pipelines.languages import Pair
-from pipelines.progress import Tell, silent
+from pipelines.progress import ProgressCallback, no_progress
 from pipelines.registry import Plugin
 
 
@@ -35,7 +35,7 @@ class Source(Plugin):
     pin_is_whole: ClassVar[bool] = False
     """Whether `pin` alone identifies the data; else the settings enter the fingerprint of every pair as well."""
 
-    def prepare(self, pair: Pair, home: Path, tell: Tell = silent) -> None:
+    def prepare(self, pair: Pair, home: Path, on_progress: ProgressCallback = no_progress) -> None:
         """Do the slow part of `pin`, such as downloads, and say how far it is."""
 
     def pin(self, pair: Pair, home: Path) -> Any:

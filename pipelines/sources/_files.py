@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from pipelines.errors import UserError
 from pipelines.fetching.paths import content_hash, expand
 from pipelines.languages import Pair, parse
-from pipelines.progress import Tell, silent
+from pipelines.progress import ProgressCallback, no_progress
 from pipelines.schema import BITEXT
 from pipelines.sources import Source
 from pipelines.text.normalise import c1_replaced, has_c1
@@ -109,11 +109,11 @@ class FileSource(Source):
     def read(self, pair: Pair, codes: Codes) -> Iterator[Rows]:
         """The rows of `pair`, some at a time."""
 
-    def prepare(self, pair: Pair, home: Path, tell: Tell = silent) -> None:
+    def prepare(self, pair: Pair, home: Path, on_progress: ProgressCallback = no_progress) -> None:
         """Read every file once, for its hash; later calls find that done."""
         paths = self.found(pair)
         for done, path in enumerate(paths):
-            tell(done, len(paths), path)
+            on_progress(done, len(paths), path)
             content_hash(path)
 
     def pin(self, pair: Pair, home: Path) -> Any:

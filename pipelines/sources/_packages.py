@@ -13,11 +13,19 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.errors import UserError
-from pipelines.fetching.download import WORKERS, Got, Job, Remote, download_all, kept, probe_all
+from pipelines.fetching.download import (
+    WORKERS,
+    DownloadedFile,
+    DownloadJob,
+    Remote,
+    cached_path,
+    download_all,
+    probe_all,
+)
 from pipelines.fetching.ranged import Ranged, Unranged
 from pipelines.fetching.transport import DownloadError
 from pipelines.languages import Pair
-from pipelines.progress import Tell
+from pipelines.progress import ProgressCallback
 from pipelines.sources._files import Codes, Rows, batches
 from pipelines.sources._moses import NOT_STATED, Moses, check_zip, licence
 from pipelines.sources._releases import Release, offered
@@ -37,7 +45,7 @@ def _base(release: Release, home: Path) -> Path:
 
 def place(release: Release, home: Path) -> Path:
     """Where it is kept: a file, or a folder of blocks where only a part was fetched."""
-    file = kept(_base(release, home), release.etag, release.size)
+    file = cached_path(_base(release, home), release.etag, release.size)
     return file if release.window is None else file.with_name(f"{file.name}.blocks")
 
 
@@ -57,19 +65,21 @@ def states(releases: list[Release]) -> list[tuple[Any, ...]]:
     return [(*release.identity, release.etag, release.size) for release in releases]
 
 
-def fetched(wanted: list[tuple[Release, int | None]], pair: Pair, home: Path, tell: Tell) -> list[Release]:
+def fetched(
+    wanted: list[tuple[Release, int | None]], pair: Pair, home: Path, on_progress: ProgressCallback
+) -> list[Release]:
     """The releases, of each so many rows at least, with what is known only of what is here: ETag, size, SHA-256, rows
     and licence. All of one format."""
     out = _begun(wanted, pair, home)
     left = [i for i, release in enumerate(out) if release is None]
-    jobs = [Job(wanted[i][0].url, _base(wanted[i][0], home)) for i in left]
-    for i, got in zip(left, download_all(jobs, _check(wanted[0][0]), tell) if left else [], strict=True):
+    jobs = [DownloadJob(wanted[i][0].url, _base(wanted[i][0], home)) for i in left]
+    for i, got in zip(left, download_all(jobs, _check(wanted[0][0]), on_progress) if left else [], strict=True):
         out[i] = _looked_into(wanted[i][0], got, pair)
     done = [release for release in out if release]
     return _with_licences([release for release in done if release.format == "tmx"], pair, home) or done
 
 
-def _looked_into(release: Release, got: Got, pair: Pair) -> Release:
+def _looked_into(release: Release, got: DownloadedFile, pair: Pair) -> Release:
     """What is known only of the whole file."""
     known: dict[str, Any] = {"etag": got.etag, "size": got.size, "sha256": got.sha256, "window": None}
     if release.format == "tmx":
@@ -160,10 +170,10 @@ def _address(release: Release, pair: Pair) -> str:
 def fetched_again(releases: list[Release], pair: Pair, home: Path) -> None:
     """Bring back kept files that were deleted, just as the lock has them, from where the server has them now."""
     jobs = [
-        Job(
+        DownloadJob(
             _address(release, pair),
             _base(release, home),
-            Got(release.etag, release.size, release.sha256, place(release, home)),
+            DownloadedFile(release.etag, release.size, release.sha256, place(release, home)),
         )
         for release in releases
     ]
@@ -211,7 +221,7 @@ def _licence(offer: Release, home: Path) -> str:
         with _ranged(part, home, lambda: offer.url) as package:
             return licence(package)
     except Unranged:
-        (got,) = download_all([Job(offer.url, _base(offer, home))], check_zip)
+        (got,) = download_all([DownloadJob(offer.url, _base(offer, home))], check_zip)
         with zipfile.ZipFile(got.file) as package:
             return licence(package)
     finally:

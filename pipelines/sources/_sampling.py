@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pyarrow as pa
 
-from pipelines.text.segments import draws
+from pipelines.text.segments import seeded_order
 
 Held = list[tuple[pa.RecordBatch, np.ndarray]]
 
@@ -19,7 +19,7 @@ def drawn(batches: Iterable[pa.RecordBatch], rows: int, *salt: int | str) -> Ite
     held: Held = []
     place, count, bound = 0, 0, np.uint64(2**64 - 1)
     for batch in batches:
-        numbers = draws(np.arange(place, place + batch.num_rows, dtype=np.uint64), *salt)
+        numbers = seeded_order(np.arange(place, place + batch.num_rows, dtype=np.uint64), *salt)
         place += batch.num_rows
         few = numbers <= bound
         held.append((batch.filter(pa.array(few)), numbers[few]))

@@ -10,7 +10,7 @@ from pydantic import field_validator
 
 from pipelines.errors import UserError
 from pipelines.languages import Pair, parse
-from pipelines.progress import Tell, silent
+from pipelines.progress import ProgressCallback, no_progress
 from pipelines.sources import Source
 from pipelines.sources._files import Codes, batches
 from pipelines.sources._hub import HubData, codes_of
@@ -52,9 +52,9 @@ class Hub(HubData, Source):
                 f"both languages of at least one of {', '.join(map(str, pairs))}. Add columns or the pair."
             )
 
-    def prepare(self, pair: Pair, home: Path, tell: Tell = silent) -> None:
+    def prepare(self, pair: Pair, home: Path, on_progress: ProgressCallback = no_progress) -> None:
         """Fix the commit, and which configuration or files are the pair's; files are downloaded."""
-        tell(0, 0, self.path)
+        on_progress(0, 0, self.path)
         self.identity(home, codes_of(pair, self.languages))
         if self.data_files and not self.local:
             self.paths(home, codes_of(pair, self.languages))

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from pipelines.errors import UserError
 from pipelines.languages import Pair
-from pipelines.progress import Tell, silent
+from pipelines.progress import ProgressCallback, no_progress
 from pipelines.sources import Source
 from pipelines.sources._files import ROWS, Codes, batches
 from pipelines.sources._hub import HubData, names_of
@@ -70,10 +70,10 @@ class Instructions(HubData, Source):
                 f"the data call them."
             )
 
-    def prepare(self, pair: Pair, home: Path, tell: Tell = silent) -> None:
+    def prepare(self, pair: Pair, home: Path, on_progress: ProgressCallback = no_progress) -> None:
         """Fix the commit, and which configuration or files are the languages'; files are downloaded."""
         for done, lang in enumerate(pair):
-            tell(done, 2, f"{self.named}, {lang}")
+            on_progress(done, 2, f"{self.named}, {lang}")
             self.identity(home, self._codes(lang))
             if self.data_files and not self.local:
                 self.paths(home, self._codes(lang))

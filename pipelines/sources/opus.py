@@ -24,7 +24,7 @@ from pipelines.fetching import lock
 from pipelines.fetching.download import WORKERS
 from pipelines.fetching.transport import DownloadError
 from pipelines.languages import Pair, in_other_scripts, opus_codes
-from pipelines.progress import Tell, silent
+from pipelines.progress import ProgressCallback, no_progress
 from pipelines.sources import Source
 from pipelines.sources._moses import ROWS
 from pipelines.sources._packages import fetched, fetched_again, place, probed, read, states, whole
@@ -86,7 +86,7 @@ class Opus(Source):
     def corpora_named(self) -> list[str]:
         return self.corpora
 
-    def prepare(self, pair: Pair, home: Path, tell: Tell = silent) -> None:
+    def prepare(self, pair: Pair, home: Path, on_progress: ProgressCallback = no_progress) -> None:
         """Resolve what the lock file does not know of `pair` yet, and download it."""
         if not self._lacking(pair, lock.read(home, self.name, RELEASES)):
             return
@@ -104,7 +104,7 @@ class Opus(Source):
                 raise UserError(self._none(pair, offers))
             check_known([spec for spec in found if not found[spec]])
             wanted = [(release, self._rows(spec)) for spec, releases in found.items() for release in releases]
-            here = iter(fetched(wanted, pair, home, tell))
+            here = iter(fetched(wanted, pair, home, on_progress))
             for spec, releases in found.items():
                 new = [next(here) for _ in releases]
                 for release, held in zip(new, releases, strict=True):
@@ -141,7 +141,7 @@ class Opus(Source):
             if not new or states(old) == states(new):
                 continue
             with lock.editing(home, self.name, RELEASES) as entries:
-                fresh = fetched([(release, self._rows(spec)) for release in new], pair, home, silent)
+                fresh = fetched([(release, self._rows(spec)) for release in new], pair, home, no_progress)
                 entries[self._key(spec, pair)] = [release.model_dump() for release in fresh]
             if [release.content for release in old] != [release.content for release in fresh]:
                 moved.append(pair)

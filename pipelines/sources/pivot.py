@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field
 
 from pipelines.errors import UserError
 from pipelines.languages import Pair, parse
-from pipelines.progress import Tell, silent
+from pipelines.progress import ProgressCallback, no_progress
 from pipelines.registry import plugin_field
 from pipelines.schema import BITEXT
 from pipelines.sources import Source
@@ -70,10 +70,10 @@ class Pivot(Source):
         for source in self.sources:
             source.check(halves)
 
-    def prepare(self, pair: Pair, home: Path, tell: Tell = silent) -> None:
+    def prepare(self, pair: Pair, home: Path, on_progress: ProgressCallback = no_progress) -> None:
         for half in self._halves(pair):
             for source in self.sources:
-                source.prepare(half, home, tell)
+                source.prepare(half, home, on_progress)
 
     def pin(self, pair: Pair, home: Path) -> Any:
         return [[source.pin(half, home) for source in self.sources] for half in self._halves(pair)]

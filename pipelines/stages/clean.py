@@ -19,9 +19,9 @@ from pipelines.engine import mapped
 from pipelines.errors import UserError, error_context, with_batch_context
 from pipelines.filters import RANGE, Filter, ends
 from pipelines.languages import Pair
-from pipelines.progress import Tell, silent
+from pipelines.progress import ProgressCallback, no_progress
 from pipelines.schema import BITEXT, check
-from pipelines.storage.fingerprint import fingerprint
+from pipelines.storage.fingerprint import compute_fingerprint
 from pipelines.storage.ledger import KEPT, Sieve, empty, rebatch
 from pipelines.storage.store import Manifest, Store
 from pipelines.text.normalise import normalised
@@ -32,7 +32,7 @@ CHANGED = "changed"
 """Column of a scored batch: whether normalising changed either side."""
 
 
-def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manifest:
+def run(recipe: Recipe, store: Store, pair: Pair, on_progress: ProgressCallback = no_progress) -> Manifest:
     """Normalise the pair's raw rows and judge them by the recipe's filters, in order.
 
     A row is rejected by the first filter that drops it, with that filter's score; a kept row carries `score_<filter>`
@@ -41,11 +41,11 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
     upstream = store.require("raw_bitext", pair)
     chain: list[Filter] = recipe.corpus.filters
     inputs = {"raw_bitext": upstream.fingerprint}
-    print_ = fingerprint(__name__, {}, inputs, plugins=chain)
-    if done := store.unchanged("clean_bitext", pair, print_):
+    fingerprint = compute_fingerprint(__name__, {}, inputs, plugins=chain)
+    if done := store.unchanged("clean_bitext", pair, fingerprint):
         return done
     scored = {
-        f"score/{item.name}": fingerprint(
+        f"score/{item.name}": compute_fingerprint(
             "pipelines.text.normalise",
             {},
             inputs,
@@ -71,7 +71,7 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
                 notes += [note for note in before.numbers["notes"] if note.startswith(f"{item.name}: ")]
                 shutil.copytree(store.fetched("clean_bitext", pair, f"fit/{item.name}") / "fit" / item.name, folder)
                 continue
-            tell(0, 0, f"{item.name} learns")
+            on_progress(0, 0, f"{item.name} learns")
             folder.mkdir(parents=True)
             with LEARNING, error_context(f"filter '{item.name}', {pair}"):
                 notes += item.fit((_normalised(batch)[0] for batch in _raw(store, pair)), folder)
@@ -104,12 +104,12 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
             rows = sieve.sift(rows, went, decisive)
             out.write(rows)
             seen, kept = seen + batch.num_rows, kept + rows.num_rows
-            tell(seen, total, f"{kept:,} of {seen:,} rows kept")
+            on_progress(seen, total, f"{kept:,} of {seen:,} rows kept")
         if not kept and not recipe.corpus.allow_empty:
             raise UserError(sieve.none_left(f"clean_bitext of {pair}", total))
         out.write(sieve.samples.batch(), "samples")
         return out.commit(
-            print_,
+            fingerprint,
             recipe.resolved(),
             inputs={**inputs, **scored},
             ledger=sieve.rows(),

@@ -15,21 +15,21 @@ from pipelines.config import Recipe
 from pipelines.errors import UserError, with_batch_context
 from pipelines.languages import Pair
 from pipelines.licences import allowed
-from pipelines.progress import Tell, silent
+from pipelines.progress import ProgressCallback, no_progress
 from pipelines.registry import Plugin
 from pipelines.schema import BITEXT, EVAL_TEXT, check
 from pipelines.sources import Source
-from pipelines.storage.fingerprint import fingerprint, plugin_modules
+from pipelines.storage.fingerprint import compute_fingerprint, plugin_modules
 from pipelines.storage.ledger import Samples, empty
 from pipelines.storage.store import LedgerRow, Manifest, Store
 
 
-def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manifest:
+def run(recipe: Recipe, store: Store, pair: Pair, on_progress: ProgressCallback = no_progress) -> Manifest:
     """Write the rows that the sources have of `pair`, source by source, of the corpora whose licence is allowed."""
     sources, home, licences = recipe.corpus.sources, store.sources, recipe.corpus.licences
     for source in sources:
-        source.prepare(pair, home, tell)
-    print_ = fingerprint(
+        source.prepare(pair, home, on_progress)
+    fingerprint = compute_fingerprint(
         __name__,
         {
             "pair": str(pair),
@@ -41,7 +41,7 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
         modules=[name for source in sources if source.pin_is_whole for name in plugin_modules(source)],
         libraries=["pyarrow", *(name for s in sources for name in s.libraries)],
     )
-    if done := store.unchanged("raw_bitext", pair, print_):
+    if done := store.unchanged("raw_bitext", pair, fingerprint):
         return done
     seen, samples = _Seen(), Samples()
     known: dict[str, dict[str, Any]] = {}
@@ -66,7 +66,7 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
                 out.write(batch)
                 samples.see("kept", batch)
                 seen.add(batch)
-                tell(seen.rows, 0, f"{seen.rows:,} rows")
+                on_progress(seen.rows, 0, f"{seen.rows:,} rows")
             seen.came(counts, here)
             known |= {name: facts for name, facts in here.items() if name in counts}
         refused = {name: facts["licence"] for name, facts in known.items() if not allowed(facts["licence"], licences)}
@@ -75,7 +75,7 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
         if not seen.rows:
             out.write(empty(BITEXT))
         return out.commit(
-            print_,
+            fingerprint,
             recipe.resolved(),
             inputs=_releases(sources, [pair], home),
             ledger=seen.ledger(refused if licences is not None else None),
@@ -111,17 +111,17 @@ def _releases(sources: Iterable[Source], pairs: list[Pair], home: Path) -> dict[
     return {name: hashlib.sha256(json.dumps(state, default=str).encode()).hexdigest() for name, state in found.items()}
 
 
-def run_evals(recipe: Recipe, store: Store, tell: Tell = silent) -> Manifest:
+def run_evals(recipe: Recipe, store: Store, on_progress: ProgressCallback = no_progress) -> Manifest:
     """Write the held-out texts of all evals, eval by eval: what training must not see and evaluation asks."""
     pairs, home = recipe.corpus.pairs, store.sources
     inner = [value for item in recipe.eval for _, value in item if isinstance(value, Plugin)]  # such as its source
-    print_ = fingerprint(
+    fingerprint = compute_fingerprint(
         __name__,
         {"pairs": [str(pair) for pair in pairs], "pins": [item.pin(pairs, home) for item in recipe.eval]},
         {},
         plugins=[*recipe.eval, *inner],
     )
-    if done := store.unchanged("eval_text", None, print_):
+    if done := store.unchanged("eval_text", None, fingerprint):
         return done
     counts: Counter[str] = Counter()
     corpora: dict[str, dict[str, Any]] = {}
@@ -132,7 +132,7 @@ def run_evals(recipe: Recipe, store: Store, tell: Tell = silent) -> Manifest:
                 batch = check(found, EVAL_TEXT, f"eval '{item.name}'").select(EVAL_TEXT.names).cast(EVAL_TEXT)
                 out.write(batch)
                 counts.update(_count(batch["eval"]))
-                tell(counts.total(), 0, f"{counts.total():,} texts")
+                on_progress(counts.total(), 0, f"{counts.total():,} texts")
             if counts.total() == before:
                 raise UserError(
                     f"eval '{item.name}': found no text for {', '.join(map(str, pairs))}. Allowed: at least one. Give "
@@ -143,15 +143,15 @@ def run_evals(recipe: Recipe, store: Store, tell: Tell = silent) -> Manifest:
             out.write(empty(EVAL_TEXT))
         numbers = {"rows_out": counts.total()} | {f"texts/{name}": rows for name, rows in counts.items()}
         inputs = _releases([value for value in inner if isinstance(value, Source)], pairs, home)
-        return out.commit(print_, recipe.resolved(), inputs=inputs, numbers=numbers, corpora=corpora)
+        return out.commit(fingerprint, recipe.resolved(), inputs=inputs, numbers=numbers, corpora=corpora)
 
 
-def refresh(recipe: Recipe, store: Store, tell: Tell = silent) -> list[Pair]:
+def refresh(recipe: Recipe, store: Store, on_progress: ProgressCallback = no_progress) -> list[Pair]:
     """Ask upstream for newer releases of unpinned corpora and move the lock; the pairs concerned, in recipe order."""
     moved: set[Pair] = set()
     online = [source for source in recipe.corpus.sources if source.online]
     for done, source in enumerate(online):
-        tell(done, len(online), source.name)
+        on_progress(done, len(online), source.name)
         moved.update(source.refresh(recipe.corpus.pairs, store.sources))
     return [pair for pair in recipe.corpus.pairs if pair in moved]
 

@@ -11,25 +11,25 @@ from pipelines.config import Decontaminate, Recipe
 from pipelines.errors import UserError
 from pipelines.fetching.paths import content_hash
 from pipelines.languages import Pair
-from pipelines.progress import Tell, silent
-from pipelines.storage.fingerprint import fingerprint
+from pipelines.progress import ProgressCallback, no_progress
+from pipelines.storage.fingerprint import compute_fingerprint
 from pipelines.storage.ledger import KEPT, Sieve, rebatch
 from pipelines.storage.store import Manifest, Store
 from pipelines.text.identifying import held_out
 from pipelines.text.matching import match_key
-from pipelines.text.near import HeldOut
+from pipelines.text.near import HeldOutIndex
 from pipelines.text.text_files import file_lines
 
 EVALUATION, LIST = "evaluation", "list"
 
 
-def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manifest:
+def run(recipe: Recipe, store: Store, pair: Pair, on_progress: ProgressCallback = no_progress) -> Manifest:
     """Drop a row where either side is, or nearly is, an eval text in that side's language or a text of the lists."""
     upstream, eval_text = store.require("deduped_bitext", pair), store.require("eval_text")
     inputs = {"deduped_bitext": upstream.fingerprint, "eval_text": eval_text.content()}
     settings = recipe.corpus.decontaminate
-    print_ = fingerprint(__name__, pins(settings), inputs, libraries=("pyarrow", "numpy"))
-    if done := store.unchanged("decontaminated_bitext", pair, print_):
+    fingerprint = compute_fingerprint(__name__, pins(settings), inputs, libraries=("pyarrow", "numpy"))
+    if done := store.unchanged("decontaminated_bitext", pair, fingerprint):
         return done
     forbidden = [Forbidden(settings, store, lang) for lang in pair]
     steps = forbidden[0].steps
@@ -47,12 +47,12 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
             rows = sieve.sift(batch, went, pa.array(score, from_pandas=True))
             out.write(rows)
             seen, kept = seen + batch.num_rows, kept + rows.num_rows
-            tell(seen, total, f"{kept:,} of {seen:,} rows kept")
+            on_progress(seen, total, f"{kept:,} of {seen:,} rows kept")
         if not kept and not recipe.corpus.allow_empty:
             raise UserError(sieve.none_left(f"decontaminated_bitext of {pair}", total))
         out.write(sieve.samples.batch(), "samples")
         return out.commit(
-            print_,
+            fingerprint,
             recipe.resolved(),
             inputs=inputs,
             ledger=sieve.rows(),
@@ -113,9 +113,11 @@ def pins(settings: Decontaminate) -> dict[str, object]:
 
 
 @lru_cache(maxsize=8)
-def _index(texts: tuple[str, ...], lang: str, near: float, collections: tuple[tuple[str, ...], ...] = ()) -> HeldOut:
+def _index(
+    texts: tuple[str, ...], lang: str, near: float, collections: tuple[tuple[str, ...], ...] = ()
+) -> HeldOutIndex:
     """Kept, as the pivot's texts are the same in every pair."""
-    return HeldOut(pa.array(texts, pa.string()), lang, near, [pa.array(own, pa.string()) for own in collections])
+    return HeldOutIndex(pa.array(texts, pa.string()), lang, near, [pa.array(own, pa.string()) for own in collections])
 
 
 def _keys(texts: pa.ChunkedArray) -> pa.Array:

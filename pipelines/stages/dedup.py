@@ -16,8 +16,8 @@ from pipelines.config import Recipe
 from pipelines.engine import parallel
 from pipelines.errors import UserError
 from pipelines.languages import Pair
-from pipelines.progress import Tell, silent
-from pipelines.storage.fingerprint import fingerprint
+from pipelines.progress import ProgressCallback, no_progress
+from pipelines.storage.fingerprint import compute_fingerprint
 from pipelines.storage.ledger import KEPT, Sieve, rebatch
 from pipelines.storage.store import Manifest, Store
 from pipelines.text.matching import match_key
@@ -30,7 +30,7 @@ SIDES = {"pair": ("src", "tgt"), "src": ("src",), "tgt": ("tgt",)}
 KEYS = pa.schema([("rank", pa.int64()), ("src", pa.string()), ("tgt", pa.string())])
 
 
-def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manifest:
+def run(recipe: Recipe, store: Store, pair: Pair, on_progress: ProgressCallback = no_progress) -> Manifest:
     """Keep the best row of those that share a match key, then of those that nearly do; the order of arrival stays.
 
     The best is the one with the highest score in the recipe's quality column; among equals, or without that column,
@@ -39,13 +39,13 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
     upstream = store.require("clean_bitext", pair)
     settings = recipe.corpus.dedup
     quality = recipe.corpus.quality_column
-    print_ = fingerprint(
+    fingerprint = compute_fingerprint(
         __name__,
         {**settings.model_dump(mode="json"), "quality": quality},
         {"clean_bitext": upstream.fingerprint},
         libraries=("pyarrow", "duckdb", "numpy", "rensa"),
     )
-    if done := store.unchanged("deduped_bitext", pair, print_):
+    if done := store.unchanged("deduped_bitext", pair, fingerprint):
         return done
     near = [] if settings.near is None else [(on, settings.near) for on in settings.on]
     steps = [*(_step(STEP, on) for on in settings.on), *(_step(NEAR, on) for on, _ in near)]
@@ -56,13 +56,13 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
         went = np.zeros(total, dtype=np.uint8)  # by which step, counted from 1; 0 stays
         score = np.full(total, np.nan)
         with connection(out.path / "duckdb") as duck:
-            tell(0, total, "looking for equal rows")
+            on_progress(0, total, "looking for equal rows")
             for number, left in enumerate(_exact(duck, store, pair, settings.on, rank), start=1):
                 stays = np.zeros(total, dtype=bool)
                 stays[left] = True
                 went[~stays & (went == 0)] = number
             for number, (on, threshold) in enumerate(near, start=1 + len(settings.on)):
-                tell(0, total, "looking for nearly equal rows")
+                on_progress(0, total, "looking for nearly equal rows")
                 rows = np.flatnonzero(went == 0)
                 columns = partial(_remaining, store, pair, SIDES[on], went == 0)
                 sizes = [size(lang) for side, lang in zip(SIDES["pair"], pair, strict=True) if side in SIDES[on]]
@@ -75,12 +75,12 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
             rows = sieve.sift(batch, went[here], pa.array(score[here], from_pandas=True))
             out.write(rows)
             seen, kept = seen + batch.num_rows, kept + rows.num_rows
-            tell(seen, total, f"{kept:,} of {seen:,} rows kept")
+            on_progress(seen, total, f"{kept:,} of {seen:,} rows kept")
         if not kept and not recipe.corpus.allow_empty:
             raise UserError(sieve.none_left(f"deduped_bitext of {pair}", total))
         out.write(sieve.samples.batch(), "samples")
         return out.commit(
-            print_,
+            fingerprint,
             recipe.resolved(),
             inputs={"clean_bitext": upstream.fingerprint},
             ledger=sieve.rows(),

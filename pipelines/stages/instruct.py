@@ -15,10 +15,10 @@ from pipelines.errors import UserError, with_batch_context
 from pipelines.instructions import RENDERED, InstructionType
 from pipelines.languages import Pair
 from pipelines.licences import require
-from pipelines.progress import Tell, silent
+from pipelines.progress import ProgressCallback, no_progress
 from pipelines.schema import INSTRUCTION, check
 from pipelines.stages.decontaminate import EVALUATION, Forbidden, pins
-from pipelines.storage.fingerprint import fingerprint
+from pipelines.storage.fingerprint import compute_fingerprint
 from pipelines.storage.ledger import KEPT, Samples, empty, rebatch
 from pipelines.storage.store import LedgerRow, Manifest, Store
 from pipelines.text.identifying import Conversation, Frequency, identifying, sentence_keys
@@ -30,7 +30,7 @@ STORED = INSTRUCTION.append(pa.field("keys", pa.list_(pa.uint64()), nullable=Fal
 """INSTRUCTION and the keys of the texts that identify a row: by them the mix keeps dev text out of training."""
 
 
-def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manifest:
+def run(recipe: Recipe, store: Store, pair: Pair, on_progress: ProgressCallback = no_progress) -> Manifest:
     """Render every row once per instruction type, and drop what was made of a text training must not hold.
 
     The bitext no longer holds such texts, data of the types' own may: of these rows the texts that identify them are
@@ -44,14 +44,14 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
     settings = {"seed": recipe.seed, "pins": [item.pin(pair, store.sources) for item in types]}
     settings["decontaminate"] = pins(recipe.corpus.decontaminate)
     settings["names"] = [languages.name(lang, tuple(recipe.corpus.languages)) for lang in pair]
-    print_ = fingerprint(
+    fingerprint = compute_fingerprint(
         __name__,
         settings,
         inputs,
         plugins=types,
         libraries=("pyarrow", "numpy"),
     )
-    if done := store.unchanged("instructions", pair, print_):
+    if done := store.unchanged("instructions", pair, fingerprint):
         return done
     forbidden = [Forbidden(recipe.corpus.decontaminate, store, lang) for lang in pair]
     steps = forbidden[0].steps
@@ -63,7 +63,7 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
     with store.writing("instructions", pair) as out:
         out.write(empty(STORED))
         for item in types:
-            rendered = _rendered(item, recipe, store, pair, tell, rows_in)
+            rendered = _rendered(item, recipe, store, pair, on_progress, rows_in)
             for batch in rebatch(with_batch_context(rendered, f"instruction type '{item.name}', {pair}")):
                 identifying_texts = batch[IDENTIFYING.name]
                 gone = np.zeros(batch.num_rows, dtype=bool)
@@ -91,7 +91,7 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
             for n, lost in [(into[step, item.name], dropped[step, item.name])]
         ]
         return out.commit(
-            print_,
+            fingerprint,
             recipe.resolved(),
             inputs=inputs,
             ledger=ledger,
@@ -106,7 +106,7 @@ def run(recipe: Recipe, store: Store, pair: Pair, tell: Tell = silent) -> Manife
 
 
 def _rendered(
-    item: InstructionType, recipe: Recipe, store: Store, pair: Pair, tell: Tell, total: int
+    item: InstructionType, recipe: Recipe, store: Store, pair: Pair, on_progress: ProgressCallback, total: int
 ) -> Iterator[pa.RecordBatch]:
     """RENDERED batches of one instruction type, of the bitext and then of its own data, with the column IDENTIFYING."""
     rng, seen = generator(recipe.seed, __name__, str(pair), item.name), 0
@@ -115,7 +115,7 @@ def _rendered(
         rows = check(item.render(batch, rng), RENDERED, f"instruction type '{item.name}'")
         yield rows.append_column(IDENTIFYING, rows["segments"])
         seen += batch.num_rows
-        tell(seen, total, item.name)
+        on_progress(seen, total, item.name)
     found, owners, count = list[np.ndarray](), list[np.ndarray](), 0
     for rows in _own_data(item, pair, copy.deepcopy(rng), store):  # which sentences are common, a first pass shows
         keys_of_batch, numbers = sentence_keys(rows["segments"].to_pylist())

@@ -28,16 +28,16 @@ from pipelines.engine import mapped
 from pipelines.errors import UserError
 from pipelines.languages import Pair
 from pipelines.licences import gathered
-from pipelines.progress import Tell, silent
+from pipelines.progress import ProgressCallback, no_progress
 from pipelines.report import data_card
 from pipelines.schema import BITEXT, INSTRUCTION
 from pipelines.stages import budget
 from pipelines.stages.dedup import connection
 from pipelines.stages.instruct import as_samples
-from pipelines.storage.fingerprint import fingerprint
+from pipelines.storage.fingerprint import compute_fingerprint
 from pipelines.storage.ledger import BATCH_ROWS, SAMPLE_ROWS, Samples, empty, shortened
 from pipelines.storage.store import MAIN, LedgerRow, Manifest, Store, sha256
-from pipelines.text.segments import NONE, digests, draws, keys
+from pipelines.text.segments import NONE, digests, keys, seeded_order
 
 MEMORY, THREADS = "400MB", 2  # of DuckDB, which needs some 125 MB a thread and spills what it cannot hold
 DEV_SHARE = 0.1
@@ -51,7 +51,7 @@ STEPS = ("dev", "dev_overlap", "repeat", "cap", "budget")
 """Why a row is not taken, in this order."""
 
 
-class Places(NamedTuple):
+class RowAssignments(NamedTuple):
     """Rows of one part by pair and row, ascending, and where in the part each goes."""
 
     pair: np.ndarray
@@ -59,12 +59,12 @@ class Places(NamedTuple):
     position: np.ndarray
     turned: np.ndarray
 
-    def of(self, pair: int) -> "Places":
+    def of(self, pair: int) -> "RowAssignments":
         start, stop = np.searchsorted(self.pair, [pair, pair + 1])
-        return Places(*(column[start:stop] for column in self))
+        return RowAssignments(*(column[start:stop] for column in self))
 
 
-def run(recipe: Recipe, store: Store, tell: Tell = silent) -> Manifest:
+def run(recipe: Recipe, store: Store, on_progress: ProgressCallback = no_progress) -> Manifest:
     """Set dev rows aside, divide the budget among kinds and pairs, and write what each may give in a shuffled order."""
     corpus = recipe.corpus
     pairs = sorted(corpus.pairs)
@@ -90,22 +90,22 @@ def run(recipe: Recipe, store: Store, tell: Tell = silent) -> Manifest:
         "cells": {task.name: task.cells for task in corpus.tasks},
         "quality": corpus.quality_column if corpus.budget.order == "quality" else None,
     }
-    print_ = fingerprint(
+    fingerprint = compute_fingerprint(
         __name__,
         settings,
         inputs,
         libraries=("pyarrow", "duckdb", "numpy", *(("sentencepiece", "tokenizers") if tokenizer else ())),
     )
-    if done := store.unchanged("training_mix", None, print_):
+    if done := store.unchanged("training_mix", None, fingerprint):
         return done
     with store.writing("training_mix") as out:
         with connection(out.path / "duckdb") as duck:
             duck.execute(f"SET memory_limit = '{MEMORY}'; SET threads = {THREADS}")
             names = dict[str, int]()
             count = budget.counter(corpus.budget) if corpus.budget.tokens else None
-            _load_bitext(duck, recipe, store, pairs, names, count, tell)
+            _load_bitext(duck, recipe, store, pairs, names, count, on_progress)
             held = _set_dev_aside(duck, corpus.dev_rows)
-            _load_instructions(duck, recipe, store, places, kinds, names, held, count, tell)
+            _load_instructions(duck, recipe, store, places, kinds, names, held, count, on_progress)
             receipts = budget.choose(duck, corpus.budget, kinds, places, list(names))
             receipts = receipts._replace(pairs=list(compress(receipts.pairs, _may_give(corpus, places))))
             if not receipts.kinds[0]["taken"] and not corpus.allow_empty:
@@ -117,7 +117,7 @@ def run(recipe: Recipe, store: Store, tell: Tell = silent) -> Manifest:
             chosen = _chosen(duck, corpus, turn=corpus.budget.directions == "both")
             dropped = _dropped(duck, store, places, kinds)
         samples = Samples()
-        for part, batch in _shuffled(out.path, store, places, chosen, tell):
+        for part, batch in _shuffled(out.path, store, places, chosen, on_progress):
             out.write(batch, part)
             if part == "bitext":
                 samples.see("kept", batch)
@@ -140,7 +140,7 @@ def run(recipe: Recipe, store: Store, tell: Tell = silent) -> Manifest:
             data_card.card(recipe, out.rows(), numbers, provenance, ledger), encoding="utf-8"
         )
         return out.commit(
-            print_,
+            fingerprint,
             recipe.resolved(),
             inputs=inputs,
             ledger=ledger,
@@ -157,7 +157,7 @@ def _load_bitext(
     pairs: list[Pair],
     names: dict[str, int],
     count: budget.Count | None,
-    tell: Tell,
+    on_progress: ProgressCallback,
 ) -> None:
     """Table bitext: one row per row, with its number within the pair, its keys, draws and score."""
     duck.execute(
@@ -166,7 +166,7 @@ def _load_bitext(
     )
     quality = recipe.corpus.quality_column if recipe.corpus.budget.order == "quality" else None
     work = partial(_bitext_numbers, seed=recipe.seed, pivot=recipe.corpus.pivot, quality=quality, count=count)
-    for number, rows in _numbered(work, store, "decontaminated_bitext", pairs, names, tell):
+    for number, rows in _numbered(work, store, "decontaminated_bitext", pairs, names, on_progress):
         _insert(duck, "bitext", number, rows)
 
 
@@ -175,16 +175,16 @@ def _bitext_numbers(
 ) -> pa.RecordBatch:
     n = batch.num_rows
     side = {name: keys(batch[name]) for name in ("src", "tgt")}
-    content = draws(side["src"], "src") ^ draws(side["tgt"], "tgt")
+    content = seeded_order(side["src"], "src") ^ seeded_order(side["tgt"], "tgt")
     of_pivot = "tgt" if n and batch["tgt_lang"][0].as_py() == pivot else "src"
     return pa.record_batch(
         {
             "corpus": batch["corpus"],
             "src_key": side["src"],
             "tgt_key": side["tgt"],
-            "held": draws(side[of_pivot], seed, "dev"),
-            "pick": draws(content, seed, "pick"),
-            "place": draws(content, seed, "place"),
+            "held": seeded_order(side[of_pivot], seed, "dev"),
+            "pick": seeded_order(content, seed, "pick"),
+            "place": seeded_order(content, seed, "place"),
             "score": batch[quality] if quality else pa.nulls(n, pa.float64()),
             "cost": count(batch["src"]) + count(batch["tgt"]) if count else np.ones(n, np.int64),
         }
@@ -203,14 +203,14 @@ def _stored(store: Store, asset: str, place: Place) -> Iterator[pa.RecordBatch]:
 
 
 def _numbered(
-    work: Any, store: Store, asset: str, places: Sequence[Place], names: dict[str, int], tell: Tell
+    work: Any, store: Store, asset: str, places: Sequence[Place], names: dict[str, int], on_progress: ProgressCallback
 ) -> Iterator[tuple[int, pa.Table]]:
     """(number of the place, `work` of a batch with the row numbers), in order; corpora become numbers in `names`."""
     begun = deque[tuple[int, int]]()
 
     def batches() -> Iterator[pa.RecordBatch]:
         for number, place in enumerate(places):
-            tell(number, len(places), f"reading {asset} of {place}")
+            on_progress(number, len(places), f"reading {asset} of {place}")
             start = 0
             for batch in _stored(store, asset, place):
                 if batch.num_rows:
@@ -270,7 +270,7 @@ def _load_instructions(
     names: dict[str, int],
     held: np.ndarray,
     count: budget.Count | None,
-    tell: Tell,
+    on_progress: ProgressCallback,
 ) -> None:
     """Add the conversations to table offers. Of those that say the same one is free, in a pair that a draw decides."""
     duck.execute(
@@ -278,8 +278,8 @@ def _load_instructions(
         " content UBIGINT, owner UBIGINT, pick UBIGINT, place UBIGINT, cost INTEGER)"
     )
     work = partial(_instruction_numbers, seed=recipe.seed, kinds=kinds, held=held, count=count)
-    for number, rows in _numbered(work, store, "instructions", places, names, tell):
-        owner = draws(rows["content"].to_numpy(), recipe.seed, "owner", str(places[number]))
+    for number, rows in _numbered(work, store, "instructions", places, names, on_progress):
+        owner = seeded_order(rows["content"].to_numpy(), recipe.seed, "owner", str(places[number]))
         _insert(duck, "instructions", number, rows.append_column("owner", [owner]))
     duck.execute(
         """
@@ -313,8 +313,8 @@ def _instruction_numbers(
             "corpus": batch["corpus"],
             "overlap": np.bincount(pc.list_parent_indices(batch["keys"]).to_numpy()[found], minlength=n) > 0,
             "content": content,
-            "pick": draws(content, seed, "pick"),
-            "place": draws(content, seed, "place"),
+            "pick": seeded_order(content, seed, "pick"),
+            "place": seeded_order(content, seed, "place"),
             "cost": cost,
         }
     )
@@ -331,7 +331,7 @@ def _among(values: np.ndarray, ascending: np.ndarray) -> np.ndarray:
     return ascending[np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)] == values
 
 
-def _chosen(duck: duckdb.DuckDBPyConnection, corpus: CorpusConfig, turn: bool) -> dict[str, Places]:
+def _chosen(duck: duckdb.DuckDBPyConnection, corpus: CorpusConfig, turn: bool) -> dict[str, RowAssignments]:
     """Where each row of each part goes: in the order of a draw."""
     first_task = 1 + len(corpus.instructions)
     queries = {
@@ -346,7 +346,7 @@ def _chosen(duck: duckdb.DuckDBPyConnection, corpus: CorpusConfig, turn: bool) -
         found = duck.sql(f"{query} ORDER BY pair, row").fetchnumpy()
         position = np.empty(len(found["row"]), np.int32)
         position[np.argsort(found["place"], kind="stable")] = np.arange(len(position))
-        out[part] = Places(found["pair"], found["row"], position, found["turned"])
+        out[part] = RowAssignments(found["pair"], found["row"], position, found["turned"])
     return out
 
 
@@ -378,7 +378,7 @@ def _dropped(
 
 
 def _shuffled(
-    folder: Path, store: Store, places: list[Place], chosen: dict[str, Places], tell: Tell
+    folder: Path, store: Store, places: list[Place], chosen: dict[str, RowAssignments], on_progress: ProgressCallback
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
     """(part, batch) in the order of `chosen` and of positions; every part begins with an empty batch."""
     pairs = [place for place in places if isinstance(place, Pair)]  # the first of them
@@ -387,13 +387,20 @@ def _shuffled(
             ("decontaminated_bitext", pairs, ("bitext", "dev")),
             ("instructions", places, ("instructions", "tasks")),
         ):
-            _spread(Path(scratch), store, asset, whose, {part: chosen[part] for part in parts if part in chosen}, tell)
+            _spread(
+                Path(scratch),
+                store,
+                asset,
+                whose,
+                {part: chosen[part] for part in parts if part in chosen},
+                on_progress,
+            )
         for part in chosen:
             schema = PARTS[part]
             yield part, empty(schema)
             rows = len(chosen[part].row)
             for start in range(0, rows, BATCH_ROWS):
-                tell(start, rows, f"writing {part}")
+                on_progress(start, rows, f"writing {part}")
                 with pa.ipc.open_stream(pa.OSFile(str(_file(Path(scratch), part, start)))) as stream:
                     found = stream.read_all().combine_chunks()
                 order = np.argsort(found["position"].to_numpy())
@@ -402,7 +409,12 @@ def _shuffled(
 
 
 def _spread(
-    folder: Path, store: Store, asset: str, whose: Sequence[Place], parts: dict[str, Places], tell: Tell
+    folder: Path,
+    store: Store,
+    asset: str,
+    whose: Sequence[Place],
+    parts: dict[str, RowAssignments],
+    on_progress: ProgressCallback,
 ) -> None:
     """Write the rows taken with their positions, each to the file of the batch it goes to."""
     with ExitStack() as stack:
@@ -418,7 +430,7 @@ def _spread(
             for part, places in parts.items()
         }
         for number, place in enumerate(whose):
-            tell(number, len(whose), f"reading {asset} of {place} again")
+            on_progress(number, len(whose), f"reading {asset} of {place} again")
             own = {part: places.of(number) for part, places in parts.items()}
             start = 0
             for batch in _stored(store, asset, place):
@@ -436,7 +448,7 @@ def _file(folder: Path, part: str, start: int) -> Path:
     return folder / f"{part}-{start // BATCH_ROWS:05}.arrow"
 
 
-def _taken(batch: pa.RecordBatch, start: int, places: Places) -> pa.RecordBatch:
+def _taken(batch: pa.RecordBatch, start: int, places: RowAssignments) -> pa.RecordBatch:
     """The rows of a batch that are taken, by their positions; `start` is the number of its first row."""
     first, last = np.searchsorted(places.row, [start, start + batch.num_rows])
     order = first + np.argsort(places.position[first:last])

@@ -17,15 +17,15 @@ from pipelines.errors import UserError
 from pipelines.instructions import RENDERED
 from pipelines.languages import name
 from pipelines.licences import gathered, require
-from pipelines.progress import Tell, silent
+from pipelines.progress import ProgressCallback, no_progress
 from pipelines.stages.decontaminate import Forbidden, pins
 from pipelines.stages.instruct import STORED, as_samples, as_stored, overlapping
-from pipelines.storage.fingerprint import fingerprint
+from pipelines.storage.fingerprint import compute_fingerprint
 from pipelines.storage.ledger import BATCH_ROWS, KEPT, SAMPLE_ROWS, Samples, empty
 from pipelines.storage.store import LedgerRow, Manifest, Store, Writer
 from pipelines.tasks import Example, Task
 from pipelines.text.identifying import Conversation, Frequency, identifying, sentence_keys
-from pipelines.text.segments import NONE, digests, draws, keys
+from pipelines.text.segments import NONE, digests, keys, seeded_order
 
 DEV = "dev"
 DEV_SHARE = 0.1
@@ -57,26 +57,26 @@ class Cell(NamedTuple):
     """int [M]: whose text it is."""
 
 
-def run(recipe: Recipe, store: Store, tell: Tell = silent) -> Manifest:
+def run(recipe: Recipe, store: Store, on_progress: ProgressCallback = no_progress) -> Manifest:
     """Write what each task asks and answers, without what the recipe's evals hold, and set dev apart."""
     tasks: list[Task] = recipe.corpus.tasks
     home, eval_text = store.sources, store.require("eval_text")
     for task in tasks:
-        task.prepare(home, tell)
+        task.prepare(home, on_progress)
         require(task.provenance(home), recipe.corpus.licences, f"task '{task.name}'")
     inputs = {"eval_text": eval_text.content()}
     settings = {"seed": recipe.seed, "pins": [task.pin(home) for task in tasks]}
     settings["decontaminate"] = pins(recipe.corpus.decontaminate)
     named = sorted({lang for cell in recipe.corpus.task_cells for lang in cell.split("-")})
     settings["names"] = [name(lang, tuple(recipe.corpus.languages)) for lang in named]
-    print_ = fingerprint(
+    fingerprint = compute_fingerprint(
         __name__,
         settings,
         inputs,
         plugins=tasks,
         libraries=("pyarrow", "numpy"),
     )
-    if done := store.unchanged("task_data", None, print_):
+    if done := store.unchanged("task_data", None, fingerprint):
         return done
     ledger: list[LedgerRow] = []
     samples = Samples()
@@ -85,7 +85,7 @@ def run(recipe: Recipe, store: Store, tell: Tell = silent) -> Manifest:
         for part in (DEV, *recipe.corpus.task_cells):
             out.write(empty(STORED), part)
         for task in tasks:
-            cells = [_read(task, cell, store, tell) for cell in task.cells]
+            cells = [_read(task, cell, store, on_progress) for cell in task.cells]
             fates_by_cell = zip(task.cells, cells, _fates(task, cells, recipe.seed), strict=True)
             of_task = list[LedgerRow]()
             for cell, read, fates in fates_by_cell:
@@ -100,7 +100,7 @@ def run(recipe: Recipe, store: Store, tell: Tell = silent) -> Manifest:
             ledger += of_task
         out.write(samples.batch(), "samples")
         return out.commit(
-            print_,
+            fingerprint,
             recipe.resolved(),
             inputs=inputs,
             ledger=ledger,
@@ -123,7 +123,7 @@ def _none_left(task: Task, examples: int, ledger: Sequence[LedgerRow]) -> str:
     )
 
 
-def _read(task: Task, cell: str, store: Store, tell: Tell) -> Cell:
+def _read(task: Task, cell: str, store: Store, on_progress: ProgressCallback) -> Cell:
     """Two passes: which sentences are common is known only after the first."""
     items, found, owners, count = list[np.ndarray](), list[np.ndarray](), list[np.ndarray](), 0
     for examples in _chunks(task, cell, store):
@@ -132,7 +132,7 @@ def _read(task: Task, cell: str, store: Store, tell: Tell) -> Cell:
         found.append(keys_of_chunk)
         owners.append(numbers + count)
         count += len(examples)
-        tell(0, 0, f"{task.name}, {cell}: {count:,} examples")
+        on_progress(0, 0, f"{task.name}, {cell}: {count:,} examples")
     all_items = np.concatenate(items)
     frequency = Frequency(all_items[np.concatenate(owners)], np.concatenate(found))
     found, owners, count = [], [], 0
@@ -170,7 +170,7 @@ def _fates(task: Task, cells: Sequence[Cell], seed: int) -> list[np.ndarray]:
         fates[shared[~here[shared]]] = OVERLAP
         free = np.unique(cell.items[fates == TRAIN])
         if task.rows is not None and len(free) > task.rows:
-            chosen = free[np.argsort(draws(free, seed, "task"), kind="stable")[: task.rows]]
+            chosen = free[np.argsort(seeded_order(free, seed, "task"), kind="stable")[: task.rows]]
             fates[(fates == TRAIN) & ~np.isin(cell.items, chosen)] = OVER
         out.append(fates)
     return out
@@ -180,7 +180,7 @@ def _aside(items: np.ndarray, rows: int, seed: int) -> np.ndarray:
     """The items that become dev: those with the smallest draws."""
     distinct = np.unique(items)
     count = min(rows, int(len(distinct) * DEV_SHARE))
-    return distinct[np.argsort(draws(distinct, seed, "task dev"), kind="stable")[:count]]
+    return distinct[np.argsort(seeded_order(distinct, seed, "task dev"), kind="stable")[:count]]
 
 
 def _write(

@@ -63,7 +63,7 @@ NEUTRAL = frozenset(
 """Modules that decide nothing of a dataset's content: neither hashed nor followed."""
 
 
-def fingerprint(
+def compute_fingerprint(
     stage: str,
     settings: Any,
     inputs: dict[str, str],

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from pipelines.errors import UserError
 from pipelines.languages import parse
-from pipelines.progress import Tell, silent
+from pipelines.progress import ProgressCallback, no_progress
 from pipelines.registry import Plugin
 
 Message = dict[str, str]
@@ -84,7 +84,7 @@ class Task(Plugin):
     def check(self) -> None:
         """Raise ValueError, before any work starts, where there can be no examples."""
 
-    def prepare(self, home: Path, tell: Tell = silent) -> None:
+    def prepare(self, home: Path, on_progress: ProgressCallback = no_progress) -> None:
         """Do the slow part of `pin`, such as downloads. `home` is as for sources."""
 
     def pin(self, home: Path) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, ClassVar
 
 from pipelines.errors import UserError
 from pipelines.languages import parse
-from pipelines.progress import Tell, silent
+from pipelines.progress import ProgressCallback, no_progress
 from pipelines.sources._hub import HubData, names_of
 from pipelines.tasks import Languages, Task
 from pipelines.text.text_files import numbered_lines, objects, packed, reading, repaired, streams, unpacked_name
@@ -59,10 +59,10 @@ class DataTask(HubData, Task):
             for lang in self.train:
                 self._required(lang, Path())
 
-    def prepare(self, home: Path, tell: Tell = silent) -> None:
+    def prepare(self, home: Path, on_progress: ProgressCallback = no_progress) -> None:
         """Fix the commit, and which configuration or files are the languages'; files are downloaded."""
         for done, lang in enumerate(self.train):
-            tell(done, len(self.train), f"{self.named}, {lang}")
+            on_progress(done, len(self.train), f"{self.named}, {lang}")
             self.identity(home, self._codes(lang))
             if self.data_files and not self.local:
                 self.paths(home, self._codes(lang))

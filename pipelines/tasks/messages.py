@@ -13,7 +13,7 @@ from pipelines.errors import UserError
 from pipelines.languages import parse
 from pipelines.tasks import Example, Message
 from pipelines.tasks._files import DataTask
-from pipelines.text.segments import pieces
+from pipelines.text.segments import texts_and_sentences
 
 ROLES = ("system", "user", "assistant")
 Column = Literal["id", "lang", "messages", "prompt", "answer"]
@@ -64,7 +64,7 @@ class Messages(DataTask):
     def segments(self, example: Example) -> list[str]:
         """The whole prompt, every message but those of the system, and the sentences in them."""
         asked = [turn["content"] for turn in example.given if turn["role"] != "system"]
-        return pieces(["\n".join(asked), *asked, example.gold])
+        return texts_and_sentences(["\n".join(asked), *asked, example.gold])
 
     def _called(self, column: Column) -> str:
         return self.columns.get(column, column)

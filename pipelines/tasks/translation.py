@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 from pipelines.errors import UserError
 from pipelines.filters.script import in_own_scripts
 from pipelines.languages import Pair, name
-from pipelines.progress import Tell, silent
+from pipelines.progress import ProgressCallback, no_progress
 from pipelines.registry import plugin_field
 from pipelines.sources import Source
 from pipelines.tasks import Example, Message, Task
@@ -51,9 +51,9 @@ class Translation(Task):
     def check(self) -> None:
         self.source.check(self.train)
 
-    def prepare(self, home: Path, tell: Tell = silent) -> None:
+    def prepare(self, home: Path, on_progress: ProgressCallback = no_progress) -> None:
         for pair in self.train:
-            self.source.prepare(pair, home, tell)
+            self.source.prepare(pair, home, on_progress)
 
     def pin(self, home: Path) -> Any:
         return [self.source.pin(pair, home) for pair in self.train]

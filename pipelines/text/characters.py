@@ -88,7 +88,7 @@ def mapped(points: np.ndarray, table: np.ndarray) -> np.ndarray:
     return np.asarray(pc.take(pa.array(table), pa.array(points), boundscheck=False))
 
 
-def remembered(derive: Callable[[pa.Array], T]) -> Callable[[pa.Array], T]:
+def memoize_column(derive: Callable[[pa.Array], T]) -> Callable[[pa.Array], T]:
     """`derive` with its last few results at hand: the filters of a batch ask for the same of one column."""
     own = threading.local()
 
@@ -105,7 +105,7 @@ def remembered(derive: Callable[[pa.Array], T]) -> Callable[[pa.Array], T]:
     return found
 
 
-read = remembered(Characters.of)
+decode_column = memoize_column(Characters.of)
 """The characters of a column, read once for all who ask of it."""
 
 

@@ -233,7 +233,7 @@ def shared(left: Shingles, a: np.ndarray, right: Shingles, b: np.ndarray) -> tup
     return both, np.bincount(pairs[~second], minlength=len(a)), np.bincount(pairs[second], minlength=len(a))
 
 
-class HeldOut:
+class HeldOutIndex:
     """Texts of one language that others must not hold, and the search for those that do.
 
     The join is exact. Of a text of n shingles at least m = ceil(threshold * n) must be found, so of its n - m + r

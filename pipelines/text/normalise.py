@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.text.characters import C1, DROPPED, JOINING, SPACE, SPACES, STACKED, UNUSUAL, nfc, read
+from pipelines.text.characters import C1, DROPPED, JOINING, SPACE, SPACES, STACKED, UNUSUAL, decode_column, nfc
 
 NEL = "\x85"
 WINDOWS_1252 = {code: bytes([code]).decode("cp1252", "replace").replace("\ufffd", " ") for code in range(0x80, 0xA0)}
@@ -66,7 +66,7 @@ def normalised(texts: pa.Array) -> pa.Array:
 
 def _unsure(texts: pa.Array) -> np.ndarray:
     """bool [N]: whether each text may not be normalised yet; of most texts the characters say that they are."""
-    text = read(texts)
+    text = decode_column(texts)
     odd = text.kind & (UNUSUAL | JOINING)
     odd[text.last] = 0
     # A space at either end stands beside the line feed between texts.

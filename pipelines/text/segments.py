@@ -29,7 +29,7 @@ def digests(texts: Iterable[str]) -> np.ndarray:
     return np.frombuffer(b"".join(parts), dtype="<u8").astype(np.uint64)
 
 
-def draws(numbers: np.ndarray, *salt: int | str) -> np.ndarray:
+def seeded_order(numbers: np.ndarray, *salt: int | str) -> np.ndarray:
     """uint64 [N]: `numbers` in an order that `salt` decides, by a bijection (SplitMix64, Steele et al. 2014)."""
     (start,) = digests([repr(salt)])
     with np.errstate(over="ignore"):
@@ -49,6 +49,6 @@ def sentences(text: str) -> list[str]:
     return [part for part in dict.fromkeys(_SENTENCE_END.split(text)) if part.strip()]
 
 
-def pieces(texts: Iterable[str]) -> list[str]:
+def texts_and_sentences(texts: Iterable[str]) -> list[str]:
     """The texts and the sentences within them, each once, in order; no blank ones."""
     return list(dict.fromkeys(piece for text in texts if text.strip() for piece in (text, *sentences(text))))

@@ -11,7 +11,7 @@ from tokenizers import models as tokenizer_models
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from alignment_train.models.model import Model
-from tests.models import bitext
+from tests.support.models import bitext
 
 BLOCKS, WIDTH = 3, 32
 END = "<|endoftext|>"

@@ -14,7 +14,7 @@ from assets.training import training_assets
 from pipelines.config import read_recipe
 from pipelines.languages import Pair
 from pipelines.storage.store import Store
-from tests.models import ROOT
+from tests.support.models import ROOT
 
 TINY = ROOT / "tests" / "data" / "tiny.yaml"
 PAIRS = (Pair("deu_Latn", "eng_Latn"), Pair("eng_Latn", "swh_Latn"))

@@ -14,8 +14,8 @@ from alignment_train.models.model import Model
 from alignment_train.objectives import Objective
 from alignment_train.training.loop import Outcome, Plan, train
 from alignment_train.training.progress_log import Reporter
-from pipelines.progress import silent
-from tests.models import tiny
+from pipelines.progress import no_progress
+from tests.support.models import tiny
 
 UNGUARDED = Guards.model_validate({"collapse": None})
 """Of sixteen numbers a state, few are left when a tiny world is learnt by heart."""
@@ -23,11 +23,11 @@ UNGUARDED = Guards.model_validate({"collapse": None})
 
 def interrupting(folder: Path, stop: int) -> Reporter:
     """A reporter into `folder` that raises KeyboardInterrupt after step `stop` (from 0); -1: never."""
-    reporter = Reporter("test", folder / "log.jsonl", silent)
-    tell = reporter.step
+    reporter = Reporter("test", folder / "log.jsonl", no_progress)
+    on_progress = reporter.step
 
     def step(number: int, *rest: Any) -> None:
-        tell(number, *rest)
+        on_progress(number, *rest)
         if number == stop:
             raise KeyboardInterrupt
 

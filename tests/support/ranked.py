@@ -1,4 +1,4 @@
-"""What the processes of tests/test_distributed.py do; alone, the same on one: python tests/ranked.py FOLDER."""
+"""What the processes of tests/test_distributed.py do; alone, the same on one: python tests/support/ranked.py FOLDER."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,9 +21,9 @@ from alignment_train.training import distributed, trainable
 from alignment_train.training.data import segments
 from alignment_train.training.loop import Plan, train
 from alignment_train.training.progress_log import Reporter
-from pipelines.progress import silent
-from tests.models import bitext, tiny
-from tests.projected import Projected
+from pipelines.progress import no_progress
+from tests.support.models import bitext, tiny
+from tests.support.projected import Projected
 from tests.test_train import CPU, plan
 
 
@@ -49,7 +49,7 @@ def what(steps: int, parallel: str, objectives: Sequence[Objective] = (), **more
 
 def go(folder: Path, made: Model, plan: Plan) -> dict[str, torch.Tensor]:
     """The weights after a training, in this process."""
-    train(made, plan, PARTS, folder, Reporter("test", folder / "log.jsonl", silent), CPU)
+    train(made, plan, PARTS, folder, Reporter("test", folder / "log.jsonl", no_progress), CPU)
     return made.lm.state_dict()
 
 
@@ -79,7 +79,9 @@ def first_gradient() -> Iterator[dict[str, torch.Tensor]]:
     clip, prepare = Accelerator.clip_grad_norm_, Accelerator.prepare_model
 
     def keep(self, parameters, most):
-        named = {n: distributed.whole(p.grad).clone() for n, p in models[-1].named_parameters() if p.grad is not None}
+        named = {
+            n: distributed.full_tensor(p.grad).clone() for n, p in models[-1].named_parameters() if p.grad is not None
+        }
         share = sum(getattr(p, "to_local", p.detach)().numel() for p in parameters) / sum(p.numel() for p in parameters)
         found.update({**named, "held": torch.tensor(share)} if not found else {})
         return clip(self, parameters, most)
@@ -95,17 +97,17 @@ def language_means() -> Iterator[dict[str, torch.Tensor]]:
     """Filled after a training within with the language means of its contrast, of each process [processes, L, H]."""
     found: dict[str, torch.Tensor] = {}
     modules: list[torch.nn.Module] = []
-    begin = Contrastive.open
+    begin = Contrastive.setup
 
     def keep(self, model, table):
         modules.append(begin(self, model, table))
         return modules[-1]
 
-    Contrastive.open = keep  # type: ignore[method-assign]
+    Contrastive.setup = keep  # type: ignore[method-assign]
     try:
         yield found
     finally:
-        Contrastive.open = begin  # type: ignore[method-assign]
+        Contrastive.setup = begin  # type: ignore[method-assign]
     (module,) = modules
     found.update({name: gathered(value[None]) for name, value in module.named_buffers()})
 
@@ -135,7 +137,7 @@ def main(folder: Path) -> None:
     model where adapters and a part of an objective are trained, and `blocks.pt`, after three, of a model with frozen
     embeddings and checkpointed blocks.
     """
-    if distributed.world() > 1:
+    if distributed.num_processes() > 1:
         losses.MAX_LOGITS = 1 << 12  # a dozen positions at a time
     found: dict[str, dict[str, torch.Tensor]] = {}
     for way in ("data", "fsdp"):
@@ -158,10 +160,10 @@ def main(folder: Path) -> None:
     blocks = what(3, "fsdp")
     blocks.checkpointing = True
     found["fsdp/blocks"] = go(own / "blocks", frozen(), blocks)
-    if distributed.first():
+    if distributed.is_main_process():
         for name, tensors in found.items():
             torch.save(tensors, folder / f"{name}.pt")
-    distributed.leave()
+    distributed.shut_down()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tests.models import tiny
+from tests.support.models import tiny
 
 BLOCKS, WIDTH = 2, 16
 LLAMA = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": BLOCKS, "num_attention_heads": 2}

@@ -13,9 +13,9 @@ from alignment_train.objectives.contrastive import Contrastive
 class Projected(Contrastive):
     """Contrast after a layer of its own, that is trained beside the model."""
 
-    def open(self, model: Model, table: pa.Table) -> torch.nn.Module:
+    def setup(self, model: Model, table: pa.Table) -> torch.nn.Module:
         return torch.nn.Linear(16, 16)
 
-    def loss(self, model: Model, batch: dict[str, torch.Tensor], held: Any = None) -> tuple[torch.Tensor, dict]:
-        src, tgt = map(gathered, held(self.states(model, batch)).chunk(2))
+    def loss(self, model: Model, batch: dict[str, torch.Tensor], state: Any = None) -> tuple[torch.Tensor, dict]:
+        src, tgt = map(gathered, state(self.states(model, batch)).chunk(2))
         return info_nce(src, tgt, self.temperature), {}

@@ -15,8 +15,8 @@ from pipelines.evals import Eval, LanguageModel, Metric
 from pipelines.languages import Pair
 from pipelines.schema import BITEXT, EVAL_TEXT, INSTRUCTION
 from pipelines.storage.store import LedgerRow, Store
-from tests.planted import Planted
-from tests.unasked import Unasked
+from tests.support.bitext_fixtures import Planted
+from tests.support.fake_lm import Unasked
 
 DE, SW = "deu_Latn-eng_Latn", "eng_Latn-swh_Latn"
 HOSTILE = "<script>alert(1)</script>"
