@@ -12,7 +12,7 @@ from alignment_train.models.chat import DATE
 from alignment_train.objectives import Objective
 from pipelines.config import Recipe, validate
 from pipelines.errors import UserError
-from pipelines.registry import Strict, plugin_field
+from pipelines.registry import Strict, plugin_field, use_folders
 
 CENTERED = ", centered"
 """After a pooling: less the mean of each language."""
@@ -373,7 +373,8 @@ class TrainConfig(Strict):
     @classmethod
     def of(cls, recipe: Recipe) -> "TrainConfig":
         """The checked `train` section of a recipe; ValueError with one line per mistake."""
-        config = validate(cls, recipe.train, f"recipe {recipe.name}", "train")
+        with use_folders(recipe.plugins):
+            config = validate(cls, recipe.train, f"recipe {recipe.name}", "train")
         for objective in config.objectives:
             objective.set_languages(recipe.corpus.languages)
         asking = [objective.name for objective in config.objectives if objective.reads == "tasks"]

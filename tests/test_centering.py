@@ -306,13 +306,13 @@ def test_settings_are_written_out_and_read_back():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"memory": 0}, "found 0. Input should be greater than or equal to 1"),
+        ({"memory": 0}, "found 0. Expected: at least 1"),
         ({"pivot": "klingonese"}, "language 'klingonese': not a known language. Allowed: ISO 639"),
         (
             {"decay": 0.9},
-            "unknown key. Allowed: center, chunk, direction, layer, memory, pivot, pooling, rows, special_tokens, temp",
+            "unknown key. Expected: center, chunk, direction, layer, memory, pivot, pooling, rows, special_tokens, temp",
         ),
-        ({"center": "mean"}, "found 'mean'. Input should be 'none', 'language' or 'batch'"),
+        ({"center": "mean"}, "found 'mean'. Expected: 'none', 'language' or 'batch'"),
         ({"center": "batch", "pivot": "en"}, "pivot: found eng_Latn with center batch. Allowed: with center language"),
     ],
 )

@@ -176,7 +176,7 @@ def test_methods_are_laid_over_a_recipe_and_the_store_of_what_it_extends_serves(
     assert config.base == TrainConfig.of(read_recipe(TINY)).base
     own = written(tmp_path, "own", "train: {objectives: [{contrastive: {rows: 4}}]}\n")
     assert list(compare.read([short], [own])[1]) == ["own"]
-    with pytest.raises(ValueError, match="method lense: no such file. Allowed: a path, or one of afp.yaml"):
+    with pytest.raises(ValueError, match="method lense: no such file. Expected: a path, or one of afp.yaml"):
         compare.read([short], ["lense"])
 
 

@@ -271,8 +271,8 @@ def test_settings_are_read_and_refused_in_sentences():
     assert teaching(language="en").language == "eng_Latn"
     assert KlSelfTeaching.is_alignment
     for settings, message in (
-        ({"temperature": 0}, "found 0. Input should be greater than 0"),
-        ({"alpha": 1.5}, "found 1.5. Input should be less than or equal to 1"),
+        ({"temperature": 0}, "found 0. Expected: more than 0"),
+        ({"alpha": 1.5}, "found 1.5. Expected: at most 1"),
         ({"language": "english words"}, "language 'english words': not a known language. Allowed: ISO 639"),
     ):
         with pytest.raises(ValueError, match=message):

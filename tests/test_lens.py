@@ -264,12 +264,12 @@ def test_it_is_the_one_plug_in_of_its_file_and_leaves_the_control():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"pull": -1}, "found -1. Input should be greater than or equal to 0"),
-        ({"probe_rows": 0}, "found 0. Input should be greater than 0"),
+        ({"pull": -1}, "found -1. Expected: at least 0"),
+        ({"probe_rows": 0}, "found 0. Expected: more than 0"),
         ({"pivot": "xx"}, "language 'xx': not a known language. Allowed: ISO 639"),
         (
             {"lambda_push": 1},
-            "unknown key. Allowed: layer, pivot, probe_rows, pull, push, retain, rows, special",
+            "unknown key. Expected: layer, pivot, probe_rows, pull, push, retain, rows, special",
         ),
     ],
 )

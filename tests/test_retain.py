@@ -195,7 +195,7 @@ def test_settings_are_read_and_refused_in_sentences():
     assert not Retain.is_alignment
     with pytest.raises(ValueError, match="language 'english words': not a known language. Allowed: ISO 639"):
         build("alignment_train.objectives", {"retain": {"language": "english words"}})
-    with pytest.raises(ValueError, match="Input should be 'kl' or 'hidden'"):
+    with pytest.raises(ValueError, match="Expected: 'kl' or 'hidden'"):
         build("alignment_train.objectives", {"retain": {"by": "mse"}})
     with pytest.raises(ValueError, match="layer: found 4. Allowed: 'middle', a fraction between 0 and 1, or -4 to 3"):
         retain(by="hidden", layer=4).check(3)

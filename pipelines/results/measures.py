@@ -37,14 +37,20 @@ def title(task: str, metric: str) -> str:
     return measure(task, metric).title or f"{task.replace('_', ' ')}: {metric.replace('_', ' ')}"
 
 
-@cache
 def declared() -> dict[str, Measure]:
-    """{`task/metric` or `metric`: what it measures} of every eval there is."""
+    """{`task/metric` or `metric`: what it measures} of the built-in evals and of those of users that were loaded."""
+    return _declared(registry.loaded(EVALS))
+
+
+@cache
+def _declared(user: tuple[type[registry.Plugin], ...]) -> dict[str, Measure]:
     out: dict[str, Measure] = {}
-    for file in registry.names(EVALS):
-        plugin = registry.load(EVALS, file)
+    for plugin in (*(registry.load(EVALS, file) for file in registry.names(EVALS)), *user):
         assert issubclass(plugin, Eval)
-        if twice := out.keys() & plugin.measures.keys():
-            raise UserError(f"eval {file}: found {', '.join(sorted(twice))}, which another eval declares too. Rename.")
+        if repeated := out.keys() & plugin.measures.keys():
+            raise UserError(
+                f"measures: {plugin.__module__} declares {', '.join(sorted(repeated))}, which another eval declares "
+                f"too. Expected: each once. Fix: rename the metric, or declare it as task/metric."
+            )
         out |= plugin.measures
     return out

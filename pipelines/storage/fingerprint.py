@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pipelines.registry import Plugin
+from pipelines.registry import Plugin, canonical_module
 
 FORMAT = 1
 """Of shards and manifests; a store of another format is refused."""
@@ -28,7 +28,9 @@ NEUTRAL = frozenset(
     {
         # Read and check settings; what they read enters a fingerprint by value.
         "pipelines.config",
+        "pipelines.recipe_files",
         "pipelines.registry",
+        "pipelines.validation",
         "pipelines.yaml_file",
         "alignment_train.config",
         "alignment_train.models.check",
@@ -107,7 +109,10 @@ def plugin_modules(plugin: Plugin) -> Iterator[str]:
 
 def source_hashes(modules: Iterable[str]) -> dict[str, str]:
     """{module: SHA-256} of these modules and all that they import of the project or of their own package."""
-    return {name: _parsed(name).digest for name in sorted(closure(modules))}
+    digests: dict[str, list[str]] = {}
+    for name in closure(modules):
+        digests.setdefault(canonical_module(name), []).append(_parsed(name).digest)
+    return {name: "+".join(sorted(digests[name])) for name in sorted(digests)}
 
 
 def closure(modules: Iterable[str]) -> set[str]:
