@@ -26,9 +26,10 @@ import pyarrow as pa
 import torch
 
 from alignment_train.config import TrainConfig
+from alignment_train.device import choose_device
 from alignment_train.evaluation.lm import LM
 from alignment_train.models.load import load
-from alignment_train.models.model import Model, choose_device
+from alignment_train.models.model import Model
 from alignment_train.objectives import Objective
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.instruction import Instruction

@@ -3,9 +3,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from alignment_train.config import Optimiser, TrainConfig
+from alignment_train.config import TrainConfig
 from alignment_train.objectives.instruction import Instruction
 from alignment_train.objectives.task import Task
+from alignment_train.settings import Optimiser
 from alignment_train.trainer import Trainer
 from alignment_train.training.loop import Plan, train
 from alignment_train.training.progress_log import Reporter

@@ -6,11 +6,11 @@ import pyarrow as pa
 import pytest
 import torch
 
-from alignment_train.config import Optimiser
 from alignment_train.objectives import _next_token
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.instruction import Instruction
 from alignment_train.objectives.language_model import LanguageModel
+from alignment_train.settings import Optimiser
 from alignment_train.training import loop as training
 from alignment_train.training.data import segments
 from alignment_train.training.loop import Plan, lr_factor, train

@@ -19,17 +19,17 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from alignment_train.config import Guards, Optimiser, TrainConfig
-from alignment_train.models.adapter import without_frozen
+from alignment_train.config import TrainConfig
 from alignment_train.models.model import Model
 from alignment_train.objectives import Objective
+from alignment_train.settings import Guards, Optimiser
 from alignment_train.training import distributed, heap
 from alignment_train.training.data import Rows
 from alignment_train.training.flops import Flops, peak
 from alignment_train.training.gradients import PerObjectiveGradients
 from alignment_train.training.guards import PROBE_ROWS, TrainingAborted, TrainingMonitor, oom_as_abort, oom_hint
 from alignment_train.training.progress_log import Reporter
-from alignment_train.training.trainable import Memory, checkpoint_blocks, estimate_memory
+from alignment_train.training.trainable import Memory, checkpoint_blocks, drop_frozen, estimate_memory
 from alignment_train.training.writing import os_errors
 from pipelines import files
 from pipelines.errors import UserError, error_context, printable
@@ -174,7 +174,7 @@ def train(
     }
     watch = TrainingMonitor(plan.guards, model, probes)
     accelerator.register_for_checkpointing(outcome, watch, flops, *modules)
-    accelerator.register_save_state_pre_hook(without_frozen)
+    accelerator.register_save_state_pre_hook(drop_frozen)
     if divided:
         divided.register_checkpoint_hooks(accelerator, optimiser.optimizer)
     if last:
