@@ -24,7 +24,8 @@ from alignment_train.objectives import Objective
 from alignment_train.objectives.language_model import LanguageModel
 from alignment_train.training import distributed, trainable
 from alignment_train.training.data import read_parts, segments
-from alignment_train.training.loop import Outcome, Plan, train
+from alignment_train.training.loop import train
+from alignment_train.training.plan import Outcome, Plan
 from alignment_train.training.precision import choose_precision
 from alignment_train.training.progress_log import Reporter, announce_once
 from alignment_train.training.writing import os_errors

@@ -34,7 +34,8 @@ from alignment_train.objectives import Objective
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.instruction import Instruction
 from alignment_train.training.data import segments
-from alignment_train.training.loop import Plan, train
+from alignment_train.training.loop import train
+from alignment_train.training.plan import Plan
 from alignment_train.training.precision import choose_precision
 from alignment_train.training.progress_log import Reporter
 from benchmarks.afp import RAW

@@ -11,7 +11,8 @@ from alignment_train.objectives.kl_self_teaching import KlSelfTeaching, halves
 from alignment_train.objectives.language_model import LanguageModel
 from alignment_train.settings import Optimiser
 from alignment_train.training.data import segments
-from alignment_train.training.loop import Plan, train
+from alignment_train.training.loop import train
+from alignment_train.training.plan import Plan
 from alignment_train.training.progress_log import Reporter
 from pipelines.progress import no_progress
 from pipelines.registry import build

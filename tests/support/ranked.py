@@ -19,7 +19,8 @@ from alignment_train.objectives.language_model import LanguageModel
 from alignment_train.settings import Base, Lora
 from alignment_train.training import distributed, trainable
 from alignment_train.training.data import segments
-from alignment_train.training.loop import Plan, train
+from alignment_train.training.loop import train
+from alignment_train.training.plan import Plan
 from alignment_train.training.progress_log import Reporter
 from pipelines.progress import no_progress
 from tests.support.models import bitext, tiny
