@@ -334,7 +334,7 @@ class Trainer:
 
 def resolved(config: TrainConfig, store: Store) -> TrainConfig:
     """The settings with the layer that the store's layer_probe chose in place of `auto`; StoreError without one."""
-    if not config.asks_probe:
+    if not config.needs_probe:
         return config
     numbers = store.require("layer_probe").numbers
     if missing := [pooling for pooling in config.poolings if f"layer/{pooling}" not in numbers]:
@@ -342,7 +342,7 @@ def resolved(config: TrainConfig, store: Store) -> TrainConfig:
             f"layer_probe: found no layer for pooling {', '.join(missing)}: it was made for other objectives. Needed: "
             f"one that was made for this recipe. Make it again with 'dagster asset materialize --select layer_probe'."
         )
-    return config.at({pooling: numbers[f"layer/{pooling}"] for pooling in config.poolings})
+    return config.with_layers({pooling: numbers[f"layer/{pooling}"] for pooling in config.poolings})
 
 
 def _parameters(model: Model) -> int:

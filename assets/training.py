@@ -81,7 +81,7 @@ def _deps(config: TrainConfig, task: Task) -> tuple[str, ...]:
     if task.command == "base" and not config.base.seed:
         return ()
     deps = tuple(dep for dep in task.deps if dep != "merged_model" or config.merge)
-    return (*deps, "layer_probe") if config.asks_probe and task.command in LAYERED else deps
+    return (*deps, "layer_probe") if config.needs_probe and task.command in LAYERED else deps
 
 
 def _trained(recipe: Recipe, config: TrainConfig, task: Task) -> dg.AssetsDefinition:

@@ -319,7 +319,7 @@ def test_settings_are_written_out_and_read_back():
 def test_settings_that_cannot_be_are_refused(settings, message: str):
     with pytest.raises(ValueError, match=message):
         centered(**settings)
-    with pytest.raises(ValueError, match="layer: found 9. Allowed: 'middle', a fraction between 0 and 1, or -4 to 3"):
+    with pytest.raises(ValueError, match="layer: found 9. Expected: 'middle', a fraction between 0 and 1, or -4 to 3"):
         centered(layer=9).check(3)
 
 

@@ -114,9 +114,7 @@ def test_the_only_file_of_a_folder_needs_no_name(file: Path, made: Model):
 def test_a_missing_file_is_no_hub_id():
     assert Base.model_validate({"model": "models/tiny.gguf"}).is_local
     assert "found no such file" in problem("models/tiny.gguf")
-    with pytest.raises(
-        ValueError, match=r"gguf: found 'b.gguf' with a.gguf. Expected: gguf only where model is"
-    ):
+    with pytest.raises(ValueError, match=r"gguf: found 'b.gguf' with a.gguf. Expected: gguf only where model is"):
         Base.model_validate({"model": "a.gguf", "gguf": "b.gguf"})
 
 

@@ -262,7 +262,7 @@ def test_wanted_marks_the_rows_with_one_side_in_the_language():
 def test_a_language_that_no_pair_has_is_an_error(rows: int, there: str):
     message = (
         f"train.objectives.kl_self_teaching.language: found no pair of swh_Latn and another language among {rows} rows "
-        f"of bitext. Allowed: {there}. Name one"
+        f"of bitext. Expected: {there}. Fix: name one"
     )
     with pytest.raises(ValueError, match=message):
         teaching(language="sw").row_mask(bitext(rows))

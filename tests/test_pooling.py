@@ -142,7 +142,7 @@ def test_the_guard_sees_the_states_of_text():
     for name, model in (("plain", tiny()), ("sunk", with_sink(tiny()))):
         batch = objective.collate(ROWS, model, 64)
         probes = {"text": (objective, batch), "all": (kept, batch)}
-        ranks[name] = TrainingMonitor(Guards.model_validate({}), model, probes).states()
+        ranks[name] = TrainingMonitor(Guards.model_validate({}), model, probes).check_states()
     assert ranks["sunk"]["effective_rank/text"] == pytest.approx(ranks["plain"]["effective_rank/text"])
     assert ranks["sunk"]["effective_rank/all"] < 1.1
 

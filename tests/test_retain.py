@@ -185,7 +185,7 @@ def test_wanted_marks_the_rows_with_a_side_in_the_language():
 def test_a_language_that_no_row_has_is_an_error(rows: int, there: str):
     message = (
         f"train.objectives.retain.language: found no row in swh_Latn among {rows} rows of bitext. "
-        f"Allowed: {there}. Name one"
+        f"Expected: {there}. Fix: name one"
     )
     with pytest.raises(ValueError, match=message):
         retain(language="sw").row_mask(bitext(rows))
@@ -198,7 +198,7 @@ def test_settings_are_read_and_refused_in_sentences():
         build("alignment_train.objectives", {"retain": {"language": "english words"}})
     with pytest.raises(ValueError, match="Input should be 'kl' or 'hidden'"):
         build("alignment_train.objectives", {"retain": {"by": "mse"}})
-    with pytest.raises(ValueError, match="layer: found 4. Allowed: 'middle', a fraction between 0 and 1, or -4 to 3"):
+    with pytest.raises(ValueError, match="layer: found 4. Expected: 'middle', a fraction between 0 and 1, or -4 to 3"):
         retain(by="hidden", layer=4).check(3)
 
 

@@ -136,7 +136,7 @@ def test_the_control_sees_the_same_rows_and_tokens_without_contrast(tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_the_step_and_the_cure(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "lr_factor", lambda *_: 1e30)
-    with pytest.raises(ValueError, match=r"step \d+: loss .* Lower train.optimiser.learning_rate"):
+    with pytest.raises(ValueError, match=r"step \d+: found losses .* Fix: lower train.optimiser.learning_rate"):
         run(tmp_path, plan(30))
 
 

@@ -199,9 +199,9 @@ def test_memory_is_stated_before_the_first_step(tmp_path):
     trained = sum(p.numel() for p in model.lm.parameters() if p.requires_grad)
     assert estimate_memory([model.lm, model.lm]) == Memory(4 * size, 4 * trained, 8 * trained)
     assert Memory(2**30, 2**29, 2**30).sentence() == (
-        "memory: 1.00 GiB weights, 0.50 GiB gradients, 1.00 GiB optimiser: 2.50 GiB, and activations of a micro-batch"
+        "memory: 2.50 GiB (1.00 GiB weights, 0.50 GiB gradients, 1.00 GiB optimiser), plus activations of a micro-batch"
     )
-    assert Memory(2**30, 2**29, 2**30).sentence(2).startswith("memory a process: 0.50 GiB weights")
+    assert Memory(2**30, 2**29, 2**30).sentence(2).startswith("memory per process: 1.25 GiB (0.50 GiB weights")
     said: list[str] = []
     dagster = SimpleNamespace(log=SimpleNamespace(info=said.append))
     reporter = Reporter("align_model", tmp_path / "log.jsonl", no_progress, dagster)

@@ -86,7 +86,7 @@ def measure(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Figures of every layer, means over pairs, and of every pair and layer; the texts pass the model once.
 
-    pooling: as `config.pooled_as` says it; centered, each state is less the mean of its side of the pair.
+    pooling: as `config.pooling_key` says it; centered, each state is less the mean of its side of the pair.
     recall@1 and margin_recall@1 (by ratio margin) are means of both directions. `behind` is how far margin_recall@1 is
     below the best layer's, `noise` the half-width of that difference's 95 % interval, `chance` that of guessing.
     """

@@ -74,7 +74,7 @@ def check_recipe(model: Model, recipe: Recipe, config: TrainConfig) -> None:
                     f"of {name}{less}. Fix: lower it."
                 )
     middle = dict.fromkeys(config.poolings, len(model.blocks) // 2)  # in place of `auto`
-    for i, objective in enumerate(config.at(middle).objectives):
+    for i, objective in enumerate(config.with_layers(middle).objectives):
         try:
             objective.check(len(model.blocks))
         except UserError as error:

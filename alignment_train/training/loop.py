@@ -188,7 +188,7 @@ class TrainingLoop:
         if last:
             has_all_weights = all(p.requires_grad for p in self.model.lm.parameters())
             self.accelerator.load_state(str(last), strict=has_all_weights, map_location="cpu")
-        self._initial_ranks = {} if self.outcome.steps else self._run_no_grad(self.monitor.states)
+        self._initial_ranks = {} if self.outcome.steps else self._run_no_grad(self.monitor.check_states)
         self.reporter.rewind(self.outcome.steps, last / LOG if last else None)
 
     def forward_backward(self, step: int) -> StepMetrics:
@@ -262,9 +262,9 @@ class TrainingLoop:
         clipped = self.accelerator.clip_grad_norm_(self.weights, self.plan.optimiser.max_grad_norm)
         assert clipped is not None  # as it is with DeepSpeed
         norm = float(distributed.full_tensor(clipped))
-        self.monitor.losses(metrics.losses, norm)
+        self.monitor.check_losses(metrics.losses, norm)
         metrics.figures |= {"gradient_norm": norm, "learning_rate": self.scheduler.get_last_lr()[0]}
-        with oom_as_abort("the optimiser, which has two moments for each weight", "Take a smaller base model"):
+        with oom_as_abort("the optimiser, which has two moments for each weight", "use a smaller base model"):
             self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad()
@@ -278,7 +278,7 @@ class TrainingLoop:
     def measure_states(self, metrics: StepMetrics) -> None:
         """Check pooled states for collapse, at intervals and before each checkpoint."""
         if self.is_checkpoint_due or self.outcome.steps % self.plan.guards.every == 0:
-            metrics.figures |= self._run_no_grad(self.monitor.states)
+            metrics.figures |= self._run_no_grad(self.monitor.check_states)
 
     def log(self, step: int, metrics: StepMetrics) -> None:
         """Report a step to log, terminal, TensorBoard and Dagster."""
