@@ -14,7 +14,7 @@ from alignment_train.evaluation import probe
 from alignment_train.evaluation.probe import choose
 from alignment_train.trainer import Trainer
 from assets.graph import define
-from assets.resources import RunLocation
+from assets.locations import RunLocation
 from pipelines.config import Recipe
 from pipelines.evals.retrieval import cosines, found, mexa, ratio_margin
 from pipelines.languages import Pair
