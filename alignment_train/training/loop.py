@@ -243,7 +243,7 @@ def train(
             _save(accelerator, checkpoints, outcome, reporter.log)
     reporter.close()
     if divided:
-        divided.unshard()
+        divided.unshard_model()
     model.lm.eval()
     return outcome
 
