@@ -37,8 +37,7 @@ def test_a_rise_over_base_and_control_with_english_unharmed_is_better():
         "better", "Better at finding translations, no significant change in English",
     )  # fmt: skip
     assert found.findings == [
-        "Recall@1 at the trained layer (2), mean of 2 pairs: 25.0 % (+20.5 points vs control, 95 % CI +16.3 to +24.7), "
-        "significantly better",
+        "Recall@1, mean of 2 pairs: 25.0 % (+20.5 points vs control, 95 % CI +16.3 to +24.7), significantly better",
         "English loss: 5.15 nats per token (+0.98 % vs control, 95 % CI −0.41 to +2.37), no significant difference",
     ]
     assert found.details == [
@@ -60,7 +59,7 @@ def test_a_fall_is_called_worse():
 def test_a_collapsed_model_at_chance_is_worse():
     tone, _, text = words({DE: [0.30, 0.32, (1 / 300, 0.0)]}, EVEN)
     assert tone == "worse"
-    assert "Recall@1 at the trained layer (2) of German – English: 0.33 % (" in text
+    assert "Recall@1 of German – English: 0.33 % (" in text
     assert "Recall@1 without learning: chance 0.33 %." in text
 
 

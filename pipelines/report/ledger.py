@@ -54,7 +54,7 @@ def examples(store: Store, asset: str, pair: str | None = None) -> list[dict[str
     if manifest is None:
         return []
     if "samples" not in manifest.rows:
-        return manifest.samples.get("dropped", [])
+        return [{"step": row.get("reason"), "corpus": "", **row} for row in manifest.samples.get("dropped", [])]
     return [row for row in store.table(asset, pair, "samples").to_pylist() if row["step"] != KEPT]
 
 

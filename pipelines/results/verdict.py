@@ -150,7 +150,8 @@ def _regressed_groups(groups: list[Group]) -> list[list[Group]]:
 
 def _line(finding: Finding, metrics: Metrics) -> str:
     """`Recall@1, mean of 2 pairs: 25.0 % (+20.5 points vs control, 95 % CI +16.3 to +24.7), significantly better`."""
-    what, name = measure_of(finding.keys[0]), _finding_name(finding, metrics)
+    what, layer = measure_of(finding.keys[0]), at_layer(metrics)
+    name = _finding_name(finding, "" if "trained" in layer else layer)
     if finding.aligned is None:
         return f"{name}: not a number, the model is broken"
     style = figure_style(what)
@@ -172,7 +173,7 @@ def _details(finding: Finding, metrics: Metrics) -> Iterator[str]:
     if finding.aligned is None:
         return
     what = measure_of(finding.keys[0])
-    style, name = figure_style(what), _finding_name(finding, metrics)
+    style, name = figure_style(what), _finding_name(finding, at_layer(metrics))
     figures = [f"aligned {style.text(finding.aligned)}"]
     figures += [f"{change.reference} {style.text(change.before)}" for change in reversed(finding.changes)]
     yield f"{name}: {', '.join(figures)}."
@@ -269,13 +270,13 @@ def _by_languages(groups: list[Group]) -> list[list[Group]]:
     return [parts[part] for part in sorted(parts, key=lambda part: list(GROUPS).index(part[0]))]
 
 
-def _finding_name(finding: Finding, metrics: Metrics) -> str:
-    """`Recall@1 at the trained layer (2), mean of 2 pairs`."""
+def _finding_name(finding: Finding, layer: str) -> str:
+    """`Recall@1 at the trained layer (2), mean of 2 pairs`; layer: of recall@1."""
     name = _metric_title(finding.keys[0])
     if finding.kind == "loss":
         return f"{languages.name(MetricKey.parse(finding.keys[0]).subject)} {name[0].lower()}{name[1:]}"
     if finding.kind == "retrieval":
-        name += at_layer(metrics)
+        name += layer
     count = len(finding.keys)
     return f"{name}, mean of {count} {_plural(finding)}" if count > 1 else f"{name} of {subject(finding.keys[0])}"
 
