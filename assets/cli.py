@@ -1,7 +1,6 @@
 """The main job in one command: `python -m assets align [RECIPE] [--store DIR]`; `ui` opens Dagster on it."""
 
 import argparse
-import json
 import logging
 import os
 import shutil
@@ -22,6 +21,7 @@ from assets.resources import QUIET, RunLocation, home, remember, resolve_locatio
 from pipelines.config import Recipe, read_recipe
 from pipelines.errors import EXIT_OK, printable, run_command
 from pipelines.progress import clock
+from pipelines.results.evaluation_result import EvaluationResult, read_result
 from pipelines.results.summary import table
 from pipelines.results.verdict import is_result, verdict
 from pipelines.storage.store import Store
@@ -204,14 +204,14 @@ def _align(used: RunLocation, recipe: Recipe) -> int:
             asset = check.asset_key.to_user_string()
             print(printable(f"Check {check.check_name} of {asset} did not pass ({check.severity.name})."))
     folder = Store(used.store).fetched("evaluation")
-    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics = read_result(folder)
     _print_results(metrics, recipe, folder, time.monotonic() - began)
     return 0
 
 
-def _print_results(metrics: dict[str, Any], recipe: Recipe, folder: Path, seconds: float) -> None:
+def _print_results(metrics: EvaluationResult, recipe: Recipe, folder: Path, seconds: float) -> None:
     result = verdict(metrics, recipe.corpus.pivot)
-    lines = ["", table(metrics, is_result), "", result.headline + ".", *result.sentences]
+    lines = ["", table(metrics, is_result), "", result.headline + ".", *(f"- {finding}" for finding in result.findings)]
     print(printable("\n".join(lines)))
     report = f"{folder / 'report.html'}  ({clock(seconds)} in all; `make ui` shows lineage, tables and plots)"
     print(printable(f"\nReport: {report}"))
