@@ -1,15 +1,14 @@
 """The `train` section of a recipe. Imports no torch, so that the graph can check it."""
 
-import re
 from collections.abc import Mapping
 from datetime import date
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from alignment_train.models.chat import DATE
 from alignment_train.objectives import Objective
+from alignment_train.settings import AdapterSettings, Base, Guards, Merge, Optimiser, SeedModel
 from pipelines.config import Recipe, validate
 from pipelines.errors import UserError
 from pipelines.registry import Strict, plugin_field
@@ -18,202 +17,19 @@ CENTERED = ", centered"
 """After a pooling: less the mean of each language."""
 NO_WEIGHTS = {"base", "checkpointing", "checkpoint_every", "guards", "merge", "parallel"}
 """Settings that decide no weights, or have a fingerprint of their own."""
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
-class Optimiser(Strict):
-    """AdamW and its schedule."""
-
-    learning_rate: float = Field(5e-4, gt=0)
-    schedule: Literal["cosine", "linear", "constant", "inverse_sqrt"] = "cosine"
-    warmup: float = Field(0.05, ge=0, lt=1)
-    """Share of the steps in which the learning rate rises from 0."""
-    weight_decay: float = Field(0.01, ge=0)
-    """Of matrices; vectors (norms, biases) do not decay."""
-    max_grad_norm: float = Field(1.0, gt=0)
-    betas: tuple[float, float] = (0.9, 0.95)
-
-
-class SeedModel(Strict):
-    """A tokenizer and a small Llama-shaped decoder made from the corpus itself, where no hub can be reached."""
-
-    vocab_size: int = Field(8000, ge=300)
-    """At most; a small corpus gives fewer pieces."""
-    hidden_size: int = Field(256, ge=8)
-    layers: int = Field(6, ge=1)
-    heads: int = Field(4, ge=1)
-    context: int = Field(512, ge=16)
-    """Most tokens a text may have."""
-    steps: int = Field(1500, gt=0)
-    rows: int = Field(64, gt=0)
-    """Texts a step."""
-    optimiser: Optimiser = Optimiser.model_validate({"learning_rate": 2e-3})
-
-    @model_validator(mode="after")
-    def _divisible(self) -> "SeedModel":
-        if self.hidden_size % (2 * self.heads):
-            raise UserError(
-                f"hidden_size: found {self.hidden_size}. Allowed: a multiple of 2 x heads = {2 * self.heads} (rotary "
-                f"positions need an even head size). Change hidden_size or heads."
-            )
-        return self
-
-
-def _base(spec: Any) -> Any:
+def _expand_base(spec: Any) -> Any:
+    """Accept `seed`, a path or a hub id in place of a mapping."""
     if isinstance(spec, str):
         return {"seed": {}} if spec == "seed" else {"model": spec}
     return spec
 
 
-class Base(Strict):
-    """What is aligned: `seed`, `{seed: {...}}`, a hub id or a local path, or `{model: id, revision: hash}`."""
-
-    seed: SeedModel | None = None
-    model: str | None = None
-    """A hub id, the folder of a model, or a GGUF file, which is dequantised once."""
-    gguf: Annotated[str, Field(pattern=r"\.gguf$")] | None = None
-    """The file to take of a hub id or a folder that has GGUF files."""
-    revision: str | None = None
-    """Branch, tag or commit on the hub; name a commit to have the same model tomorrow."""
-    trust_remote_code: bool = False
-    """Whether code that lies beside the weights is run, with all rights of the user. Needed by few models."""
-
-    @property
-    def hub(self) -> str | None:
-        """The hub id, None for a seed and for a local path."""
-        return None if self.is_local else self.model
-
-    @property
-    def is_local(self) -> bool:
-        """Whether it can be loaded, or refused, without a hub: a path, there or not, and no hub id."""
-        if self.model is None:
-            return False
-        return Path(self.model).exists() or self.model.endswith(".gguf") or not HUB_ID.fullmatch(self.model)
-
-    @property
-    def gguf_file(self) -> Path | None:
-        """The local GGUF file that is read, there or not: named, or the only one in a folder without config.json."""
-        path = Path(self.model or "")
-        if self.model is None or not self.is_local:
-            return None
-        if self.gguf:
-            return path / self.gguf
-        if path.suffix == ".gguf":
-            return path
-        found = [] if (path / "config.json").exists() else list(path.glob("*.gguf"))
-        return found[0] if len(found) == 1 else None
-
-    @property
-    def files(self) -> list[Path]:
-        """The local files that decide the model; none of a seed or a hub."""
-        if self.model is None:
-            return []
-        found = [self.gguf_file] if self.gguf_file else sorted(Path(self.model).glob("*"))
-        return [file for file in found if file.is_file()]
-
-    @model_validator(mode="after")
-    def _one(self) -> "Base":
-        if (self.seed is None) == (self.model is None):
-            raise UserError("found both or neither of seed and model. Allowed: one of them. Remove or add one.")
-        if self.gguf and (self.model is None or self.model.endswith(".gguf")):
-            raise UserError(
-                f"gguf: found {self.gguf!r} beside {self.model or 'seed'}. Allowed: where model is a hub id or a "
-                f"folder. Remove gguf, or correct model."
-            )
-        return self
-
-
-class Lora(Strict):
-    """Low-rank adapters: beside a frozen matrix W the product B A, of rank `r`, is trained and alpha / r of it added.
-
-    Source: Hu et al. 2021 (arXiv 2106.09685). The defaults are mid-align's (arXiv 2502.14830).
-    """
-
-    r: int = Field(8, gt=0)
-    alpha: float = Field(16, gt=0)
-    dropout: float = Field(0.1, ge=0, lt=1)
-    targets: Literal["blocks"] | Annotated[list[str], Field(min_length=1)] = "blocks"
-    """Names of linear layers, such as `q_proj`; `blocks`: every linear layer of every block."""
-
-
-class Prefix(Strict):
-    """Prefix tuning: before every text, each block sees `length` keys and values, and they alone are trained.
-
-    It begins as what the model makes of `length` random tokens, so it is no neutral one until it is trained. A text may
-    then have `length` tokens less than the model has places for.
-    Source: Li and Liang 2021 (arXiv 2101.00190); lengths 16 and 32 are XSGD's (arXiv 2304.01295).
-    """
-
-    length: int = Field(16, gt=0)
-
-
-class Adapter(Strict):
-    """What is trained in place of all weights; align_model then is an adapter that is laid on base_model."""
-
-    lora: Lora | None = None
-    prefix: Prefix | None = None
-
-    @property
-    def chosen(self) -> Lora | Prefix:
-        found = self.lora or self.prefix
-        assert found
-        return found
-
-    @model_validator(mode="after")
-    def _one(self) -> "Adapter":
-        if (self.lora is None) == (self.prefix is None):
-            raise UserError("found both or neither of lora and prefix. Allowed: one of them. Remove or add one.")
-        return self
-
-
-class Merge(Strict):
-    """align_model's adapter and one trained apart, made one: merged_model.
-
-    At coefficient c the adapters have weights c and 1 - c: 0 is the other alone, 1 align_model alone. Which of
-    `coefficients` is best is measured on dev text, as mid-align tunes its average (arXiv 2502.14830).
-    """
-
-    adapter: str
-    """A folder with an adapter of PEFT, or the store of a recipe that trained one on the same base model: its path or
-    address, or its name beside this recipe's store."""
-    method: Literal[
-        "cat", "linear", "svd", "ties", "ties_svd", "dare_linear", "dare_linear_svd", "dare_ties", "dare_ties_svd"
-    ] = "cat"
-    """Of PEFT's `add_weighted_adapter`. `cat` is the weighted sum of the two updates, its rank the sum of theirs; `svd`
-    the nearest to that of the larger rank; `linear` averages A and B apart, a rough approximation, as do `ties` (arXiv
-    2306.01708) and `dare_*` (arXiv 2311.03099), which with `_svd` act on the updates themselves."""
-    density: float = Field(0.5, gt=0, le=1)
-    """Share of an adapter's weights that `ties` and `dare` keep."""
-    coefficients: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1)] = [0, 0.25, 0.5, 0.75, 1]
-    choose: Literal["loss", "recall@1"] = "loss"
-    """What decides on dev text: nats per token of responses to the recipe's instructions about it (without any, of the
-    target after the source), or recall@1 of translations at the trained layer. Of equals the first is taken."""
-    rows: int = Field(500, gt=0)
-    """Most dev pairs that are asked about."""
-
-
-class Guards(Strict):
-    """What stops a training with a plain reason; the last checkpoint before it stays. Null is never checked.
-
-    Losses and gradients that are not finite stop it always.
-    """
-
-    divergence: float | None = Field(1.0, gt=0)
-    """How far an objective's loss may rise: the mean of its last 20 values over that of its first 20, by so many times
-    that mean, or so many nats where it is less than 1 (a `retain` starts at 0). Twenty batches are no noise, and a
-    loss that has doubled since the untrained start is of no use; a slow rise beside a falling one stays below it."""
-    collapse: float | None = Field(0.25, gt=0, lt=1)
-    """Least effective rank of pooled states, as a share of that at the start: for each objective that aligns, of the
-    same 128 rows at most, in the layer that it trains (Roy & Vetterli 2007; `losses.effective_rank`). The sample's
-    contrast has 0.5 at its least, after 25 steps, and 0.9 at the end."""
-    every: int = Field(25, gt=0)
-    """Steps between looks at the effective rank; there is one before each checkpoint too."""
-
-
 class TrainConfig(Strict):
     """How the base model is aligned."""
 
-    base: Annotated[Base, BeforeValidator(_base)] = Base(seed=SeedModel.model_validate({}))
+    base: Annotated[Base, BeforeValidator(_expand_base)] = Base(seed=SeedModel.model_validate({}))
     objectives: Annotated[
         list[plugin_field(Objective, "alignment_train.objectives")],  # type: ignore[valid-type]
         Field(min_length=1),
@@ -252,7 +68,7 @@ class TrainConfig(Strict):
     checkpointing: bool = False
     """Gradient checkpointing: of each block its input alone is kept, and the block is run again in the backward pass.
     Takes far less memory and about a third more time; the gradients are the same."""
-    adapter: Adapter | None = None
+    adapter: AdapterSettings | None = None
     """What is trained beside the frozen base model; without it `trainable` decides."""
     merge: Merge | None = None
     """With which other adapter align_model's is merged once it is trained; without it there is no merged_model."""

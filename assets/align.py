@@ -1,6 +1,5 @@
 """`isogloss align`: check the recipe and a local base model, run the job `align`, and print the results."""
 
-import json
 import logging
 import os
 import signal
@@ -16,6 +15,7 @@ from assets.locations import RunLocation, home, prepare_home, remember
 from pipelines.config import Recipe, read_recipe
 from pipelines.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, printable
 from pipelines.progress import clock
+from pipelines.results.evaluation_result import read_result
 from pipelines.results.summary import table
 from pipelines.results.verdict import is_result, verdict
 from pipelines.storage.store import Store
@@ -148,9 +148,9 @@ def _show_failed_checks(result: Any) -> None:
 
 
 def _show_results(folder: Path, recipe: Recipe, seconds: float) -> None:
-    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics = read_result(folder)
     result = verdict(metrics, recipe.corpus.pivot)
-    lines = ["", table(metrics, is_result), "", result.headline + ".", *result.sentences]
+    lines = ["", table(metrics, is_result), "", result.headline + ".", *(f"- {finding}" for finding in result.findings)]
     print(printable("\n".join(lines)))
     report = f"{folder / 'report.html'}  ({clock(seconds)} in all; `isogloss ui` shows lineage, tables and plots)"
     print(printable(f"\nReport: {report}"))

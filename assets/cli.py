@@ -75,7 +75,9 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import version
 
-        print(f"isogloss {version('isogloss')}")
+        from pipelines.errors import printable
+
+        print(printable(f"isogloss {version('isogloss')}"))
         parser.exit()
 
 
@@ -149,7 +151,7 @@ def _compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", nargs="*", help="recipes that differ in `train` alone")
     _store(parser)
     parser.add_argument("--methods", nargs="*", metavar="METHOD", help=(
-        "lay these methods over the recipe and compare them: files or names of assets/recipes/methods; all if none named"
+        "compare these methods on the recipe: files, or names in assets/recipes/methods; all if none is named"
     ))  # fmt: skip
     parser.add_argument("--steps", type=int, help="steps of every training (default: as the recipes say)")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from the recipe's on (default: 3)")

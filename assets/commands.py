@@ -140,7 +140,7 @@ def _compare(args: argparse.Namespace) -> int:
         code = _alignment_train(*command)
     table = Store(location.store).fetched("compare") / "table.json" if code == EXIT_OK else None
     if table:
-        print(table.read_text(encoding="utf-8"), end="")
+        print(printable(table.read_text(encoding="utf-8")), end="")
     return code
 
 
@@ -187,9 +187,9 @@ def _report(args: argparse.Namespace) -> int:
             ]
         )
         return EXIT_OK
-    head, rows = leaderboard.table(lines)
-    print_table(head, rows)
-    print(printable("\n".join(["", *leaderboard.notes(lines)])))
+    table = leaderboard.leaderboard_table(lines)
+    print_table(table.head, table.texts())
+    print(printable("\n".join(["", *table.notes])))
     if args.html:
         print(printable(f"Page: {Path(args.html).absolute()}"))
     return EXIT_OK
@@ -243,7 +243,7 @@ def _completion(args: argparse.Namespace) -> int:
         raise UserError(
             "isogloss completion: argcomplete is not installed. Expected: this package. Fix: pip install argcomplete"
         ) from None
-    print(argcomplete.shellcode(["isogloss"], shell=args.shell))  # type: ignore[attr-defined]
+    print(printable(argcomplete.shellcode(["isogloss"], shell=args.shell)))  # type: ignore[attr-defined]
     return EXIT_OK
 
 

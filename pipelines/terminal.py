@@ -14,7 +14,7 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], text_columns
     if sys.stdout.isatty():
         _print_rich(head, rows, text_columns, printable(title))
     else:
-        print("\n".join([*filter(None, [printable(title)]), *plain_table(head, rows, text_columns)]))
+        print(printable("\n".join([*filter(None, [title]), *plain_table(head, rows, text_columns)])))
 
 
 def plain_table(head: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> list[str]:
@@ -32,7 +32,7 @@ def plain_table(head: Sequence[str], rows: Sequence[Sequence[str]], text_columns
 
 def print_json(value: Any) -> None:
     """Print JSON for a script: indented, in ASCII, so that no character of foreign text is obeyed by a terminal."""
-    print(json.dumps(value, indent=1, default=str))
+    print(printable(json.dumps(value, indent=1, default=str)))
 
 
 def _print_rich(head: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int, title: str) -> None:

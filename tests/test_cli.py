@@ -127,7 +127,7 @@ def test_corpus_ledger_verify_and_prune_share_recipe_and_store(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["corpus", str(TINY), "--store", "run1", "--until", "clean_bitext"]) == 0
-    assert "deu_Latn-eng_Latn   600" in capsys.readouterr().out
+    assert "deu_Latn-eng_Latn  600    576" in capsys.readouterr().out
     store = Store(folder / "run1")
     assert store.manifest("clean_bitext", "deu_Latn-eng_Latn")
     assert store.manifest("training_mix") is None

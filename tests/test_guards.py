@@ -5,10 +5,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from alignment_train.config import Guards, Optimiser, TrainConfig
+from alignment_train.config import TrainConfig
 from alignment_train.losses import effective_rank
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.language_model import LanguageModel
+from alignment_train.settings import Guards, Optimiser
 from alignment_train.training.guards import WINDOW, TrainingAborted, TrainingMonitor
 from tests.support.models import tiny
 from tests.test_train import plan, run, weights

@@ -29,10 +29,10 @@ def asked(setting: str) -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has no such setting")
 def test_what_a_step_frees_the_next_one_takes():
-    without, with_it = asked(""), asked("assert heap.keep()")
+    without, with_it = asked(""), asked("assert heap.retain_freed_memory()")
     assert without > 100_000
     assert with_it < 0.6 * without
-    assert asked("assert heap.keep(heap.LARGE_WEIGHT)") > 0.8 * without
+    assert asked("assert heap.retain_freed_memory(heap.LARGE_WEIGHT)") > 0.8 * without
 
 
 def test_a_c_library_without_the_setting_is_left_alone(monkeypatch):

@@ -6,12 +6,13 @@ import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
 
-from alignment_train.config import Optimiser
 from alignment_train.models.seed import train_tokenizer
 from alignment_train.objectives.kl_self_teaching import KlSelfTeaching, halves
 from alignment_train.objectives.language_model import LanguageModel
+from alignment_train.settings import Optimiser
 from alignment_train.training.data import segments
-from alignment_train.training.loop import Plan, train
+from alignment_train.training.loop import train
+from alignment_train.training.plan import Plan
 from alignment_train.training.progress_log import Reporter
 from pipelines.progress import no_progress
 from pipelines.registry import build

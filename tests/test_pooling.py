@@ -7,12 +7,12 @@ import pytest
 import torch
 from tokenizers import AddedToken, processors
 
-from alignment_train.config import Guards
 from alignment_train.evaluation.lm import LM
 from alignment_train.evaluation.probe import measure
 from alignment_train.losses import pool, pooling_mask
 from alignment_train.models.model import Model
 from alignment_train.objectives import Objective
+from alignment_train.settings import Guards
 from alignment_train.training.guards import TrainingMonitor
 from pipelines.registry import build
 from tests.support.models import bitext, tiny

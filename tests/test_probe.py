@@ -19,7 +19,7 @@ from pipelines.config import Recipe
 from pipelines.evals.retrieval import cosines, found, mexa, ratio_margin
 from pipelines.languages import Pair
 from pipelines.registry import build
-from pipelines.report import plots
+from pipelines.report import plot_training as plots
 from pipelines.schema import BITEXT
 from pipelines.storage.store import Store, StoreError
 from tests.support.bitext_fixtures import recipe, sentences

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from alignment_train import losses
-from alignment_train.config import Optimiser
 from alignment_train.losses import kl_divergence
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.retain import Retain
-from alignment_train.training.loop import Plan, train
+from alignment_train.settings import Optimiser
+from alignment_train.training.loop import train
+from alignment_train.training.plan import Plan
 from alignment_train.training.progress_log import Reporter
 from pipelines.progress import no_progress
 from pipelines.registry import build

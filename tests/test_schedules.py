@@ -10,14 +10,16 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from alignment_train.config import Guards, TrainConfig
+from alignment_train.config import TrainConfig
 from alignment_train.losses import info_nce, pool
 from alignment_train.objectives import Objective
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.language_model import LanguageModel
+from alignment_train.settings import Guards
 from alignment_train.trainer import Trainer
-from alignment_train.training.loop import loss_weights, micro_batch_schedule, train
+from alignment_train.training.loop import train
 from alignment_train.training.progress_log import Reporter
+from alignment_train.training.schedule import loss_weights, micro_batch_schedule
 from pipelines.config import read_recipe
 from pipelines.progress import no_progress
 from tests.support.models import tiny

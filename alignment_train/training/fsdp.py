@@ -70,8 +70,11 @@ class FsdpModel(nn.Module):
             module.reshard()
         return found
 
-    def unshard(self) -> None:
-        """Give the model back as it was before it was divided, with the weights of now, on the CPU of each process."""
+    def unshard_model(self) -> None:
+        """Give the model back as it was before it was divided, with the weights of now, on the CPU of each process.
+
+        Not `unshard`: that is a method of torch's FSDPModule, which takes precedence.
+        """
         (model,), (apart,) = self._model, self._apart
         for mine, whole in zip(model.lm.parameters(), apart.lm.parameters(), strict=True):
             whole.data = distributed.full_tensor(mine.detach()).cpu()

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alignment_train.config import Guards
 from alignment_train.layers import layer_index
 from alignment_train.losses import effective_rank, pool
 from alignment_train.models.model import Model
 from alignment_train.objectives import Objective
+from alignment_train.settings import Guards
 from pipelines.errors import UserError
 
 WINDOW = 20  # values of a loss that are averaged: a single batch may be hard

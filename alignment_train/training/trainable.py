@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -93,3 +93,11 @@ def estimate_memory(modules: Iterable[nn.Module]) -> Memory:
     parameters = {p for module in modules for p in module.parameters()}
     trained = sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
     return Memory(sum(p.numel() * p.element_size() for p in parameters), trained, 2 * trained)
+
+
+def drop_frozen(models: list[nn.Module], states: list[dict[str, Any]], _: str) -> None:
+    """Remove frozen weights from the states of a checkpoint, as a hook of Accelerator: the base model has them."""
+    for module, state in zip(models, states, strict=False):  # FSDP writes its own states and passes none
+        for name, parameter in module.named_parameters(remove_duplicate=False):
+            if not parameter.requires_grad:
+                state.pop(name, None)

@@ -31,6 +31,7 @@ NEUTRAL = frozenset(
         "pipelines.registry",
         "pipelines.yaml_file",
         "alignment_train.config",
+        "alignment_train.settings",
         "alignment_train.models.check",
         # Keep, fetch and name files whose content is compared with its SHA-256.
         "pipelines.fetching.download",
