@@ -18,8 +18,8 @@ from alignment_train.models.check import check
 from alignment_train.models.load import load_base
 from alignment_train.models.model import Model
 from alignment_train.settings import Base
-from assets.cli import _base_is_checked
-from assets.resources import RunLocation
+from assets.align import is_base_checked
+from assets.locations import RunLocation
 from tests.support.gguf_file import END, qwen, write
 from tests.support.models import bitext
 from tests.support.refused import problem
@@ -171,7 +171,7 @@ def test_a_changed_file_is_checked_again(file: Path, tmp_path: Path):
     own = trainer(tmp_path, "own", CONTRAST, base={"model": str(file)})
     own.base()
     used = RunLocation(Path("own.yaml"), str(tmp_path / "own"))
-    assert _base_is_checked(used, own.recipe, TrainConfig.of(own.recipe))
+    assert is_base_checked(used, own.recipe, TrainConfig.of(own.recipe))
     later = (tmp_path / "own" / "base_model" / "manifest.json").stat().st_mtime + 1
     os.utime(file, (later, later))
-    assert not _base_is_checked(used, own.recipe, TrainConfig.of(own.recipe))
+    assert not is_base_checked(used, own.recipe, TrainConfig.of(own.recipe))

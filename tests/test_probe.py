@@ -14,12 +14,12 @@ from alignment_train.evaluation import probe
 from alignment_train.evaluation.probe import choose
 from alignment_train.trainer import Trainer
 from assets.graph import define
-from assets.resources import RunLocation
+from assets.locations import RunLocation
 from pipelines.config import Recipe
 from pipelines.evals.retrieval import cosines, found, mexa, ratio_margin
 from pipelines.languages import Pair
 from pipelines.registry import build
-from pipelines.report import plots
+from pipelines.report import plot_training as plots
 from pipelines.schema import BITEXT
 from pipelines.storage.store import Store, StoreError
 from tests.support.bitext_fixtures import recipe, sentences

@@ -74,8 +74,11 @@ class FsdpModel(nn.Module):
             module.reshard()
         return result
 
-    def unshard(self) -> None:
-        """Restore the model on the CPU of each process, with its current weights."""
+    def unshard_model(self) -> None:
+        """Restore the model on the CPU of each process, with its current weights.
+
+        Not `unshard`: that is a method of torch's FSDPModule, which takes precedence.
+        """
         (model,), (template,) = self._model, self._template
         for shard, parameter in zip(model.lm.parameters(), template.lm.parameters(), strict=True):
             parameter.data = distributed.full_tensor(shard.detach()).cpu()

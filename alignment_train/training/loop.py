@@ -294,7 +294,7 @@ class TrainingLoop:
         """Close the log and leave the whole model in evaluation mode."""
         self.reporter.close()
         if self.fsdp:
-            self.fsdp.unshard()
+            self.fsdp.unshard_model()
         self.model.lm.eval()
         return self.outcome
 
