@@ -151,5 +151,5 @@ def test_batches_that_cannot_be_divided_are_refused(tmp_path: Path, monkeypatch,
 
 def test_an_older_torch_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("alignment_train.training.fsdp.FORCE_SUM", "not_there_yet")
-    with pytest.raises(ValueError, match="train.parallel: found fsdp, with torch .* Expected: torch 2.9 or newer"):
+    with pytest.raises(ValueError, match="train.parallel: found fsdp with torch .* Expected: torch 2.9 or newer"):
         FsdpModel(tiny(), [], "float32")

@@ -135,7 +135,7 @@ def test_recall_may_decide(root: Path):
 
 
 def test_there_is_nothing_to_merge_where_all_weights_were_trained():
-    with pytest.raises(ValueError, match="merge: found no adapter beside it, so align_model has all weights"):
+    with pytest.raises(ValueError, match="merge: found no adapter, so align_model is a whole model"):
         TrainConfig.model_validate({"objectives": CONTRAST, "merge": {"adapter": "task"}})
     with pytest.raises(ValueError, match="less than or equal to 1"):
         Merge.model_validate({"adapter": "task", "coefficients": [1.5]})

@@ -280,7 +280,7 @@ def test_every_objective_with_a_layer_takes_auto(name: str):
     config = TrainConfig.model_validate({"base": {"seed": {"layers": 1}}, "objectives": [{name: {"layer": "auto"}}]})
     assert config.needs_probe
     assert getattr(config.with_layers({"mean": 1, "last": 1, "mean, centered": 1}).objectives[0], "layer", None) == 1
-    with pytest.raises(ValueError, match="layer: found 2. Allowed: 'middle', a fraction between 0 and 1, or -2 to 1"):
+    with pytest.raises(ValueError, match="layer: found 2. Expected: 'middle', a fraction between 0 and 1, or -2 to 1"):
         TrainConfig.model_validate({"base": {"seed": {"layers": 1}}, "objectives": [{name: {"layer": 2}}]})
 
 

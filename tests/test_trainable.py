@@ -165,7 +165,7 @@ def test_a_model_without_checkpointing_says_so():
     model = tiny()
     type(model.lm).supports_gradient_checkpointing = False
     try:
-        with pytest.raises(UserError, match="train.checkpointing: found true, with a model that has no gradient"):
+        with pytest.raises(UserError, match="train.checkpointing: found true, with a model that does not support it"):
             checkpoint_blocks(model)
     finally:
         del type(model.lm).supports_gradient_checkpointing
@@ -174,9 +174,9 @@ def test_a_model_without_checkpointing_says_so():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"trainable": "blocks", "adapter": {"lora": {}}}, "trainable: found blocks beside adapter"),
+        ({"trainable": "blocks", "adapter": {"lora": {}}}, "trainable: found blocks with adapter"),
         ({"checkpointing": True, "objectives": ["meta"]}, "checkpointing: found true with the objective meta"),
-        ({"checkpointing": True, "adapter": {"prefix": {}}}, "checkpointing: found true beside adapter.prefix"),
+        ({"checkpointing": True, "adapter": {"prefix": {}}}, "checkpointing: found true with adapter.prefix"),
         ({"trainable": []}, "trainable"),
     ],
 )
