@@ -235,7 +235,7 @@ def test_rows_without_the_pivot_are_not_wanted_not_probed_and_refused():
     with pytest.raises(ValueError, match="pivot: found a pair deu_Latn-nld_Latn. Allowed: pairs with eng_Latn"):
         lens().collate([{**rows[1], "src_lang": "deu_Latn", "tgt_lang": "nld_Latn"}], model, 64)
     with pytest.raises(
-        ValueError, match="lens.pivot: found no row in tam_Taml among 12 rows of bitext. Allowed: dan_Latn, deu_Latn"
+        ValueError, match="lens.pivot: found no row in tam_Taml among 12 rows of bitext. Expected: dan_Latn, deu_Latn"
     ):
         lens(pivot="ta").setup(model, table)
 
@@ -276,5 +276,5 @@ def test_it_is_the_one_plug_in_of_its_file_and_leaves_the_control():
 def test_settings_that_cannot_be_are_refused(settings, message: str):
     with pytest.raises(ValueError, match=message):
         lens(**settings)
-    with pytest.raises(ValueError, match="layer: found 9. Allowed: 'middle', a fraction between 0 and 1, or -4 to 3"):
+    with pytest.raises(ValueError, match="layer: found 9. Expected: 'middle', a fraction between 0 and 1, or -4 to 3"):
         lens(layer=9).check(3)

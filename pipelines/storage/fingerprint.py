@@ -33,6 +33,7 @@ NEUTRAL = frozenset(
         "pipelines.validation",
         "pipelines.yaml_file",
         "alignment_train.config",
+        "alignment_train.settings",
         "alignment_train.models.check",
         # Keep, fetch and name files whose content is compared with its SHA-256.
         "pipelines.fetching.download",
