@@ -260,7 +260,7 @@ def test_a_tokenizer_that_cannot_count_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=rf"budget.tokenizer: .*{name} cannot be read: .*Allowed: a SentencePiece"):
             counter(Budget.model_validate({"tokens": 5, "tokenizer": str(tmp_path / name)}))
     lost = recipe(["en-de"], budget={"tokens": 5, "tokenizer": str(tmp_path / "lost.model")})
-    with pytest.raises(ValueError, match=r"corpus.budget.tokenizer: no file .*lost.model. Allowed: characters"):
+    with pytest.raises(ValueError, match=r"corpus.budget.tokenizer: no file .*lost.model. Expected: characters"):
         lost.notes()
 
 

@@ -370,8 +370,8 @@ def test_the_part_that_is_trained_on_is_no_test(tmp_path: Path) -> None:
     ("evals", "message"),
     [
         ("{task: slots}", r"transfer.task: found slots. Allowed: a task of the recipe's corpus.tasks, sample_slots"),
-        ("{task: sample_slots}", r"eval.transfer.test: split: found 'test'. Expected: 'train' or 'heldout'"),
-        ("{task: sample_slots, test: {part: x}}", r"eval.transfer.test: part: unknown key"),
+        ("{task: sample_slots}", r"eval\[0\].transfer.test: split: found 'test'. Expected: 'train' or 'heldout'"),
+        ("{task: sample_slots, test: {part: x}}", r"eval\[0\].transfer.test: part: unknown key"),
         ("{task: sample_slots, test: {train: [de]}}", r"found train. Name the languages to ask in as `languages`"),
         (
             "{task: sample_slots, test: {split: heldout}, languages: [en, ta]}",
