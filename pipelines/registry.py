@@ -179,7 +179,7 @@ def load(package: str, name: str) -> type[Plugin]:
             f"the name, or add the plug-in to a folder that 'plugins' names."
         )
     if len(origins[name]) > 1:
-        raise _clash(kind, name, origins[name])
+        raise _clash(package, name, origins[name])
     [origin] = origins[name]
     if not name.isidentifier():
         raise _plugins_error(
@@ -252,7 +252,7 @@ def _catalog(package: str) -> dict[str, list[_Origin]]:
             out.setdefault(name, []).append(_Origin(f"{_package_of(folder)}.{kind}.{name}", str(folder), folder))
     for name, origins in out.items():
         if len(origins) > 1 and any(origin.folder for origin in origins):
-            raise _clash(kind.removesuffix("s"), name, origins)
+            raise _clash(package, name, origins)
     return out
 
 
@@ -288,12 +288,21 @@ def _plugins_error(text: str) -> RootError:
     return RootError([(("plugins",), text)])
 
 
-def _clash(kind: str, name: str, origins: list[_Origin]) -> RootError:
-    where = " and ".join(origin.description for origin in origins)
+def _clash(package: str, name: str, origins: list[_Origin]) -> RootError:
+    where = " and ".join(_location(package, name, origin) for origin in origins)
     return _plugins_error(
-        f"found the {kind} '{name}' more than once: {where}. Expected: one plug-in of a name, and none with the name "
-        f"of a built-in one. Fix: rename the file or the entry point."
+        f"found the {package.rpartition('.')[2].removesuffix('s')} '{name}' more than once: {where}. Expected: one "
+        f"plug-in of a name, and none with the name of a built-in one. Fix: rename the file or the entry point."
     )
+
+
+def _location(package: str, name: str, origin: _Origin) -> str:
+    """The file of a plug-in, found without importing it; of an installed package, its name and module."""
+    if not (origin.folder or origin.is_builtin):
+        return f"{origin.description} ({origin.module})"
+    path = [origin.folder / package.rpartition(".")[2]] if origin.folder else importlib.import_module(package).__path__
+    candidates = [Path(folder, file) for folder in path for file in (f"{name}.py", f"{name}/__init__.py")]
+    return str(next((file for file in candidates if file.is_file()), origin.description))
 
 
 def _package_of(folder: Path) -> str:
