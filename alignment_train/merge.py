@@ -25,8 +25,10 @@ from pipelines.config import Recipe
 from pipelines.errors import UserError
 from pipelines.evals.retrieval import credits
 from pipelines.fetching.paths import is_address
+from pipelines.files import sha256
 from pipelines.storage.fingerprint import compute_fingerprint
-from pipelines.storage.store import Manifest, Store, sha256
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
 from pipelines.text.segments import generator
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from pipelines.report.flow import svg
 from pipelines.results.summary import summary
 from pipelines.results.verdict import GROUPS
 from pipelines.results.verdict import by_group as grouped
-from pipelines.storage.store import Manifest, Store
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
 
 Scalar = str | int | float | bool
 

@@ -17,7 +17,8 @@ from pipelines.runner import STAGES, needed, side_by_side
 from pipelines.stages import collect
 from pipelines.stages.budget import words
 from pipelines.storage import verification
-from pipelines.storage.store import Manifest, Store
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
 
 USAGE = """python -m pipelines RECIPE --store DIR [--pair PAIR ...] [--until ASSET]
                                                                 make the recipe's corpus, up to the training mix

@@ -17,7 +17,8 @@ from assets.checks import checks
 from assets.corpus import PER_PAIR, REFRESH, corpus_assets, whole_version
 from assets.resources import StoreResource
 from pipelines.config import read_recipe
-from pipelines.storage.store import Manifest, Store
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
 from tests.support.graph import EVERY_PAIR, PAIRS, TINY, failure, hashes, run
 
 CORPUS = [*(stage.asset for stage in PER_PAIR), "eval_text", "training_mix"]

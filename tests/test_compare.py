@@ -16,7 +16,8 @@ from pipelines.config import METHODS, read_recipe
 from pipelines.report import comparison
 from pipelines.report.comparison import Row
 from pipelines.statistics import STUDENT, over_runs
-from pipelines.storage.store import Manifest, Store
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
 from pipelines.storage.verification import verify
 from tests.support.models import ROOT
 

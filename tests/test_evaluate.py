@@ -10,7 +10,8 @@ import pytest
 from alignment_train.evaluation import evaluate
 from pipelines.evals import LanguageModel, Metric, Sample, States
 from pipelines.results.summary import table
-from pipelines.storage.store import Store, StoreError
+from pipelines.storage.errors import StoreError
+from pipelines.storage.store import Store
 from tests.support.fake_metrics import TRAINED_LAYER, Answers, Fake, fabricate, figures, recipe
 
 DE, SW = "deu_Latn-eng_Latn", "eng_Latn-swh_Latn"

@@ -163,7 +163,7 @@ def test_a_fingerprint_covers_the_source_within_an_eval(monkeypatch: pytest.Monk
 
 
 def commit_of(installed: Path) -> str:
-    code = "from pipelines.storage.fingerprint import commit; print(commit())"
+    code = "from pipelines.storage.provenance import commit; print(commit())"
     run = subprocess.run([sys.executable, "-c", code], cwd=installed, capture_output=True, text=True, check=True)
     return run.stdout.strip()
 

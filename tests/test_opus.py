@@ -20,7 +20,8 @@ from pipelines.sources import _moses, _packages
 from pipelines.sources._releases import with_credentials
 from pipelines.sources.opus import Opus
 from pipelines.stages import clean, collect
-from pipelines.storage.store import Manifest, Store
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
 from pipelines.tasks.translation import Translation
 from pipelines.text import text_files
 from tests.support.opus_server import FAULTS, Mirror, lines, package

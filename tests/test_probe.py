@@ -21,7 +21,8 @@ from pipelines.languages import Pair
 from pipelines.registry import build
 from pipelines.report import plots
 from pipelines.schema import BITEXT
-from pipelines.storage.store import Store, StoreError
+from pipelines.storage.errors import StoreError
+from pipelines.storage.store import Store
 from tests.support.bitext_fixtures import recipe, sentences
 from tests.support.fake_lm import Unasked
 from tests.support.graph import TINY, run

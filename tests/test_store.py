@@ -9,8 +9,10 @@ import pytest
 from pipelines.files import sha256
 from pipelines.languages import Pair
 from pipelines.storage import store as module
-from pipelines.storage.fingerprint import commit
-from pipelines.storage.store import LedgerRow, Store, StoreError
+from pipelines.storage.errors import StoreError
+from pipelines.storage.manifest import LedgerRow
+from pipelines.storage.provenance import commit
+from pipelines.storage.store import Store
 from pipelines.storage.verification import verify
 from tests.support.bitext_fixtures import store_bitext
 

@@ -14,8 +14,10 @@ from pipelines.fetching.paths import filesystem, inside
 from pipelines.runner import STAGES
 from pipelines.storage import remote
 from pipelines.storage import store as store_module
+from pipelines.storage.errors import StoreError
+from pipelines.storage.manifest import Manifest
 from pipelines.storage.remote import RemoteError
-from pipelines.storage.store import Manifest, Store, StoreError
+from pipelines.storage.store import Store
 from pipelines.storage.verification import verify
 
 TINY = Path(__file__).parent / "data" / "tiny.yaml"

@@ -20,7 +20,9 @@ from pipelines.fetching import lock
 from pipelines.languages import Pair
 from pipelines.sources._releases import RELEASES
 from pipelines.sources.opus import Opus
-from pipelines.storage.store import DamagedError, Manifest, Store, StoreError, parse_manifest
+from pipelines.storage.errors import DamagedError, StoreError
+from pipelines.storage.manifest import Manifest, parse_manifest
+from pipelines.storage.store import Store
 from pipelines.storage.verification import repair, verify
 from tests.support.bitext_fixtures import store_bitext
 from tests.support.opus_server import Mirror

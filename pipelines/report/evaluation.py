@@ -50,8 +50,9 @@ from pipelines.results.summary import (
     word,
 )
 from pipelines.results.verdict import GROUPS, Group, is_result, reference, verdict
-from pipelines.storage.fingerprint import commit, installed
-from pipelines.storage.store import MAIN, PER_PAIR, WHOLE, Manifest, Store
+from pipelines.storage.manifest import MAIN, Manifest
+from pipelines.storage.provenance import commit, installed
+from pipelines.storage.store import PER_PAIR, WHOLE, Store
 
 RETAINED = {
     BETTER: "retained, better", GUESSED: f"retained: {GUESSED}", WORSE: "not retained",

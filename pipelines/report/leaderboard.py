@@ -42,7 +42,8 @@ from pipelines.results.summary import (
 )
 from pipelines.results.verdict import is_result, reference, verdict
 from pipelines.statistics import MOST_RUNS, over_runs
-from pipelines.storage.store import Manifest, Store, parse_manifest
+from pipelines.storage.manifest import Manifest, parse_manifest
+from pipelines.storage.store import Store
 
 
 class _Figure(TypedDict):
