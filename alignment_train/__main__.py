@@ -172,7 +172,7 @@ def _run(command: str, recipe_path: str, root: str, device: str | None) -> None:
             "merged_model": trainer.merge,
             "evaluation": lambda: evaluate(recipe, store, trainer.models(), progress.update),
         }
-        ready = ["base_model", "layer_probe"] if config.asks_probe else ["base_model"]
+        ready = ["base_model", "layer_probe"] if config.needs_probe else ["base_model"]
         wanted = {
             "base": ["base_model"],
             "probe": ["base_model", "layer_probe"],

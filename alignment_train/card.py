@@ -12,8 +12,10 @@ from pipelines import languages
 from pipelines.config import Recipe
 from pipelines.errors import quoted
 from pipelines.report.data_card import cell, fenced, front_matter, public, sources, table
+from pipelines.report.format import plain
 from pipelines.results.measures import label, measure_of
-from pipelines.results.summary import Metrics, models, plain, summary
+from pipelines.results.metric_key import MetricKey
+from pipelines.results.summary import Metrics, models, summary
 from pipelines.results.verdict import verdict
 from pipelines.storage.store import Store
 
@@ -135,6 +137,6 @@ def _evaluation(recipe: Recipe, metrics: Metrics) -> str:
     rows = []
     for row in summary(metrics):
         figures = {name: plain(row[name], measure_of(row["key"])) for name in (*models(metrics), "chance")}
-        said = label(row["key"].partition("/")[0], row["metric"])
+        said = label(MetricKey.parse(row["key"]).task, row["metric"])
         rows.append({"held-out text": row["subject"], "metric": said, **figures})
-    return "\n\n".join([f"{found.headline}.", "\n".join(f"- {cell(said)}" for said in found.sentences), table(rows)])
+    return "\n\n".join([f"{found.headline}.", "\n".join(f"- {cell(line)}" for line in found.findings), table(rows)])

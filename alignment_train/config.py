@@ -1,410 +1,236 @@
-"""The `train` section of a recipe. Imports no torch, so that the graph can check it."""
+"""The `train` section of a recipe. Imports no torch, so that Dagster can check recipes quickly."""
 
-import re
 from collections.abc import Mapping
 from datetime import date
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from alignment_train.models.chat import DATE
 from alignment_train.objectives import Objective
+from alignment_train.settings import AdapterSettings, Base, Guards, Merge, Optimiser, SeedModel
 from pipelines.config import Recipe, validate
 from pipelines.errors import UserError
-from pipelines.registry import Strict, plugin_field
+from pipelines.registry import Strict, plugin_field, use_folders
 
 CENTERED = ", centered"
-"""After a pooling: less the mean of each language."""
+"""Suffix of a pooling whose states have the mean of their language subtracted."""
 NO_WEIGHTS = {"base", "checkpointing", "checkpoint_every", "guards", "merge", "parallel"}
-"""Settings that decide no weights, or have a fingerprint of their own."""
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+"""Settings that do not affect the weights, or that have a fingerprint of their own."""
 
 
-class Optimiser(Strict):
-    """AdamW and its schedule."""
-
-    learning_rate: float = Field(5e-4, gt=0)
-    schedule: Literal["cosine", "linear", "constant", "inverse_sqrt"] = "cosine"
-    warmup: float = Field(0.05, ge=0, lt=1)
-    """Share of the steps in which the learning rate rises from 0."""
-    weight_decay: float = Field(0.01, ge=0)
-    """Of matrices; vectors (norms, biases) do not decay."""
-    max_grad_norm: float = Field(1.0, gt=0)
-    betas: tuple[float, float] = (0.9, 0.95)
-
-
-class SeedModel(Strict):
-    """A tokenizer and a small Llama-shaped decoder made from the corpus itself, where no hub can be reached."""
-
-    vocab_size: int = Field(8000, ge=300)
-    """At most; a small corpus gives fewer pieces."""
-    hidden_size: int = Field(256, ge=8)
-    layers: int = Field(6, ge=1)
-    heads: int = Field(4, ge=1)
-    context: int = Field(512, ge=16)
-    """Most tokens a text may have."""
-    steps: int = Field(1500, gt=0)
-    rows: int = Field(64, gt=0)
-    """Texts a step."""
-    optimiser: Optimiser = Optimiser.model_validate({"learning_rate": 2e-3})
-
-    @model_validator(mode="after")
-    def _divisible(self) -> "SeedModel":
-        if self.hidden_size % (2 * self.heads):
-            raise UserError(
-                f"hidden_size: found {self.hidden_size}. Allowed: a multiple of 2 x heads = {2 * self.heads} (rotary "
-                f"positions need an even head size). Change hidden_size or heads."
-            )
-        return self
-
-
-def _base(spec: Any) -> Any:
-    if isinstance(spec, str):
-        return {"seed": {}} if spec == "seed" else {"model": spec}
-    return spec
-
-
-class Base(Strict):
-    """What is aligned: `seed`, `{seed: {...}}`, a hub id or a local path, or `{model: id, revision: hash}`."""
-
-    seed: SeedModel | None = None
-    model: str | None = None
-    """A hub id, the folder of a model, or a GGUF file, which is dequantised once."""
-    gguf: Annotated[str, Field(pattern=r"\.gguf$")] | None = None
-    """The file to take of a hub id or a folder that has GGUF files."""
-    revision: str | None = None
-    """Branch, tag or commit on the hub; name a commit to have the same model tomorrow."""
-    trust_remote_code: bool = False
-    """Whether code that lies beside the weights is run, with all rights of the user. Needed by few models."""
-
-    @property
-    def hub(self) -> str | None:
-        """The hub id, None for a seed and for a local path."""
-        return None if self.is_local else self.model
-
-    @property
-    def is_local(self) -> bool:
-        """Whether it can be loaded, or refused, without a hub: a path, there or not, and no hub id."""
-        if self.model is None:
-            return False
-        return Path(self.model).exists() or self.model.endswith(".gguf") or not HUB_ID.fullmatch(self.model)
-
-    @property
-    def gguf_file(self) -> Path | None:
-        """The local GGUF file that is read, there or not: named, or the only one in a folder without config.json."""
-        path = Path(self.model or "")
-        if self.model is None or not self.is_local:
-            return None
-        if self.gguf:
-            return path / self.gguf
-        if path.suffix == ".gguf":
-            return path
-        found = [] if (path / "config.json").exists() else list(path.glob("*.gguf"))
-        return found[0] if len(found) == 1 else None
-
-    @property
-    def files(self) -> list[Path]:
-        """The local files that decide the model; none of a seed or a hub."""
-        if self.model is None:
-            return []
-        found = [self.gguf_file] if self.gguf_file else sorted(Path(self.model).glob("*"))
-        return [file for file in found if file.is_file()]
-
-    @model_validator(mode="after")
-    def _one(self) -> "Base":
-        if (self.seed is None) == (self.model is None):
-            raise UserError("found both or neither of seed and model. Allowed: one of them. Remove or add one.")
-        if self.gguf and (self.model is None or self.model.endswith(".gguf")):
-            raise UserError(
-                f"gguf: found {self.gguf!r} beside {self.model or 'seed'}. Allowed: where model is a hub id or a "
-                f"folder. Remove gguf, or correct model."
-            )
-        return self
-
-
-class Lora(Strict):
-    """Low-rank adapters: beside a frozen matrix W the product B A, of rank `r`, is trained and alpha / r of it added.
-
-    Source: Hu et al. 2021 (arXiv 2106.09685). The defaults are mid-align's (arXiv 2502.14830).
-    """
-
-    r: int = Field(8, gt=0)
-    alpha: float = Field(16, gt=0)
-    dropout: float = Field(0.1, ge=0, lt=1)
-    targets: Literal["blocks"] | Annotated[list[str], Field(min_length=1)] = "blocks"
-    """Names of linear layers, such as `q_proj`; `blocks`: every linear layer of every block."""
-
-
-class Prefix(Strict):
-    """Prefix tuning: before every text, each block sees `length` keys and values, and they alone are trained.
-
-    It begins as what the model makes of `length` random tokens, so it is no neutral one until it is trained. A text may
-    then have `length` tokens less than the model has places for.
-    Source: Li and Liang 2021 (arXiv 2101.00190); lengths 16 and 32 are XSGD's (arXiv 2304.01295).
-    """
-
-    length: int = Field(16, gt=0)
-
-
-class Adapter(Strict):
-    """What is trained in place of all weights; align_model then is an adapter that is laid on base_model."""
-
-    lora: Lora | None = None
-    prefix: Prefix | None = None
-
-    @property
-    def chosen(self) -> Lora | Prefix:
-        found = self.lora or self.prefix
-        assert found
-        return found
-
-    @model_validator(mode="after")
-    def _one(self) -> "Adapter":
-        if (self.lora is None) == (self.prefix is None):
-            raise UserError("found both or neither of lora and prefix. Allowed: one of them. Remove or add one.")
-        return self
-
-
-class Merge(Strict):
-    """align_model's adapter and one trained apart, made one: merged_model.
-
-    At coefficient c the adapters have weights c and 1 - c: 0 is the other alone, 1 align_model alone. Which of
-    `coefficients` is best is measured on dev text, as mid-align tunes its average (arXiv 2502.14830).
-    """
-
-    adapter: str
-    """A folder with an adapter of PEFT, or the store of a recipe that trained one on the same base model: its path or
-    address, or its name beside this recipe's store."""
-    method: Literal[
-        "cat", "linear", "svd", "ties", "ties_svd", "dare_linear", "dare_linear_svd", "dare_ties", "dare_ties_svd"
-    ] = "cat"
-    """Of PEFT's `add_weighted_adapter`. `cat` is the weighted sum of the two updates, its rank the sum of theirs; `svd`
-    the nearest to that of the larger rank; `linear` averages A and B apart, a rough approximation, as do `ties` (arXiv
-    2306.01708) and `dare_*` (arXiv 2311.03099), which with `_svd` act on the updates themselves."""
-    density: float = Field(0.5, gt=0, le=1)
-    """Share of an adapter's weights that `ties` and `dare` keep."""
-    coefficients: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1)] = [0, 0.25, 0.5, 0.75, 1]
-    choose: Literal["loss", "recall@1"] = "loss"
-    """What decides on dev text: nats per token of responses to the recipe's instructions about it (without any, of the
-    target after the source), or recall@1 of translations at the trained layer. Of equals the first is taken."""
-    rows: int = Field(500, gt=0)
-    """Most dev pairs that are asked about."""
-
-
-class Guards(Strict):
-    """What stops a training with a plain reason; the last checkpoint before it stays. Null is never checked.
-
-    Losses and gradients that are not finite stop it always.
-    """
-
-    divergence: float | None = Field(1.0, gt=0)
-    """How far an objective's loss may rise: the mean of its last 20 values over that of its first 20, by so many times
-    that mean, or so many nats where it is less than 1 (a `retain` starts at 0). Twenty batches are no noise, and a
-    loss that has doubled since the untrained start is of no use; a slow rise beside a falling one stays below it."""
-    collapse: float | None = Field(0.25, gt=0, lt=1)
-    """Least effective rank of pooled states, as a share of that at the start: for each objective that aligns, of the
-    same 128 rows at most, in the layer that it trains (Roy & Vetterli 2007; `losses.effective_rank`). The sample's
-    contrast has 0.5 at its least, after 25 steps, and 0.9 at the end."""
-    every: int = Field(25, gt=0)
-    """Steps between looks at the effective rank; there is one before each checkpoint too."""
+def _expand_base(value: Any) -> Any:
+    """Accept `seed`, a path or a hub id instead of a mapping."""
+    if isinstance(value, str):
+        return {"seed": {}} if value == "seed" else {"model": value}
+    return value
 
 
 class TrainConfig(Strict):
     """How the base model is aligned."""
 
-    base: Annotated[Base, BeforeValidator(_base)] = Base(seed=SeedModel.model_validate({}))
+    base: Annotated[Base, BeforeValidator(_expand_base)] = Base(seed=SeedModel.model_validate({}))
     objectives: Annotated[
         list[plugin_field(Objective, "alignment_train.objectives")],  # type: ignore[valid-type]
         Field(min_length=1),
     ]
     steps: int = Field(300, gt=0)
     schedule: Literal["joint", "alternate_step", "alternate_microbatch"] = "joint"
-    """Which objectives a micro-batch serves: all of them, or one, the turn passing on, in the order of `objectives`,
-    after each step or after each micro-batch (as mid-align's released code does, arXiv 2502.14830)."""
+    """Which objectives a micro-batch serves: all of them, or one at a time in the order of `objectives`, alternating
+    after each step or after each micro-batch (as in mid-align's code, arXiv 2502.14830)."""
     accumulation: int = Field(1, gt=0)
-    """Micro-batches a step. Those of one objective have the gradient of one batch of them all: they are weighted by
-    what their losses are means over (`Objective.count`: tokens, or rows). Not so a contrast, whose negatives are those
-    of its micro-batch: `contrastive.chunk` is what makes its batch larger than memory. With alternate_microbatch each
-    of n objectives has 1/n of the weight that it has in a joint step."""
+    """Micro-batches per step (gradient accumulation). Those of one objective together have the gradient of one large
+    batch: they are weighted by what their losses are means over (`Objective.count`: tokens or rows). A contrast is the
+    exception, because its negatives are those of its micro-batch; use `contrastive.chunk` for batches larger than
+    memory. With alternate_microbatch each of n objectives has 1/n of its weight in a joint step."""
     max_length: int = Field(256, ge=8)
-    """Tokens after which a text is cut; how many were is counted and shown."""
+    """Maximum number of tokens of a text; the number of truncated texts is reported."""
     chat_date: date = DATE
-    """The date that conversations show where the model's chat template writes today's (Llama 3, Mistral Small)."""
+    """The current date for chat templates that write it (Llama 3, Mistral Small)."""
     optimiser: Optimiser = Optimiser.model_validate({})
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of activations in training, whose weights are float32, and of weights in evaluation. `auto`: bfloat16 on GPUs
-    that have it, and on processors where a measurement at the start finds it faster for models as wide as this one;
-    seed models are too narrow for it. A resumed training keeps the precision that it began with."""
+    """Precision of activations in training, whose weights are float32, and of weights in evaluation. `auto` selects
+    bfloat16 on GPUs that support it, and on CPUs if a measurement at the start shows that it is faster for a model of
+    this width, which seed models never are. A resumed training keeps its precision."""
     gradients_every: int = Field(10, ge=0)
-    """Steps between measurements of each objective's gradient norm and of the cosines between them; 0: never. Such a
-    step holds one copy of the gradients more for each objective after the first."""
+    """Steps between measurements of each objective's gradient norm and their cosines; 0 disables them. A measured step
+    stores one more copy of the gradients for each objective after the first."""
     guards: Guards = Guards.model_validate({})
     checkpoint_every: int = Field(50, gt=0)
-    """Steps between checkpoints; a killed run resumes from the last one and ends with the same weights."""
+    """Steps between checkpoints. A killed run resumes from the last one and ends with the same weights."""
     parallel: Literal["data", "fsdp"] = "data"
-    """What each of several processes (torchrun) holds: the whole model, or with `fsdp` its part of the weights, their
-    gradients and the optimiser's state. The weights are the same up to rounding; `fsdp` communicates more."""
+    """What each process (torchrun) stores: the whole model, or with `fsdp` a shard of weights, gradients and optimiser
+    state. The resulting weights are the same up to rounding; `fsdp` communicates more."""
     trainable: Literal["all", "blocks"] | Annotated[list[str], Field(min_length=1)] = "all"
-    """Which weights of the base model are trained: all; `blocks`, all but token embeddings and output head, which with
-    a large vocabulary are most of a small model's; or globs of parameter names, such as `model.layers.1?.*`. Others
-    have no gradient and no optimiser state. Parts that objectives add are always trained."""
+    """Which weights of the base model are trained: all; `blocks`, all but token embeddings and output head; or globs of
+    parameter names, such as `model.layers.1?.*`. Other weights need no gradient and no optimiser state. Modules that
+    objectives add are always trained."""
     checkpointing: bool = False
-    """Gradient checkpointing: of each block its input alone is kept, and the block is run again in the backward pass.
-    Takes far less memory and about a third more time; the gradients are the same."""
-    adapter: Adapter | None = None
-    """What is trained beside the frozen base model; without it `trainable` decides."""
+    """Gradient checkpointing: store only the input of each block, and recompute the block in the backward pass. Needs
+    far less memory and about a third more time; the gradients are the same."""
+    adapter: AdapterSettings | None = None
+    """The adapter to train beside the frozen base model; without it `trainable` selects the weights."""
     merge: Merge | None = None
-    """With which other adapter align_model's is merged once it is trained; without it there is no merged_model."""
+    """The adapter with which align_model's is merged after training; without it there is no merged_model."""
 
     @model_validator(mode="after")
-    def _coherent(self) -> "TrainConfig":
+    def _check(self) -> "TrainConfig":
         self._check_adapter()
         names = [objective.name for objective in self.objectives]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
-            raise UserError(f"objectives: found {', '.join(repeated)} twice. Allowed: each once. Remove one.")
-        self._check_turns()
-        if self.checkpointing and self.adapter and self.adapter.prefix:
             raise UserError(
-                "checkpointing: found true beside adapter.prefix, which blocks read from a cache that checkpointing "
-                "takes away. Expected: false. Fix: remove checkpointing, or take adapter: {lora: {}}."
+                f"objectives: found {', '.join(repeated)} twice. Expected: each objective once. Fix: remove one."
             )
-        if self.checkpointing and "meta" in names:
-            raise UserError(
-                "checkpointing: found true with the objective meta, which runs the model with other weights than its "
-                "own; blocks that are run again would have the wrong ones. Expected: false. Fix: remove one of the two."
-            )
+        self._check_schedule()
+        self._check_checkpointing(names)
         for i, objective in enumerate(self.objectives):
             try:
-                _at("middle", objective).check(self.base.seed.layers if self.base.seed else None)
+                _with_layer("middle", objective).check(self.base.seed.layers if self.base.seed else None)
             except UserError as error:
                 raise UserError(f"objectives[{i}].{objective.name}.{error}") from None
         if self.base.seed and self.max_length > self.base.seed.context:
             raise UserError(
-                f"max_length: found {self.max_length}. Allowed: at most base.seed.context = {self.base.seed.context}. "
-                f"Lower max_length or raise context."
+                f"max_length: found {self.max_length}. Expected: at most base.seed.context = {self.base.seed.context}. "
+                f"Fix: lower max_length or raise context."
             )
         return self
 
     def _check_adapter(self) -> None:
         if self.adapter and self.trainable != "all":
             raise UserError(
-                f"trainable: found {self.trainable} beside adapter, which alone is trained. Expected: one of the two. "
+                f"trainable: found {self.trainable} with adapter, which freezes the model. Expected: one of the two. "
                 f"Fix: remove trainable, or adapter."
             )
         if self.merge and not self.adapter:
             raise UserError(
-                "merge: found no adapter beside it, so align_model has all weights. Allowed: merge where train.adapter "
-                "is set. Add adapter: {lora: {}}, or remove merge."
+                "merge: found no adapter, so align_model is a whole model. Expected: merge only with train.adapter. "
+                "Fix: add adapter: {lora: {}}, or remove merge."
             )
-        if self.merge and self.adapter and self.adapter.prefix:
+        prefix = self.adapter.prefix if self.adapter else None
+        if self.merge and prefix:
             raise UserError(
-                "merge: found adapter.prefix beside it. Allowed: merge where the adapter is lora, for two prefixes "
-                "have no sum. Take adapter: {lora: {}}, or remove merge."
+                "merge: found adapter.prefix, and prefixes cannot be added. Expected: merge only with adapter.lora. "
+                "Fix: use adapter: {lora: {}}, or remove merge."
             )
-        prefix = self.adapter and self.adapter.prefix
         if needing := [objective.name for objective in self.objectives if objective.needs_prefix and not prefix]:
             raise UserError(
-                f"objectives: found {needing[0]} without the prefix that it is to train. Needed: adapter.prefix. Add "
-                f"adapter: {{prefix: {{length: 16}}}}, or take contrastive and language_model, which train any weights."
+                f"objectives: found {needing[0]} without a prefix. Expected: adapter.prefix, which it trains. Fix: add "
+                f"adapter: {{prefix: {{length: 16}}}}, or use contrastive and language_model, which train any weights."
             )
 
-    def _check_turns(self) -> None:
+    def _check_schedule(self) -> None:
         count = len(self.objectives)
         if self.schedule == "joint":
             return
         if count == 1:
             raise UserError(
-                f"schedule: found {self.schedule} with one objective. Allowed: joint, or two objectives or more. Take "
-                f"joint, or add an objective."
+                f"schedule: found {self.schedule} with one objective. Expected: joint, or at least two objectives. "
+                f"Fix: use joint, or add an objective."
             )
         if self.schedule == "alternate_step" and self.steps < count:
             raise UserError(
-                f"steps: found {self.steps}. Allowed: at least {count}, a turn for each objective, where schedule is "
-                f"alternate_step. Raise steps."
+                f"steps: found {self.steps}. Expected: at least {count}, one for each objective, with schedule "
+                f"alternate_step. Fix: raise steps."
             )
         if self.schedule == "alternate_microbatch" and self.accumulation % count:
             raise UserError(
-                f"accumulation: found {self.accumulation}. Allowed: a multiple of {count}, the number of objectives, "
-                f"where schedule is alternate_microbatch. Take {-(-self.accumulation // count) * count}."
+                f"accumulation: found {self.accumulation}. Expected: a multiple of {count}, the number of objectives, "
+                f"with schedule alternate_microbatch. Fix: set it to {-(-self.accumulation // count) * count}."
+            )
+
+    def _check_checkpointing(self, names: list[str]) -> None:
+        if self.checkpointing and self.adapter and self.adapter.prefix:
+            raise UserError(
+                "checkpointing: found true with adapter.prefix, which blocks read from a cache that checkpointing "
+                "removes. Expected: false. Fix: remove checkpointing, or use adapter: {lora: {}}."
+            )
+        if self.checkpointing and "meta" in names:
+            raise UserError(
+                "checkpointing: found true with the objective meta, which temporarily replaces the model's weights; "
+                "recomputed blocks would have the wrong ones. Expected: false. Fix: remove one of the two."
             )
 
     @property
     def turns(self) -> list[str]:
-        """Who takes turns where objectives alternate; of the control too, which leaves those that align empty."""
+        """Order of objectives in schedules that alternate, for the control too, which skips those that align."""
         return [objective.name for objective in self.objectives]
 
     @property
     def layer(self) -> int | str:
-        """The layer that the first aligning objective trains, as named; `middle` where none does."""
+        """The layer setting of the first alignment objective; `middle` if none has one."""
         return next((o.layer for o in self.objectives if o.is_alignment and hasattr(o, "layer")), "middle")
 
     @property
-    def asks_probe(self) -> bool:
-        """Whether an objective's layer is `auto`: then training waits for layer_probe."""
+    def needs_probe(self) -> bool:
+        """Whether an objective's layer is `auto`, which layer_probe determines."""
         return any(_is_auto(objective) for objective in self.objectives)
 
     @property
     def poolings(self) -> list[str]:
-        """By which layer_probe measures: those of the objectives that have a layer; mean where none has."""
-        return sorted({pooled_as(o) for o in self.objectives if hasattr(o, "layer")}) or ["mean"]
+        """The poolings for which layer_probe selects a layer: those of objectives that have one, else `mean`."""
+        return sorted({pooling_key(o) for o in self.objectives if hasattr(o, "layer")}) or ["mean"]
 
-    def at(self, layers: Mapping[str, int]) -> "TrainConfig":
-        """The same with each `auto` replaced by what `layers` has for the objective's pooling."""
-        objectives = [_at(layers[pooled_as(o)], o) if _is_auto(o) else o for o in self.objectives]
+    def with_layers(self, layers: Mapping[str, int]) -> "TrainConfig":
+        """A copy with each `auto` replaced by the layer for the objective's pooling."""
+        objectives = [_with_layer(layers[pooling_key(o)], o) if _is_auto(o) else o for o in self.objectives]
         return self.model_copy(update={"objectives": objectives})
 
     @property
     def control(self) -> list[Objective]:
-        """The objectives without those that align: the same rows and tokens of everything else."""
+        """The objectives without those that align; the control trains them on the same rows and tokens."""
         return [objective for objective in self.objectives if not objective.is_alignment]
 
     def settings(self, objectives: list[Objective] | None = None) -> dict[str, Any]:
-        """All but `base` and `merge`, defaults written out, as JSON: what decides the weights beside the data."""
-        out = self.model_dump(mode="json", exclude=NO_WEIGHTS)
-        chosen = self.objectives if objectives is None else objectives
+        """The settings that affect the weights, with defaults, as JSON; by default for all objectives."""
+        settings = self.model_dump(mode="json", exclude=NO_WEIGHTS)
+        selected = self.objectives if objectives is None else objectives
         turns = {} if self.schedule == "joint" else {"turns": self.turns}
-        return {**out, **turns, "objectives": [objective.settings() for objective in chosen]}
+        return {**settings, **turns, "objectives": [objective.settings() for objective in selected]}
 
     def uses_chat(self, recipe: Recipe) -> bool:
-        """Whether conversations are rendered somewhere: in training, merging or an eval."""
+        """Whether training, merging or an eval renders conversations."""
         return self.merge is not None or any(plugin.uses_chat for plugin in (*self.objectives, *recipe.eval))
 
     @classmethod
     def of(cls, recipe: Recipe) -> "TrainConfig":
-        """The checked `train` section of a recipe; ValueError with one line per mistake."""
-        config = validate(cls, recipe.train, f"recipe {recipe.name}", "train")
+        """Parse and check the `train` section of a recipe.
+
+        Raises:
+            UserError: It is invalid; one line per mistake.
+        """
+        with use_folders(recipe.plugins):
+            config = validate(cls, recipe.train, f"recipe {recipe.name}", "train")
         for objective in config.objectives:
             objective.set_languages(recipe.corpus.languages)
-        asking = [objective.name for objective in config.objectives if objective.reads == "tasks"]
-        if asking and not recipe.corpus.tasks:
+        needing = [objective.name for objective in config.objectives if objective.reads == "tasks"]
+        if needing and not recipe.corpus.tasks:
             raise UserError(
-                f"recipe {recipe.name}:\n  train.objectives.{asking[0]}: found no tasks in the corpus. Needed: at "
-                f"least one under corpus.tasks, such as slot_filling. Add it, or remove the objective."
+                f"recipe {recipe.name}:\n  train.objectives.{needing[0]}: found no tasks in the corpus. Expected: at "
+                f"least one under corpus.tasks, such as slot_filling. Fix: add one, or remove the objective."
             )
         return config
 
 
 def check(recipe: Recipe) -> None:
-    """Raise UserError where the `train` section of a recipe cannot be; `pipelines.config` calls this by name."""
+    """Raise a UserError if the `train` section of a recipe is invalid. An entry point of `pipelines.config`."""
     if recipe.train:
         TrainConfig.of(recipe)
+
+
+def pooling_key(objective: Objective) -> str:
+    """How an objective pools the states of a text, the key of layer_probe's results.
+
+    A `pipelines.evals.Pooling`, followed by `, centered` if the mean of each language is subtracted.
+    """
+    special = "+special" if getattr(objective, "special_tokens", False) else ""
+    centered = CENTERED if getattr(objective, "center", "none") != "none" else ""
+    return f"{getattr(objective, 'pooling', 'mean')}{special}{centered}"
 
 
 def _is_auto(objective: Objective) -> bool:
     return getattr(objective, "layer", None) == "auto"
 
 
-def _at(layer: int | str, objective: Objective) -> Objective:
+def _with_layer(layer: int | str, objective: Objective) -> Objective:
     """The objective with `layer` in place of `auto`."""
     return objective.model_copy(update={"layer": layer}) if _is_auto(objective) else objective
-
-
-def pooled_as(objective: Objective) -> str:
-    """How an objective makes one vector of a text's states, by which layer_probe asks for it.
-
-    A `pipelines.evals.Pooling`, followed by `, centered` where the mean of each language is subtracted.
-    """
-    special = "+special" if getattr(objective, "special_tokens", False) else ""
-    centered = CENTERED if getattr(objective, "center", "none") != "none" else ""
-    return f"{getattr(objective, 'pooling', 'mean')}{special}{centered}"

@@ -1,14 +1,11 @@
 """Models of a store -> a repository on a hub: weights, tokenizer, log, and the card with what the evaluation found."""
 
-import json
-from pathlib import Path
-from typing import Any
-
 from alignment_train import card
 from alignment_train.config import TrainConfig
 from alignment_train.models import adapter
 from pipelines.config import Recipe
 from pipelines.errors import UserError
+from pipelines.results.evaluation_result import EvaluationResult, read_result
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Store
 
@@ -58,9 +55,9 @@ def push(recipe: Recipe, store: Store, to: str, asset: str = "align_model", priv
     return str(commit.repo_url)
 
 
-def evaluated(store: Store, asset: str, manifest: Manifest) -> dict[str, Any] | None:
+def evaluated(store: Store, asset: str, manifest: Manifest) -> EvaluationResult | None:
     """The metrics of the store's evaluation, None where it has none of just this model."""
     found = store.manifest("evaluation")
     if found is None or found.inputs.get(asset) != manifest.fingerprint:
         return None
-    return json.loads(Path(store.fetched("evaluation", under="metrics.json") / "metrics.json").read_text())
+    return read_result(store.fetched("evaluation", under="metrics.json"))

@@ -11,6 +11,7 @@ import torch
 
 from alignment_train import card, merge
 from alignment_train.config import TrainConfig
+from alignment_train.device import choose_device
 from alignment_train.evaluation import probe
 from alignment_train.evaluation.lm import LM
 from alignment_train.evaluation.measure import ASSETS
@@ -18,12 +19,13 @@ from alignment_train.layers import layer_index
 from alignment_train.models import adapter, seed
 from alignment_train.models.check import check_recipe
 from alignment_train.models.load import load, load_base, untrained
-from alignment_train.models.model import Model, choose_device
+from alignment_train.models.model import Model
 from alignment_train.objectives import Objective
 from alignment_train.objectives.language_model import LanguageModel
 from alignment_train.training import distributed, trainable
 from alignment_train.training.data import read_parts, segments
-from alignment_train.training.loop import Outcome, Plan, train
+from alignment_train.training.loop import train
+from alignment_train.training.plan import Outcome, Plan
 from alignment_train.training.precision import choose_precision
 from alignment_train.training.progress_log import Reporter, announce_once
 from alignment_train.training.writing import os_errors
@@ -161,7 +163,9 @@ class Trainer:
 
     def merge(self) -> Manifest:
         """merged_model: align_model's adapter and one trained apart, weighed on dev text."""
-        return distributed.main_process_first(lambda: merge.run(self))
+        return distributed.main_process_first(
+            lambda: merge.run(self.recipe, self.store, self.config, self.device, self.on_progress)
+        )
 
     def models(self) -> dict[str, Callable[[], LM]]:
         """What evaluation compares, each loaded when called: base, control, aligned and merged, as the store has them.
@@ -203,7 +207,7 @@ class Trainer:
                 f"that it was trained on. Make it again with 'make align', or with 'python -m alignment_train all'."
             )
         model = self._checked(load(self.store.fetched("base_model"), trust_remote_code=trusted))
-        adapter.load(model, folder)
+        adapter.Adapter.load(model, folder)
         return model
 
     def _checked(self, model: Model) -> Model:
@@ -259,7 +263,7 @@ class Trainer:
         plan = Plan.of(config, objectives, self.precision(model), self.recipe.seed)
         trainable.freeze(model, config.trainable)
         if config.adapter:
-            adapter.add(model, config.adapter.chosen, config.base, self.recipe.seed)
+            adapter.Adapter.create(model, config.adapter.method, config.base, self.recipe.seed)
         numbers = {"trained_layer": layer, **self._conversations(model)}
         return self._train(asset, model, plan, parts, fingerprint, inputs, lambda: numbers, key, write)
 
@@ -332,7 +336,7 @@ class Trainer:
 
 def resolved(config: TrainConfig, store: Store) -> TrainConfig:
     """The settings with the layer that the store's layer_probe chose in place of `auto`; StoreError without one."""
-    if not config.asks_probe:
+    if not config.needs_probe:
         return config
     numbers = store.require("layer_probe").numbers
     if missing := [pooling for pooling in config.poolings if f"layer/{pooling}" not in numbers]:
@@ -340,7 +344,7 @@ def resolved(config: TrainConfig, store: Store) -> TrainConfig:
             f"layer_probe: found no layer for pooling {', '.join(missing)}: it was made for other objectives. Needed: "
             f"one that was made for this recipe. Make it again with 'dagster asset materialize --select layer_probe'."
         )
-    return config.at({pooling: numbers[f"layer/{pooling}"] for pooling in config.poolings})
+    return config.with_layers({pooling: numbers[f"layer/{pooling}"] for pooling in config.poolings})
 
 
 def _parameters(model: Model) -> int:

@@ -1,8 +1,8 @@
-"""`python -m assets`: the command line of `assets.cli`."""
+"""`python -m assets`: the command `isogloss`."""
 
 import sys
 
 from assets.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -4,7 +4,6 @@ ERROR marks data or models not to be used; the blocking ones stop the run before
 result that somebody should look at.
 """
 
-import json
 import math
 from collections.abc import Iterator
 
@@ -15,6 +14,7 @@ import pyarrow.compute as pc
 from assets import metadata
 from assets.resources import StoreResource
 from pipelines.config import Recipe
+from pipelines.results.evaluation_result import EvaluationResult, read_result
 from pipelines.results.summary import BETTER, figure, keys_of, paired_difference, significance
 from pipelines.schema import BITEXT, INSTRUCTION, check
 from pipelines.storage.manifest import Manifest
@@ -291,8 +291,8 @@ def _pivot_kept(recipe: Recipe) -> dg.AssetChecksDefinition:
     return pivot_kept
 
 
-def _metrics(store: Store) -> dict[str, dict[str, object]]:
-    return json.loads((store.fetched("evaluation", under="metrics.json") / "metrics.json").read_text())
+def _metrics(store: Store) -> EvaluationResult:
+    return read_result(store.fetched("evaluation", under="metrics.json"))
 
 
 def _counted(found: dict[str, int], what: str, where: str = "pair") -> dg.AssetCheckResult:

@@ -1,241 +1,267 @@
-"""The main job in one command: `python -m assets align [RECIPE] [--store DIR]`; `ui` opens Dagster on it."""
+"""The command line `isogloss VERB [RECIPE] [--store DIR]`. A verb loads what it needs; `--help` loads neither torch
+nor Dagster."""
 
 import argparse
-import json
-import logging
 import os
-import shutil
-import signal
-import subprocess
 import sys
-import time
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import NamedTuple
 
-import dagster as dg
-from dagster._core.instance.ref import InstanceRef
+DESCRIPTION = "Align the languages of a multilingual language model: corpus, training, evaluation, report."
+EPILOG = """RECIPE is a YAML file, or the name of a built-in recipe (isogloss recipes). Without one, $RECIPE, the recipe
+used last or sample.yaml is taken. DIR is a folder or an address such as s3://bucket/prefix. Without one, $STORE, the
+store used last with this recipe or ./store is taken.
 
-from alignment_train.config import TrainConfig
-from assets.corpus import all_pairs
-from assets.recovery import this_process
-from assets.resources import QUIET, RunLocation, home, remember, resolve_location
-from pipelines.config import Recipe, read_recipe
-from pipelines.errors import EXIT_OK, printable, run_command
-from pipelines.progress import clock
-from pipelines.results.summary import table
-from pipelines.results.verdict import is_result, verdict
-from pipelines.storage.store import Store
+exit codes:
+  0    success
+  1    something failed or was found: an invalid recipe, a model that cannot be aligned, a damaged store
+  2    wrong usage of the command line
+  130  interrupted (Ctrl-C, SIGTERM); finished work is kept, and the same command resumes
 
-EXPOSED = (
-    "Warning: --host {host} opens Dagster to the network, and Dagster has no login. Anyone who reaches port {port} can "
-    "start, stop and delete runs with your rights, and read recipes, samples of the corpus and paths of this machine. "
-    "Rather keep 127.0.0.1 and come through ssh -L {port}:127.0.0.1:{port} or a proxy with a login (SECURITY.md)."
-)
-OUTPUT_STAYS = {
-    "compute_logs": {
-        "module": "dagster._core.storage.noop_compute_log_manager",
-        "class": "NoOpComputeLogManager",
-        "config": {},
-    }
-}
-"""Dagster does not take this process's output away: its copying would end the live progress line and answer Ctrl-C."""
+examples:
+  isogloss align                              everything, on the embedded sample
+  isogloss check my.yaml                      is this recipe sound, and what would it do?
+  isogloss align my.yaml --store /data/run1   corpus, training and evaluation of a recipe of your own
+  isogloss ui                                 lineage, tables and plots of the last run, in Dagster
+"""
 
 
-def main(arguments: list[str]) -> int:
-    """Exit code: 0, 1 where something failed (with one sentence), 130 where it was stopped."""
-    parser = argparse.ArgumentParser(prog="python -m assets", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("home", help="make Dagster's folder with the settings of assets/dagster.yaml")
-    for name, text in (("align", "run everything a recipe says"), ("ui", "open Dagster on what was run")):
-        command = commands.add_parser(name, help=text)
-        command.add_argument("recipe", nargs="?", help="a file, or the name of a built-in recipe; default: last used")
-        command.add_argument(
-            "--store", help="folder or s3:// address; default: last used with this recipe, else store/"
+class Verb(NamedTuple):
+    """A verb of the command line: what it does, its examples, its options, and the function of assets.commands."""
+
+    name: str
+    help: str
+    examples: str
+    add_options: Callable[[argparse.ArgumentParser], None]
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one verb; the exit code is documented in `isogloss --help`."""
+    parser = build_parser()
+    if "_ARGCOMPLETE" in os.environ:
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    options = parser.parse_args(args)
+    from pipelines.errors import run_command
+
+    command = import_module("assets.commands").COMMANDS[options.verb]
+    return run_command(lambda: command(options))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all verbs."""
+    parser = argparse.ArgumentParser(
+        prog="isogloss", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb in VERBS:
+        sub = verbs.add_parser(
+            verb.name,
+            help=verb.help,
+            description=verb.help[0].upper() + verb.help[1:] + ".",
+            epilog=f"examples:\n{verb.examples}" if verb.examples else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        if name == "align":
-            command.add_argument("--dry-run", action="store_true", help="check the recipe and say what it would do")
-        if name == "ui":
-            command.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
-            command.add_argument("--port", default=3000, type=int, help="(default: %(default)s)")
-            command.add_argument("--allow-host", default=[], action="append", metavar="NAME", help=(
-                "a further name by which browsers reach the UI, such as that of a proxy; repeatable"
-            ))  # fmt: skip
-    chosen = parser.parse_args(arguments)
-    return run_command(lambda: _run(chosen))
+        verb.add_options(sub)
+    return parser
 
 
-def _run(chosen: argparse.Namespace) -> int:
-    if chosen.command == "home":
-        _prepare_home()
-        return 0
-    used = resolve_location(chosen.recipe, chosen.store)
-    recipe = read_recipe(used.recipe)
-    config = TrainConfig.of(recipe)
-    notes = recipe.notes()
-    if chosen.command == "align" and chosen.dry_run:
-        code, findings = _check_base(used, config)
-        print(printable(_plan(recipe, config, notes, code == EXIT_OK)))
-        print(printable(findings), end="")
-        return code
-    if chosen.command == "align" and not _base_is_checked(used, recipe, config):
-        code, _ = _check_base(used, config, "--quiet")
-        if code != EXIT_OK:
-            return code
-    _prepare_home()
-    Store.open(used.store, recipe.name)
-    os.environ.update(RECIPE=str(used.recipe), STORE=used.store)
-    remember(used)
-    if chosen.command == "ui":
-        _open_ui(chosen.host, chosen.port, chosen.allow_host)
-    for note in notes:
-        print(printable(f"Note: {note}"), flush=True)
-    return _align(used, recipe)
+class _Version(argparse.Action):
+    """Print the version of the installed distribution, which is read only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        from pipelines.errors import printable
+
+        print(printable(f"isogloss {version('isogloss')}"))
+        parser.exit()
 
 
-def _plan(recipe: Recipe, config: TrainConfig, notes: list[str], is_sound: bool) -> str:
-    """What a recipe would do, a line a section."""
-    corpus = recipe.corpus
-    named = {
-        "pairs": [str(pair) for pair in corpus.pairs],
-        "sources": [source.settings() for source in corpus.sources],
-        "filters": [item.name for item in corpus.filters],
-        "instructions": [item.name for item in corpus.instructions],
-        "tasks": [task.settings() for task in corpus.tasks],
-        "budget": [f"{corpus.budget.rows:,} rows"],
-        "base": [config.base.model or "seed"],
-        "objectives": [objective.settings() for objective in config.objectives],
-        "steps": [f"{config.steps:,}, {config.schedule}, {config.accumulation} micro-batches each"],
-        "evals": [item.name for item in recipe.eval],
-        "note": notes,
-    }
-    lines = [f"{what}: {', '.join(map(str, found))}" for what, found in named.items() if found]
-    state = "is sound" if is_sound else "cannot be run: see the base model below"
-    return "\n".join([f"Recipe {recipe.name} {state}. Nothing was downloaded or written.", *lines])
+def _recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", nargs="?", help="a YAML file, or the name of a built-in recipe")
 
 
-def _check_base(used: RunLocation, config: TrainConfig, *flags: str) -> tuple[int, str]:
-    """Load a local base model as training will, before hours of corpus work: the exit code, and the findings.
-
-    In a process of its own, for it needs torch. A model of a hub is checked once it is downloaded.
-    """
-    if not config.base.is_local:
-        later = f"not here and not checked. python -m alignment_train check {used.recipe} does both now."
-        return EXIT_OK, "" if flags or not config.base.model else f"base model of a hub: {config.base.model}, {later}\n"
-    command = [sys.executable, "-m", "alignment_train", "check", str(used.recipe), *flags]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, encoding="utf-8")
-    return done.returncode, done.stdout
+def _store(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--store", metavar="DIR", help="the folder or s3:// address of the data")
 
 
-def _base_is_checked(used: RunLocation, recipe: Recipe, config: TrainConfig) -> bool:
-    """Whether the store has the base model of these very settings and files: only one that passed is stored."""
-    store = Store(used.store)
-    file, manifest = store.folder("base_model") / "manifest.json", store.manifest("base_model")
-    if manifest is None or not file.is_file() or not config.base.model:
-        return False
-    resolved = recipe.resolved()
-    if any(manifest.recipe.get(section) != resolved.get(section) for section in ("train", "eval")):
-        return False
-    stored = file.stat().st_mtime
-    return all(file.stat().st_mtime <= stored for file in config.base.files)
+def _json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def _prepare_home() -> None:
-    folder = home()
-    folder.mkdir(parents=True, exist_ok=True)
-    os.environ.update({"DAGSTER_HOME": str(folder), **{k: os.environ.get(k, v) for k, v in QUIET.items()}})
-    if not (folder / "dagster.yaml").exists():
-        shutil.copyfile(Path(__file__).with_name("dagster.yaml"), folder / "dagster.yaml")
+def _device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
 
 
-def _open_ui(host: str, port: int, names: list[str]) -> None:
-    """Become `dagster dev`, behind a check of who asks."""
-    from assets.webserver import HOSTS, is_loopback
-
-    if not is_loopback(host):
-        print(printable(EXPOSED.format(host=host, port=port)), file=sys.stderr, flush=True)
-        names = [*names, host]
-    os.environ[HOSTS] = ",".join([*names, os.environ.get(HOSTS, "")]).strip(",")
-    print(printable(f"Dagster: http://{host}:{port}  (Ctrl-C ends it)"), flush=True)
-    command = [
-        sys.executable,
-        "-m",
-        "assets.webserver",
-        "dev",
-        "-m",
-        "assets.definitions",
-        "-h",
-        host,
-        "-p",
-        str(port),
-        "--log-level",
-        "warning",
-    ]
-    os.execv(sys.executable, command)
+def _location(parser: argparse.ArgumentParser) -> None:
+    _recipe(parser)
+    _store(parser)
 
 
-def _align(used: RunLocation, recipe: Recipe) -> int:
-    """Run the job `align` for every pair on Dagster's instance, in this process, and print what came of it."""
-    logging.getLogger("dagster").setLevel(logging.CRITICAL)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the trainer is told to stop, too
-    began = time.monotonic()
-    print(printable(f"Recipe {used.recipe}, store {used.store}"), flush=True)
-    try:
-        from assets.definitions import defs  # reads $RECIPE and $STORE, and clears what a killed run left
-
-        job = defs.resolve_job_def("align")
-        with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home()), overrides=OUTPUT_STAYS)) as instance:
-            result = job.execute_in_process(
-                instance=instance,
-                tags={**all_pairs(recipe), **this_process()},
-                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-                raise_on_error=False,
-            )
-    except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
-        return _stopped()
-    if not result.success:
-        failures = [event.step_failure_data for event in result.all_events if event.is_step_failure]
-        if any(_interrupted(failure) for failure in failures):
-            return _stopped()
-        for failure in failures:
-            print(printable(f"\n{_sentence(failure)}"), file=sys.stderr)
-        return 1
-    for check in result.get_asset_check_evaluations():
-        if not check.passed:
-            asset = check.asset_key.to_user_string()
-            print(printable(f"Check {check.check_name} of {asset} did not pass ({check.severity.name})."))
-    folder = Store(used.store).fetched("evaluation")
-    metrics = json.loads((folder / "metrics.json").read_text())
-    _print_results(metrics, recipe, folder, time.monotonic() - began)
-    return 0
+def _align(parser: argparse.ArgumentParser) -> None:
+    _location(parser)
+    parser.add_argument("--dry-run", action="store_true", help="as `isogloss check`: run nothing, write nothing")
 
 
-def _print_results(metrics: dict[str, Any], recipe: Recipe, folder: Path, seconds: float) -> None:
-    result = verdict(metrics, recipe.corpus.pivot)
-    lines = ["", table(metrics, is_result), "", result.headline + ".", *result.sentences]
-    print(printable("\n".join(lines)))
-    report = f"{folder / 'report.html'}  ({clock(seconds)} in all; `make ui` shows lineage, tables and plots)"
-    print(printable(f"\nReport: {report}"))
+def _ui(parser: argparse.ArgumentParser) -> None:
+    _location(parser)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
+    parser.add_argument("--port", default=3000, type=int, help="TCP port (default: %(default)s)")
+    parser.add_argument("--allow-host", default=[], action="append", metavar="NAME", help=(
+        "a further name by which browsers reach the UI, such as that of a proxy; repeatable"
+    ))  # fmt: skip
 
 
-def _sentence(failure: Any) -> str:
-    """What went wrong: the sentence where we know it, else the error with the stack of its first cause."""
-    if failure.user_failure_data and failure.user_failure_data.description:
-        return failure.user_failure_data.description
-    error = failure.error
-    if error is None:
-        return failure.error_display_string
-    while error.cause:
-        error = error.cause
-    return "".join(error.stack) + error.message.strip()
+def _check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE|MODEL", nargs="?", help=(
+        "a recipe; or a model: its folder, a GGUF file or a hub id"
+    ))  # fmt: skip
+    _store(parser)
+    parser.add_argument("--download", action="store_true", help="of a recipe: also check a base model of a hub")
+    parser.add_argument("--gguf", metavar="FILE", help="of a model: the GGUF file of a hub id or folder")
+    parser.add_argument("--revision", help="of a model: branch, tag or commit on the hub")
+    parser.add_argument("--trust-remote-code", action="store_true", help="of a model: run code beside its weights")
+    _json(parser)
 
 
-def _interrupted(failure: Any) -> bool:
-    error = failure.error
-    while error and error.cause:
-        error = error.cause
-    return bool(error and error.cls_name in ("KeyboardInterrupt", "DagsterExecutionInterruptedError"))
+def _corpus(parser: argparse.ArgumentParser) -> None:
+    _location(parser)
+    parser.add_argument("--pair", metavar="PAIR", action="append", default=[], help="only this pair, such as en-de")
+    parser.add_argument("--until", metavar="ASSET", help="the last asset to make (default: training_mix)")
 
 
-def _stopped() -> int:
-    print("\nStopped. The same command goes on from here.", file=sys.stderr)
-    return 130
+def _train(parser: argparse.ArgumentParser) -> None:
+    _location(parser)
+    parser.add_argument("--only", metavar="ASSET", choices=TRAINED, help=(
+        f"this model and what it needs alone: {', '.join(TRAINED)}"
+    ))  # fmt: skip
+    _device(parser)
+
+
+def _eval(parser: argparse.ArgumentParser) -> None:
+    _location(parser)
+    _device(parser)
+
+
+def _compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", nargs="*", help="recipes that differ in `train` alone")
+    _store(parser)
+    parser.add_argument("--methods", nargs="*", metavar="METHOD", help=(
+        "compare these methods on the recipe: files, or names in assets/recipes/methods; all if none is named"
+    ))  # fmt: skip
+    parser.add_argument("--steps", type=int, help="steps of every training (default: as the recipes say)")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from the recipe's on (default: 3)")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time (default: 1)")
+    parser.add_argument("--keep", action="store_true", help="also keep each model, in cells/ of the store")
+    _device(parser)
+    _json(parser)
+
+
+def _report(parser: argparse.ArgumentParser) -> None:
+    _recipe(parser)
+    parser.add_argument("--store", metavar="DIR", nargs="+", help="stores, or evaluation folders of stores")
+    parser.add_argument("--html", metavar="FILE", help="also write the leaderboard as one HTML page")
+    _json(parser)
+
+
+def _ledger(parser: argparse.ArgumentParser) -> None:
+    _location(parser)
+    parser.add_argument("--html", metavar="FILE", help="also write a page with plots and samples")
+    _json(parser)
+
+
+def _verify(parser: argparse.ArgumentParser) -> None:
+    _location(parser)
+    parser.add_argument("--repair", action="store_true", help="set damaged datasets aside: the next run rebuilds them")
+    _json(parser)
+
+
+def _refresh(parser: argparse.ArgumentParser) -> None:
+    _location(parser)
+    parser.add_argument("--until", metavar="ASSET", help="the last asset to make (default: training_mix)")
+
+
+def _push(parser: argparse.ArgumentParser) -> None:
+    _location(parser)
+    parser.add_argument("--to", metavar="USER/NAME", required=True, help="the repository on the hub")
+    parser.add_argument("--asset", choices=PUSHED, default="align_model", help="which model (default: %(default)s)")
+    parser.add_argument("--private", action="store_true", help="create the repository as a private one")
+
+
+def _new(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kind", metavar="KIND", choices=KINDS, help=", ".join(KINDS))
+    parser.add_argument("name", metavar="NAME", help="its name in recipes: letters, digits and underscores")
+    parser.add_argument("--into", metavar="DIR", default=".", help="a folder (default: the working directory)")
+
+
+def _completion(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"))
+
+
+TRAINED = ("base_model", "layer_probe", "control_model", "align_model", "merged_model")
+PUSHED = ("align_model", "merged_model", "control_model")
+KINDS = ("recipe", "filter", "source", "objective", "eval", "task", "instruction")
+VERBS = (
+    Verb(
+        "align", "run everything that a recipe says: corpus, training, evaluation, report",
+        "  isogloss align\n  isogloss align my.yaml --store /data/run1", _align,
+    ),
+    Verb(
+        "ui", "open Dagster on a recipe and its store",
+        "  isogloss ui\n  isogloss ui my.yaml --store /data/run1 --port 3001", _ui,
+    ),
+    Verb(
+        "check", "check a recipe, or whether a base model can be aligned; runs and writes nothing",
+        "  isogloss check my.yaml\n  isogloss check google/gemma-3-270m --json", _check,
+    ),
+    Verb(
+        "corpus", "make the corpus, up to the training mix",
+        "  isogloss corpus my.yaml --pair en-de\n  isogloss corpus my.yaml --until clean_bitext", _corpus,
+    ),
+    Verb(
+        "train", "train the models on the training mix: base, control and aligned",
+        "  isogloss train my.yaml\n  isogloss train my.yaml --only base_model --device cuda:1", _train,
+    ),
+    Verb("eval", "evaluate the trained models and write the report", "  isogloss eval my.yaml", _eval),
+    Verb(
+        "compare", "train recipes or methods with several seeds and compare them in one table",
+        "  isogloss compare a.yaml b.yaml --seeds 3\n  isogloss compare opus8.yaml --methods contrastive lens --json",
+        _compare,
+    ),
+    Verb(
+        "report", "print the leaderboard of evaluations",
+        "  isogloss report --store runs/*\n  isogloss report --store run1 run2 --html leaderboard.html", _report,
+    ),
+    Verb(
+        "ledger", "print what every step dropped of the corpus, and why",
+        "  isogloss ledger my.yaml\n  isogloss ledger --store /data/run1 --html ledger.html", _ledger,
+    ),
+    Verb(
+        "verify", "compare every file of a store with its SHA-256",
+        "  isogloss verify --store /data/run1\n  isogloss verify --store /data/run1 --repair", _verify,
+    ),
+    Verb(
+        "refresh", "look for newer releases of unpinned corpora and remake what they change",
+        "  isogloss refresh my.yaml", _refresh,
+    ),
+    Verb("prune", "remove downloads that the store no longer needs", "  isogloss prune my.yaml", _location),
+    Verb("push", "upload a model to a hub", "  isogloss push my.yaml --to user/name --private", _push),
+    Verb(
+        "new", "write a commented skeleton of a recipe or a plug-in, and its test",
+        "  isogloss new filter no_emoji\n  isogloss new recipe my_experiment --into experiments", _new,
+    ),
+    Verb("recipes", "list the built-in recipes", "  isogloss recipes\n  isogloss recipes --json", _json),
+    Verb(
+        "completion", "print a script that completes this command in a shell",
+        '  eval "$(isogloss completion bash)"', _completion,
+    ),
+    Verb("home", "create Dagster's folder with its settings ($DAGSTER_HOME, else .dagster)", "", lambda parser: None),
+)  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

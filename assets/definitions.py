@@ -7,8 +7,8 @@ import click
 import dagster as dg
 
 from assets.graph import define
+from assets.locations import QUIET, resolve_location
 from assets.recovery import clear_dead_runs
-from assets.resources import QUIET, resolve_location
 from pipelines.errors import UserError, printable
 
 

@@ -4,9 +4,10 @@ import dagster as dg
 
 from assets.checks import checks
 from assets.corpus import corpus_assets
+from assets.locations import RunLocation
 from assets.recovery import clear_killed_runs
 from assets.refresh import ALIGN, REFRESH_CORPUS, REMAKE_CORPUS, REMAKE_PAIRS, refresh_schedule, refresh_sensor
-from assets.resources import RunLocation, StoreResource, TrainerResource
+from assets.resources import StoreResource, TrainerResource
 from assets.training import training_assets
 from pipelines.config import read_recipe
 

@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from pipelines.report.flow import svg
+from pipelines.results.evaluation_result import EvaluationResult
 from pipelines.results.summary import summary
 from pipelines.results.verdict import GROUPS
 from pipelines.results.verdict import by_group as grouped
@@ -61,12 +62,12 @@ def table(rows: Iterable[Mapping[str, Any]]) -> dg.TableMetadataValue:
     )
 
 
-def comparison(metrics: Mapping[str, Any]) -> dg.TableMetadataValue:
+def comparison(metrics: EvaluationResult) -> dg.TableMetadataValue:
     """base | control | aligned | chance, one row a language or pair and metric."""
     return table({key: _short(row[key]) for key in row if key != "key"} for row in summary(metrics))
 
 
-def by_group(metrics: Mapping[str, Any]) -> dg.TableMetadataValue:
+def by_group(metrics: EvaluationResult) -> dg.TableMetadataValue:
     """What aligning did to each group of languages, a row a metric."""
     return table(
         {
@@ -74,11 +75,11 @@ def by_group(metrics: Mapping[str, Any]) -> dg.TableMetadataValue:
             "languages": ", ".join(row.languages),
             "metric": row.key.rpartition("/")[2],
             "aligned": _short(row.aligned["value"]),
-            "change": _short(row.moved["value"]),
-            "p": row.moved.get("p"),
-            "aligning_made_it": row.word,
+            "change": _short(row.change["value"]),
+            "p": row.change.get("p"),
+            "aligning_made_it": row.result,
         }
-        for row in grouped(metrics, metrics.get("pivot", "eng_Latn"))
+        for row in grouped(metrics, metrics.pivot)
     )
 
 

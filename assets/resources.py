@@ -1,7 +1,6 @@
-"""Where a run's recipe and store lie, how its stages say what they do, and the command that starts the trainer."""
+"""Dagster resources: the store, the trainer's process, and how a stage's progress and errors are shown."""
 
 import fcntl
-import json
 import os
 import signal
 import sys
@@ -11,61 +10,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import PIPE, STDOUT, Popen, TimeoutExpired
-from typing import IO, NamedTuple
+from typing import IO
 
 import dagster as dg
 
-from pipelines.config import find
+from assets.locations import QUIET, home
 from pipelines.errors import UserError, is_file_error, os_error_sentence, printable
-from pipelines.fetching.paths import is_address
-from pipelines.files import READ_ONLY, write_atomically
+from pipelines.files import READ_ONLY
 from pipelines.progress import Progress
 from pipelines.storage.store import Store
 
-DEFAULT_RECIPE = "sample.yaml"
 TAIL = 25  # last lines of a dead trainer's output that its asset fails with
 PARENT = "ISOGLOSS_PARENT"  # names to the trainer the process without which it must not go on
 WAIT_MESSAGE = 60.0  # seconds between two sentences of a trainer that waits for another
 GRACE = 20.0  # seconds a trainer has to stop when told to
-QUIET = {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-
-
-class RunLocation(NamedTuple):
-    """What is run and where its data lie: absolute paths, or an address such as s3://bucket/prefix."""
-
-    recipe: Path
-    store: str
-
-
-def home() -> Path:
-    """Dagster's folder: $DAGSTER_HOME, else .dagster in the working directory."""
-    return Path(os.environ.get("DAGSTER_HOME") or ".dagster").absolute()
-
-
-def resolve_location(recipe: str | None = None, store: str | None = None) -> RunLocation:
-    """The recipe and the store to use: as given, else $RECIPE and $STORE, else the last used, else the sample's.
-
-    The last used store counts only with the last used recipe: a store belongs to one recipe.
-    """
-    recipe, store = recipe or os.environ.get("RECIPE"), store or os.environ.get("STORE")
-    try:
-        last = json.loads((home() / "last.json").read_text())
-    except (OSError, ValueError):
-        last = {}
-    if not recipe:
-        file = Path(last["recipe"]) if Path(last.get("recipe", "/nowhere")).is_file() else find(DEFAULT_RECIPE)
-    else:
-        file = find(recipe)
-    file = file.resolve()
-    if not store:
-        store = last.get("store") if str(file) == last.get("recipe") else None
-    store = store or "store"  # in the working directory
-    return RunLocation(file, store if is_address(store) else str(Path(store).absolute()))
-
-
-def remember(used: RunLocation) -> None:
-    """Make `used` what `place` falls back on."""
-    write_atomically(home() / "last.json", json.dumps({"recipe": str(used.recipe), "store": used.store}))
 
 
 class StoreResource(dg.ConfigurableResource):

@@ -13,6 +13,7 @@ from assets import metadata
 from assets.resources import StoreResource, TrainerResource, user_errors_as_failures
 from pipelines.config import Recipe
 from pipelines.registry import Plugin
+from pipelines.results.evaluation_result import read_result
 from pipelines.storage.fingerprint import plugin_modules, source_hashes
 from pipelines.storage.store import PER_PAIR, Store
 
@@ -81,7 +82,7 @@ def _deps(config: TrainConfig, task: Task) -> tuple[str, ...]:
     if task.command == "base" and not config.base.seed:
         return ()
     deps = tuple(dep for dep in task.deps if dep != "merged_model" or config.merge)
-    return (*deps, "layer_probe") if config.asks_probe and task.command in LAYERED else deps
+    return (*deps, "layer_probe") if config.needs_probe and task.command in LAYERED else deps
 
 
 def _trained(recipe: Recipe, config: TrainConfig, task: Task) -> dg.AssetsDefinition:
@@ -120,7 +121,7 @@ def _results(store: Store, task: Task) -> dict[str, Any]:
     if task.asset != "evaluation":
         return {}
     folder = store.fetched("evaluation")
-    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics = read_result(folder)
     return {
         "verdict": store.require("evaluation").numbers["verdict"],
         "verdict_by_language_group": metadata.by_group(metrics),

@@ -24,11 +24,11 @@ from torch.nn import functional as F
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from alignment_train import losses
-from alignment_train.config import Base, Lora
 from alignment_train.evaluation.lm import LM
 from alignment_train.layers import layer_index
-from alignment_train.models import adapter
+from alignment_train.models.adapter import Adapter
 from alignment_train.models.model import Model
+from alignment_train.settings import Base, Lora
 from benchmarks.table import markdown
 from pipelines.evals._bitext import questions
 from pipelines.evals.retrieval import Retrieval
@@ -49,7 +49,7 @@ def steps(
     from benchmarks.training import afp, descend, ours
 
     if lora:
-        adapter.add(model, Lora.model_validate({"r": lora}), Base.model_validate({"seed": {}}), SEED)
+        Adapter.create(model, Lora.model_validate({"r": lora}), Base.model_validate({"seed": {}}), SEED)
     model.lm.train()
     trainable = [p for p in model.lm.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trainable, lr=RATE, fused=True)

@@ -26,14 +26,16 @@ import pyarrow as pa
 import torch
 
 from alignment_train.config import TrainConfig
+from alignment_train.device import choose_device
 from alignment_train.evaluation.lm import LM
 from alignment_train.models.load import load
-from alignment_train.models.model import Model, choose_device
+from alignment_train.models.model import Model
 from alignment_train.objectives import Objective
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.instruction import Instruction
 from alignment_train.training.data import segments
-from alignment_train.training.loop import Plan, train
+from alignment_train.training.loop import train
+from alignment_train.training.plan import Plan
 from alignment_train.training.precision import choose_precision
 from alignment_train.training.progress_log import Reporter
 from benchmarks.afp import RAW

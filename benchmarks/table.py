@@ -1,10 +1,10 @@
 """A store -> the README's result tables as Markdown: python -m benchmarks.table STORE."""
 
-import json
 import sys
 from collections.abc import Iterable
 
 from pipelines.languages import name
+from pipelines.results.evaluation_result import EvaluationResult, read_result
 from pipelines.results.measures import label, measure_of
 from pipelines.results.summary import by_layer, figure, models, references, summary
 from pipelines.storage.manifest import Manifest
@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     store = Store(arguments[0])
-    metrics = json.loads((store.fetched("evaluation", under="metrics.json") / "metrics.json").read_text())
+    metrics = read_result(store.fetched("evaluation", under="metrics.json"))
     pairs = sorted(pair for asset, pair in store.datasets() if asset == "raw_bitext" and pair)
     parts = [_results(metrics), _layers(metrics), _rows(store, pairs), _ledger(store, pairs), _costs(store, pairs)]
     base = store.require("base_model").numbers
@@ -38,7 +38,7 @@ def markdown(header: list[str], lines: Iterable[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *lines))
 
 
-def _results(metrics: dict) -> str:
+def _results(metrics: EvaluationResult) -> str:
     """Each figure with its 95 % interval."""
     lines, beside = [], references(metrics).values()
     for row in summary(metrics):
@@ -61,7 +61,7 @@ def _interval(found: dict, share: bool) -> str:
     return f"{_number(found['value'], share)} ({low}–{high})"
 
 
-def _layers(metrics: dict) -> str:
+def _layers(metrics: EvaluationResult) -> str:
     found = {model: by_layer(metrics, model) for model in models(metrics)}
     layers = sorted(found["aligned"])
     lines = [[str(k), *(_number(found[model][k]["value"], True) for model in models(metrics))] for k in layers]

@@ -4,25 +4,31 @@ import sys
 import threading
 import time
 from types import TracebackType
-from typing import Protocol, Self, TextIO
+from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
 from pipelines.errors import printable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
 
 INTERVAL = 8.0  # seconds between plain lines: below the 10 that users are promised
 
 
 class ProgressCallback(Protocol):
-    """How a stage says where it is: `done` of `total` units; total 0 where it cannot be known."""
+    """Called by a stage to report progress: `done` of `total` units; total is 0 where it is not known."""
 
     def __call__(self, done: float, total: float = 0, note: str = "") -> None: ...
 
 
 def no_progress(done: float, total: float = 0, note: str = "") -> None:
-    """A Tell that says nothing."""
+    """A ProgressCallback that reports nothing."""
 
 
 class Progress:
-    """Prints the state of the task at hand from a thread of its own, so that a long step is not a silent one."""
+    """Shows the state of the current task from a thread of its own, so that a long step is not a silent one.
+
+    On a terminal a bar of `rich`, which a finished task leaves as one line; elsewhere plain lines.
+    """
 
     def __init__(self, stream: TextIO | None = None):
         self.stream = stream or sys.stderr
@@ -31,35 +37,57 @@ class Progress:
         self._stop = threading.Event()
         self._title, self._began = "", time.monotonic()
         self._state: tuple[float, float, str] = (0, 0, "")
+        self._bar = _live_bar(self.stream) if self.live else None
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        if self._bar:
+            self._bar.start()
+        else:
+            self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
-        self._thread.join()
+        if self._bar:
+            self._bar.stop()
+        else:
+            self._stop.set()
+            self._thread.join()
 
     def start(self, title: str) -> None:
         """Begin a task; its title is shown until the next one."""
         with self._lock:
             self._title, self._began, self._state = title, time.monotonic(), (0, 0, "")
-        self._print()
+        if self._bar:
+            self._remove_tasks(self._bar)
+            self._bar.add_task(_one_line(title), total=None, note="")
+        else:
+            self._print()
 
     def update(self, done: float, total: float = 0, note: str = "") -> None:
-        """A Tell for the task at hand."""
+        """The ProgressCallback of the current task."""
         with self._lock:
             self._state = (done, total, note)
+        if self._bar and self._bar.task_ids:
+            self._bar.update(self._bar.task_ids[-1], completed=done, total=total or None, note=_one_line(note))
 
     def finish(self, note: str) -> None:
-        """End the task with what came of it."""
+        """End the task and leave a line with its result."""
         with self._lock:
-            line = f"{self._title}: {note} ({clock(time.monotonic() - self._began)})"
+            line = _one_line(f"{self._title}: {note} ({clock(time.monotonic() - self._began)})")
             self._title = ""
-        self._write(line, end="\n")
+        if self._bar:
+            self._remove_tasks(self._bar)
+            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        else:
+            self._write(line)
+
+    @staticmethod
+    def _remove_tasks(bar: "RichProgress") -> None:
+        for task in bar.task_ids:
+            bar.remove_task(task)
 
     def _line(self) -> str:
         with self._lock:
@@ -78,15 +106,14 @@ class Progress:
 
     def _print(self) -> None:
         if line := self._line():
-            self._write(line, end="" if self.live else "\n")
+            self._write(_one_line(line))
 
-    def _write(self, line: str, end: str) -> None:
-        line = printable(" ".join(line.splitlines()))
-        self.stream.write(f"\r\x1b[2K{line}{end}" if self.live else f"{line}{end}")
+    def _write(self, line: str) -> None:
+        self.stream.write(f"{line}\n")
         self.stream.flush()
 
     def _beat(self) -> None:
-        while not self._stop.wait(0.5 if self.live else INTERVAL):
+        while not self._stop.wait(INTERVAL):
             self._print()
 
 
@@ -98,3 +125,40 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _one_line(text: str) -> str:
+    return printable(" ".join(text.splitlines()))
+
+
+def _live_bar(stream: TextIO) -> "RichProgress":
+    """Title, bar, percentage, note, time spent and time left; a pulse where the total is not known."""
+    from rich.console import Console
+    from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, TextColumn
+    from rich.progress import Progress as RichProgress
+    from rich.progress import Task as RichTask
+    from rich.text import Text
+
+    class Times(ProgressColumn):
+        def render(self, task: RichTask) -> Text:
+            left = f", {clock(task.time_remaining)} left" if task.time_remaining is not None and task.total else ""
+            return Text(f"{clock(task.elapsed or 0)}{left}", style="dim")
+
+    class Percentage(ProgressColumn):
+        def render(self, task: RichTask) -> Text:
+            return Text(f"{task.percentage:3.0f} %" if task.total else "")
+
+    return RichProgress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        Percentage(),
+        TextColumn("{task.fields[note]}", markup=False),
+        Times(),
+        console=Console(file=stream, force_terminal=True, highlight=False),
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+        refresh_per_second=4,
+        speed_estimate_period=60,
+    )

@@ -6,9 +6,10 @@ import torch
 from peft import PeftModel
 from safetensors import safe_open
 
-from alignment_train.config import Base, Lora, TrainConfig
+from alignment_train.config import TrainConfig
 from alignment_train.models import adapter
 from alignment_train.models.model import Model
+from alignment_train.settings import Base, Lora
 from alignment_train.training.loop import train
 from alignment_train.training.progress_log import Reporter
 from pipelines.config import read_recipe
@@ -22,7 +23,7 @@ SEED = Base.model_validate({"seed": {}})
 
 def adapted(kind: str = "llama", base: Base = SEED, **settings) -> Model:
     model = tiny(kind)
-    adapter.add(model, Lora.model_validate(settings), base, 7)
+    adapter.Adapter.create(model, Lora.model_validate(settings), base, 7)
     model.lm.eval()
     return model
 
@@ -65,7 +66,7 @@ def test_a_saved_adapter_on_its_base_gives_the_same_logits(tmp_path: Path, kind:
     model = moved(kind)
     model.save(tmp_path)
     again = tiny(kind)
-    adapter.load(again, tmp_path)
+    adapter.Adapter.load(again, tmp_path)
     assert torch.equal(logits(again), logits(model))
     assert not torch.allclose(logits(model), logits(tiny(kind)), atol=1e-3)
     for layer in range(4):
@@ -112,7 +113,7 @@ def test_mid_aligns_recipe_has_its_adapter():
 
 def test_targets_that_no_block_has_are_refused_with_those_it_has():
     with pytest.raises(
-        ValueError, match=r"targets: found c_attn. Allowed for LlamaForCausalLM: down_proj, gate_proj, "
+        ValueError, match=r"targets: found c_attn. Expected: linear layers of LlamaForCausalLM: down_proj, "
     ):
         adapted(targets=["q_proj", "c_attn"])
     model = adapted(targets=["q_proj"], r=4)
@@ -121,10 +122,25 @@ def test_targets_that_no_block_has_are_refused_with_those_it_has():
 
 def test_an_adapter_of_another_model_is_refused(tmp_path: Path):
     moved().save(tmp_path)
-    with pytest.raises(ValueError, match=r"does not fit GPT2LMHeadModel of 3 blocks: .* Needed: an adapter trained on"):
-        adapter.load(tiny("gpt2"), tmp_path)
-    with pytest.raises(ValueError, match="does not fit LlamaForCausalLM of 3 blocks: .*size mismatch"):
-        adapter.load(tiny(hidden_size=32), tmp_path)
+    with pytest.raises(ValueError, match=r"does not fit GPT2LMHeadModel with 3 blocks: .* Expected: an adapter"):
+        adapter.Adapter.load(tiny("gpt2"), tmp_path)
+    with pytest.raises(ValueError, match="does not fit LlamaForCausalLM with 3 blocks: .*size mismatch"):
+        adapter.Adapter.load(tiny(hidden_size=32), tmp_path)
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_a_suspended_adapter_leaves_the_base_model(trainable: bool):
+    model = moved()
+    if not trainable:
+        model.lm.requires_grad_(False)
+    with_adapter, flags = logits(model), [p.requires_grad for p in model.lm.parameters()]
+    assert model.adapter
+    with model.adapter.suspended():
+        assert torch.equal(logits(model), logits(tiny()))
+    assert torch.equal(logits(model), with_adapter)
+    assert [p.requires_grad for p in model.lm.parameters()] == flags
+    assert torch.equal(logits(model.frozen()), logits(tiny()))
+    assert not any(p.requires_grad for p in model.frozen().lm.parameters())
 
 
 def test_training_moves_the_adapter_alone(tmp_path: Path):

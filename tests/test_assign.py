@@ -182,8 +182,8 @@ def test_without_tasks_there_is_no_task_data() -> None:
 
 def test_a_share_of_an_unknown_task_and_a_task_twice_are_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"budget.shares: found quiz. Allowed: bitext, test_assign. Add the instruction t"
+        ValueError, match=r"budget.shares: found quiz. Expected: bitext, test_assign. Fix: add the instruction t"
     ):
         taught(Quiz(), budget={"shares": {"quiz": 0.1}})
-    with pytest.raises(ValueError, match="tasks: found test_assign twice. Allowed: each once"):
+    with pytest.raises(ValueError, match="tasks: found test_assign twice. Expected: each once"):
         taught(Quiz(), Quiz(count=5))

@@ -41,9 +41,9 @@ def test_the_page_shows_each_pair_its_rows_and_no_corpus_text_as_markup(store: S
     page = file.read_text()
     assert page.count("<svg ") == 3
     assert all(f"<summary>{pair}: 2 rows dropped</summary>" in page for pair in PAIRS)
-    assert page.count('<td>identical<td>planted/v1<td dir="auto">&lt;b&gt;Tim&lt;/b&gt;') == 2
+    assert page.count('<th scope="row">identical</th><td>planted/v1</td><td dir="auto">&lt;b&gt;Tim&lt;/b&gt;') == 2
     assert "<b>Tim" not in page
-    assert page.count('<td dir="auto">Ei<td dir="auto">egg<td class="n">2') == 2
+    assert page.count('<td dir="auto">Ei</td><td dir="auto">egg</td><td class="n">2') == 2
 
 
 def test_a_store_without_bitext_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,5 +81,7 @@ def test_conversations_that_were_dropped_are_counted_by_task_and_some_are_shown(
     assert [shown.count(step) for step in ("dev_overlap", "rows", "evaluation_overlap")] == [4, 3, 3]
     assert "  dev_overlap: Is red a colour? Say yes or no. -> Yes" in printed
     page = (tmp_path / "ledger.html").read_text()
-    assert page.count('<td>dev_overlap<td>messages eng_Latn<td dir="auto">Is red a colour?') == 10
-    assert page.count("<td>dev_overlap<td>translate deu_Latn-eng_Latn<td") == 2  # its count and its one row
+    assert page.count('<th scope="row">dev_overlap</th><td>messages eng_Latn</td><td dir="auto">Is red a colour?') == 10
+    assert (
+        page.count('<th scope="row">dev_overlap</th><td>translate deu_Latn-eng_Latn</td><td') == 2
+    )  # its count and its one row

@@ -260,19 +260,19 @@ def test_a_tokenizer_that_cannot_count_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=rf"budget.tokenizer: .*{name} cannot be read: .*Allowed: a SentencePiece"):
             counter(Budget.model_validate({"tokens": 5, "tokenizer": str(tmp_path / name)}))
     lost = recipe(["en-de"], budget={"tokens": 5, "tokenizer": str(tmp_path / "lost.model")})
-    with pytest.raises(ValueError, match=r"corpus.budget.tokenizer: no file .*lost.model. Allowed: characters"):
+    with pytest.raises(ValueError, match=r"corpus.budget.tokenizer: no file .*lost.model. Expected: characters"):
         lost.notes()
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rows": 1_000_000}, r"rows: found 1,000,000. Allowed: fewer than 1,000,000"),
-        ({"tokens": 5}, r"tokenizer: found none, but tokens. Allowed: .* Set both or neither"),
-        ({"tokenizer": "characters"}, r"tokens: found none, but tokenizer"),
-        ({"tokens": 5, "tokenizer": "gpt2"}, r"tokenizer: found 'gpt2'. Allowed: characters, or the path of"),
-        ({"order": "quality"}, r"budget.order: found quality, but no filter that judges it in \[\]. Allowed: random"),
-        ({"shares": {"translat": 0.5}}, r"budget.shares: found translat. Allowed: bitext"),
+        ({"rows": 1_000_000}, r"rows: found 1,000,000. Expected: fewer than 1,000,000"),
+        ({"tokens": 5}, r"tokenizer: missing, but tokens is set. Expected: .* Fix: set both or neither"),
+        ({"tokenizer": "characters"}, r"tokens: missing, but tokenizer"),
+        ({"tokens": 5, "tokenizer": "gpt2"}, r"tokenizer: found 'gpt2'. Expected: characters, or the path of"),
+        ({"order": "quality"}, r"budget.order: found quality, but no filter that judges it in \[\]. Expected: random"),
+        ({"shares": {"translat": 0.5}}, r"budget.shares: found translat. Expected: bitext"),
         ({"caps": {"GNOME": -1}}, r"greater than or equal to 0"),
         ({"order": "best"}, r"'random' or 'quality'"),
         ({"directions": "all"}, r"'sorted' or 'both'"),
@@ -287,10 +287,10 @@ def test_a_cap_of_no_corpus_is_refused() -> None:
     caps = Budget.model_validate({"caps": {"GNOME": 1, "KDE/v1": 2, "*": 3}})
     caps.check_caps(["GNOME/v2", "KDE"])
     with pytest.raises(
-        ValueError, match=r"budget.caps: found KDE/v1. Allowed: \* or a corpus of the recipe \(GNOME/v2, "
+        ValueError, match=r"budget.caps: found KDE/v1. Expected: \* or a corpus of the recipe \(GNOME/v2, "
     ):
         caps.check_caps(["GNOME/v2", "KDE/v2"])
-    with pytest.raises(ValueError, match=r"budget.caps: found GNOME, KDE/v1. Allowed"):
+    with pytest.raises(ValueError, match=r"budget.caps: found GNOME, KDE/v1. Expected"):
         caps.check_caps(["GNOMES/v1"])
 
 

@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 from alignment_train import card
 from pipelines.config import Recipe
 from pipelines.storage.store import Store
-from tests.support.fake_metrics import figures
+from tests.support.fake_metrics import figures, result
 from tests.support.fake_metrics import recipe as planted
 
 DE, SW = "deu_Latn-eng_Latn", "eng_Latn-swh_Latn"
@@ -92,7 +92,7 @@ def test_how_to_load_it_depends_on_what_it_is(store: Store):
 
 
 def test_an_evaluation_gives_its_verdict_and_every_model_a_column(store: Store):
-    text = card.card(recipe(), store, "align_model", NUMBERS, None, METRICS)
+    text = card.card(recipe(), store, "align_model", NUMBERS, None, result(METRICS))
     assert "Better at finding translations" in text
     assert "| held-out text | metric | base | control | aligned | merged | chance |" in text
     assert "| mean | recall@1 | 8.0 % | 10.5 % | 41.0 % | 42.0 % | – |" in text

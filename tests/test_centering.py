@@ -306,20 +306,20 @@ def test_settings_are_written_out_and_read_back():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"memory": 0}, "found 0. Input should be greater than or equal to 1"),
+        ({"memory": 0}, "found 0. Expected: at least 1"),
         ({"pivot": "klingonese"}, "language 'klingonese': not a known language. Allowed: ISO 639"),
         (
             {"decay": 0.9},
-            "unknown key. Allowed: center, chunk, direction, layer, memory, pivot, pooling, rows, special_tokens, temp",
+            "unknown key. Expected: center, chunk, direction, layer, memory, pivot, pooling, rows, special_tokens",
         ),
-        ({"center": "mean"}, "found 'mean'. Input should be 'none', 'language' or 'batch'"),
+        ({"center": "mean"}, "found 'mean'. Expected: 'none', 'language' or 'batch'"),
         ({"center": "batch", "pivot": "en"}, "pivot: found eng_Latn with center batch. Allowed: with center language"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, message: str):
     with pytest.raises(ValueError, match=message):
         centered(**settings)
-    with pytest.raises(ValueError, match="layer: found 9. Allowed: 'middle', a fraction between 0 and 1, or -4 to 3"):
+    with pytest.raises(ValueError, match="layer: found 9. Expected: 'middle', a fraction between 0 and 1, or -4 to 3"):
         centered(layer=9).check(3)
 
 

@@ -48,5 +48,5 @@ def test_defaults_keep_a_word_of_two_han_characters() -> None:
 
 
 def test_bounds_that_nothing_meets_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"found min 5 above max 4. Allowed: min <= max"):
+    with pytest.raises(ValueError, match=r"found min 5 above max 4, which keeps no row. Expected: min <= max"):
         build("pipelines.filters", {"char_length": {"min": 5, "max": 4}})

@@ -228,7 +228,7 @@ def test_a_key_that_names_nothing_in_the_recipe_is_refused() -> None:
         return recipe([str(DE)], filters=[{"char_length": {"per": {key: {"min": 9, "max": 9}}}}])
 
     assert made("GNOME").corpus.filters[0].per  # the source does not say beforehand which corpora it has
-    with pytest.raises(ValueError, match=r"per: found 'en-fr'. Allowed: a language \(deu_Latn, eng_Latn\), a pair"):
+    with pytest.raises(ValueError, match=r"per: found 'en-fr'. Expected: a language \(deu_Latn, eng_Latn\), a pair"):
         made("en-fr")
     with pytest.raises(ValueError, match=r"per, deu_Latn-eng_Latn : found min 9 above max 5"):
         recipe([str(DE)], filters=[{"char_length": {"max": 5, "per": {"de": {"min": 9}}}}])

@@ -15,10 +15,12 @@ from alignment_train.trainer import Trainer
 from pipelines.config import METHODS, read_recipe
 from pipelines.report import comparison
 from pipelines.report.comparison import Row
+from pipelines.results.evaluation_result import EvaluationResult
 from pipelines.statistics import STUDENT, over_runs
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Store
 from pipelines.storage.verification import verify
+from tests.support.fake_metrics import result
 from tests.support.models import ROOT
 
 TINY = ROOT / "tests" / "data" / "tiny.yaml"
@@ -80,11 +82,11 @@ def test_the_table_says_what_the_cells_say_and_no_cell_is_made_twice(
             recipe = read_recipe(two[0 if name == "control" else ("contrast", "last_layer").index(name)])
             trainer = Trainer(recipe.model_copy(update={"seed": seed}), store, "cpu")
             cell = one.make(trainer, "control" if name == "control" else "aligned")
-            held[name, seed] = one.metrics(store, cell)
+            held[name, seed] = one.metrics(store, cell).to_json()
             assert "config.json" not in cell.files  # the model is not kept
             assert cell.numbers["steps"] == 3
     english = {key: found["control" if key[0] == "control" else "aligned"][ENGLISH] for key, found in held.items()}
-    assert len({metric["value"] for metric in english.values()}) == 6  # seeds and methods are told apart
+    assert len({metric["value"] for metric in english.values()}) == 6  # seeds and methods differ
     own = [english["contrast", seed]["value"] for seed in (0, 1)]
     shown = rows["contrast"]["figures"][ENGLISH]
     assert shown["each"] == own
@@ -103,7 +105,7 @@ def test_the_table_says_what_the_cells_say_and_no_cell_is_made_twice(
 
     printed = capsys.readouterr().out
     assert (store.root / "compare" / "table.md").read_text() in printed
-    assert f"{shown['value']:.3f} ± {shown['high'] - shown['value']:.3f}" in printed
+    assert f"{shown['value']:.2f} ({shown['low']:.2f} to {shown['high']:.2f})" in printed
     assert (store.root / "compare" / "trade_off.png").read_bytes().startswith(b"\x89PNG")
     html = (store.root / "compare" / "compare.html").read_text()
     assert "://" not in html
@@ -177,7 +179,7 @@ def test_methods_are_laid_over_a_recipe_and_the_store_of_what_it_extends_serves(
     assert config.base == TrainConfig.of(read_recipe(TINY)).base
     own = written(tmp_path, "own", "train: {objectives: [{contrastive: {rows: 4}}]}\n")
     assert list(compare.read([short], [own])[1]) == ["own"]
-    with pytest.raises(ValueError, match="method lense: no such file. Allowed: a path, or one of afp.yaml"):
+    with pytest.raises(ValueError, match="method lense: no such file. Expected: a path, or one of afp.yaml"):
         compare.read([short], ["lense"])
 
 
@@ -246,8 +248,8 @@ def test_a_store_without_a_base_model_is_refused_with_the_command(tmp_path: Path
     assert "make align" in error
 
 
-def test_better_and_worse_are_told_from_the_interval_over_seeds():
-    def cell(role: str, recall: float, loss: float) -> tuple[dict[str, Any], Manifest]:
+def test_better_and_worse_follow_from_the_interval_over_seeds():
+    def cell(role: str, recall: float, loss: float) -> tuple[EvaluationResult, Manifest]:
         figures = {
             **{f"retrieval/deu_Latn-eng_Latn/recall@1/layer={layer}": {"value": recall / 2**layer} for layer in (0, 1)},
             ENGLISH: {"value": loss, "low": loss - 0.1, "high": loss + 0.1},
@@ -258,7 +260,7 @@ def test_better_and_worse_are_told_from_the_interval_over_seeds():
         metrics["dev"] = {k: v for k, v in figures.items() if k != ENGLISH}
         metrics["chance"] = {XNLI: 1 / 3, PAWSX: 0.5}
         numbers = {"steps": 3, "tokens/contrastive": 100, "tokens/language_model": 20, "rows/contrastive": 8}
-        return metrics, Manifest(asset="cells", fingerprint="f", seconds=2.0, numbers=numbers)
+        return result(metrics), Manifest(asset="cells", fingerprint="f", seconds=2.0, numbers=numbers)
 
     rows = [
         Row("base", "base", cells={0: cell("base", 0.1, 2.0)}),
@@ -278,17 +280,18 @@ def test_better_and_worse_are_told_from_the_interval_over_seeds():
     assert good["figures"]["retrieval/trained/recall@1"]["value"] == pytest.approx(0.21)
     assert good["against_control"][BEST]["value"] == pytest.approx(0.32)
     assert (good["against_control"][BEST]["told"], bad["against_control"][BEST]["told"]) == ("better", "worse")
-    assert good["against_control"][ENGLISH]["told"] == "cannot be told apart"
+    assert good["against_control"][ENGLISH]["told"] == "no significant difference"
     benchmarks = [good["against_control"][f"{task}/mean/acc"]["told"] for task in ("xnli", "pawsx", "xcopa")]
-    assert benchmarks == ["better", "better, but not above guessing", "cannot be told apart"], "42 % of 33 and of 50"
+    assert benchmarks == ["better", "better, but not above chance", "no significant difference"], "42 % of 33 and of 50"
     assert good["against_control"]["xcopa/mean/acc"]["value"] == pytest.approx(0.32)
     assert bad["against_control"][ENGLISH]["told"] == "worse"
     assert bad["against_base"][ENGLISH]["value"] == pytest.approx(0.255)
     assert (good["tokens"], good["rows"], good["seconds"]["value"]) == (120, 8, 2.0)
-    head, lines = comparison.table({**found, "recipe": "planted"})
-    assert lines[2][head.index("recall@1, best layer")] == "42.0 % ± 5.0 %, layer 0, better"
-    assert lines[3][head.index("recall@1, best layer")] == "5.0 % ± 0.0 %, layer 0, worse"
-    assert lines[0][head.index("English loss")] == "2.000 (1.900 to 2.100)"
+    table = comparison.comparison_table({**found, "recipe": "planted"})
+    head, lines = table.head, [[text.replace("\u00a0", " ") for text in row] for row in table.texts()]
+    assert lines[2][head.index("recall@1, best layer")] == "42.0 % (37.0 to 47.0), layer 0, better"
+    assert lines[3][head.index("recall@1, best layer")] == "5.0 % (5.0 to 5.0), layer 0, worse"
+    assert lines[0][head.index("English loss")] == "2.00 (1.90 to 2.10)"
     assert comparison.picture({**found, "recipe": "planted"}) is not None
 
 
@@ -300,11 +303,11 @@ def test_the_interval_over_runs_is_students():
 
 
 def test_effective_ranks_are_compared_at_the_same_layer():
-    def cell(role: str, trained: int, ranks: dict[int, float]) -> tuple[dict[str, Any], Manifest]:
+    def cell(role: str, trained: int, ranks: dict[int, float]) -> tuple[EvaluationResult, Manifest]:
         key = "representation/deu_Latn/effective_rank"
         figures = {f"{key}/layer={layer}": {"value": rank} for layer, rank in ranks.items()}
         metrics = {role: {**figures, key: {"value": ranks[trained]}}, "trained_layer": trained, "dev": {}}
-        return metrics, Manifest(asset="cells", fingerprint="f", seconds=2.0, numbers={"steps": 3})
+        return result(metrics), Manifest(asset="cells", fingerprint="f", seconds=2.0, numbers={"steps": 3})
 
     rows = [
         Row("base", "base", cells={0: cell("base", 3, {1: 25.0, 3: 30.0})}),
@@ -325,17 +328,17 @@ def test_a_task_has_a_figure_of_the_languages_it_was_taught_in_and_one_of_the_ot
         "chance": dict.fromkeys((f"intents/{lang}/acc" for lang in found), 0.1),
         "task_groups": {"intents": {"source": ["eng_Latn"], "transfer": ["deu_Latn", "swh_Latn"]}},
     }
-    own, _ = comparison.figures(metrics, "aligned", "eng_Latn")
+    own, _ = comparison.figures(result(metrics), "aligned", "eng_Latn")
     assert {key: (item["value"], item["guessed"]) for key, item in own.items()} == {
         "intents/source/acc": (0.8, 0.1),
         "intents/transfer/acc": (pytest.approx(0.2), pytest.approx(0.1)),
     }
-    row = Row(
-        "base", "base", cells={0: ({**metrics, "base": metrics["aligned"]}, Manifest(asset="c", fingerprint="f"))}
-    )
-    head, [line] = comparison.table({**comparison.summary([row], "eng_Latn", [0]), "recipe": "planted"})
-    assert head[1:3] == [
-        "INTENTS acc, languages trained in (guessing 10.0 %)",
-        "INTENTS acc, languages not trained in (guessing 10.0 %)",
+    cell = result({**metrics, "base": metrics["aligned"]}), Manifest(asset="c", fingerprint="f")
+    row = Row("base", "base", cells={0: cell})
+    table = comparison.comparison_table({**comparison.summary([row], "eng_Latn", [0]), "recipe": "planted"})
+    [line] = table.texts()
+    assert table.head[1:3] == [
+        "INTENTS acc, languages trained in (chance 10.0 %)",
+        "INTENTS acc, languages not trained in (chance 10.0 %)",
     ]
-    assert line[1:3] == ["80.0 %", "20.0 %"]
+    assert line[1:3] == ["80.0\u00a0%", "20.0\u00a0%"]

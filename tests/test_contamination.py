@@ -70,7 +70,7 @@ def test_planted_rows_are_found_exactly_and_nearly_in_bitext_and_messages(tmp_pa
     assert found.counts()["evals"] == {
         "loss": {"texts": 1, "exact": 0, "near": 1}, "retrieval": {"texts": 6, "exact": 2, "near": 2},
     }  # fmt: skip
-    assert found.held("loss") == {LONG}
+    assert found.contained("loss") == {LONG}
     assert kinds(overlap(store, 1.0))[LONG] == "near"  # all of it is held
     assert HELD["zho_Hans"][1] not in kinds(overlap(store, 1.0))
 

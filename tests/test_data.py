@@ -34,7 +34,7 @@ def test_rows_of_a_batch_have_like_lengths():
 
 
 def test_fewer_rows_than_a_batch_are_refused():
-    with pytest.raises(ValueError, match="found 3 rows. Allowed: at least one batch of 10"):
+    with pytest.raises(ValueError, match="found 3 rows. Expected: at least one batch of 10"):
         numbered(np.ones(3), 10, 0)
 
 

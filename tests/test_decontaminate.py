@@ -132,7 +132,7 @@ def test_texts_of_the_lists_are_set_aside_in_every_language(tmp_path: Path) -> N
 
 def test_lists_that_are_missing_or_unreadable_are_named(tmp_path: Path) -> None:
     wanted = recipe([str(ZH)], decontaminate={"lists": [str(tmp_path / "no*.txt")]})
-    with pytest.raises(ValueError, match=r"corpus.decontaminate.lists: '.*no\*.txt': found no such file"):
+    with pytest.raises(ValueError, match=r"corpus.decontaminate.lists\[0\]: '.*no\*.txt': found no such file"):
         wanted.notes()
     (tmp_path / "latin.txt").write_bytes("Grüße".encode("latin-1"))
     with pytest.raises(ValueError, match=r"latin.txt, line 1: byte 0xFC at byte 3 is not UTF-8; .* windows-1252. Exp"):

@@ -9,10 +9,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from assets import resources
+from assets import locations
 from assets.graph import define
+from assets.locations import RunLocation, remember, resolve_location
 from assets.refresh import refresh_schedule
-from assets.resources import RunLocation, remember, resolve_location
 from pipelines.config import find, read_recipe
 from tests.support.graph import PAIRS, TINY, environment
 from tests.support.models import ROOT
@@ -157,7 +157,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_new_home_means_the_sample(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert resources.home() == home
+    assert locations.home() == home
     monkeypatch.chdir(home)
     assert resolve_location() == RunLocation(find("sample.yaml").resolve(), str(home / "store"))
 
@@ -167,7 +167,7 @@ def test_defaults_lie_in_the_working_directory_and_never_beside_the_code(
 ) -> None:
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     monkeypatch.chdir(tmp_path)
-    assert resources.home() == tmp_path / ".dagster"
+    assert locations.home() == tmp_path / ".dagster"
     env = {name: value for name, value in environment(tmp_path).items() if name != "DAGSTER_HOME"}
     dry = subprocess.run(
         [sys.executable, "-m", "assets", "align", str(TINY), "--dry-run"],

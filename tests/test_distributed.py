@@ -135,11 +135,11 @@ def test_a_text_has_one_number_everywhere_and_pairs_that_share_one_are_known() -
 @pytest.mark.parametrize(
     ("objective", "message"),
     [
-        (Prompt.model_validate({"rows": 16}), "train.objectives.prompt: found 2 processes, but its loss needs its"),
+        (Prompt.model_validate({"rows": 16}), "train.objectives.prompt: found 2 processes, but its loss needs the"),
         (
             LanguageModel.model_validate({"rows": 15}),
-            "train.objectives.language_model.rows: found 15 with 2 processes. Allowed: a multiple of 2, as each has "
-            "the same part of a batch. Take 16.",
+            "train.objectives.language_model.rows: found 15 with 2 processes. Expected: a multiple of 2, because "
+            "batches are divided equally. Fix: set rows to 16.",
         ),
     ],
 )
@@ -150,6 +150,6 @@ def test_batches_that_cannot_be_divided_are_refused(tmp_path: Path, monkeypatch,
 
 
 def test_an_older_torch_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("alignment_train.training.fsdp.SUMS", "not_there_yet")
-    with pytest.raises(ValueError, match="train.parallel: found fsdp, with torch .* Allowed: torch 2.9 or newer"):
+    monkeypatch.setattr("alignment_train.training.fsdp.FORCE_SUM", "not_there_yet")
+    with pytest.raises(ValueError, match="train.parallel: found fsdp with torch .* Expected: torch 2.9 or newer"):
         FsdpModel(tiny(), [], "float32")

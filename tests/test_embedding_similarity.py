@@ -72,7 +72,7 @@ def test_a_decoder_without_padding_token_serves_too(tmp_path: Path) -> None:
     folder = str(save(tmp_path, "llama"))
     item = EmbeddingSimilarity(model=folder, pooling="last", device="cpu")
     assert item.score(ROWS).to_pylist() == pytest.approx(expected(folder, "last"), abs=1e-5)
-    with pytest.raises(ValueError, match="found 'pooler', but .* has no such layer. Allowed with it: mean, first"):
+    with pytest.raises(ValueError, match="found 'pooler', but .* has no such layer. Expected: mean, first"):
         EmbeddingSimilarity(model=folder, pooling="pooler", device="cpu").score(ROWS)
 
 
@@ -100,15 +100,17 @@ def test_a_gpu_that_is_not_there_is_told_before_work_starts(bert: str, monkeypat
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     pairs = [Pair("deu_Latn", "eng_Latn")]
     for device in ("cuda", "cuda:1"):
-        with pytest.raises(ValueError, match=f"device: found '{device}', but torch sees 0 GPUs here. Allowed: a GPU"):
+        with pytest.raises(
+            ValueError, match=f"device: found '{device}', but torch sees 0 GPUs. Expected: an available GPU"
+        ):
             EmbeddingSimilarity(model=bert, device=device).notes(pairs)
-    with pytest.raises(ValueError, match="found 'gpu'. Allowed: auto, cpu, cuda"):
+    with pytest.raises(ValueError, match="found 'gpu'. Expected: auto, cpu, cuda"):
         EmbeddingSimilarity(model=bert, device="gpu").notes(pairs)
     assert EmbeddingSimilarity(model=bert).open().device == "cpu"
 
 
 def test_what_cannot_be_loaded_is_told_with_the_cure(tmp_path: Path, bert: str) -> None:
-    with pytest.raises(ValueError, match="embedding_similarity.model: .*nothing cannot be loaded .* Allowed: the id"):
+    with pytest.raises(ValueError, match="embedding_similarity.model: .*nothing cannot be loaded .* Expected: the id"):
         EmbeddingSimilarity(model=str(tmp_path / "nothing")).open()
     bare = save(tmp_path / "bare", add_pooling_layer=False)
     weights = {key: value for key, value in AutoModel.from_pretrained(bare).state_dict().items() if "pooler" not in key}

@@ -12,13 +12,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from alignment_train import card
-from alignment_train.config import Base, TrainConfig
+from alignment_train.config import TrainConfig
 from alignment_train.models import gguf as ggufs
 from alignment_train.models.check import check
 from alignment_train.models.load import load_base
 from alignment_train.models.model import Model
-from assets.cli import _base_is_checked
-from assets.resources import RunLocation
+from alignment_train.settings import Base
+from assets.align import is_base_checked
+from assets.locations import RunLocation
 from tests.support.gguf_file import END, qwen, write
 from tests.support.models import bitext
 from tests.support.refused import problem
@@ -113,7 +114,7 @@ def test_the_only_file_of_a_folder_needs_no_name(file: Path, made: Model):
 def test_a_missing_file_is_no_hub_id():
     assert Base.model_validate({"model": "models/tiny.gguf"}).is_local
     assert "found no such file" in problem("models/tiny.gguf")
-    with pytest.raises(ValueError, match=r"gguf: found 'b.gguf' beside a.gguf. Allowed: where model is a hub id"):
+    with pytest.raises(ValueError, match=r"gguf: found 'b.gguf' with a.gguf. Expected: gguf only where model is"):
         Base.model_validate({"model": "a.gguf", "gguf": "b.gguf"})
 
 
@@ -170,7 +171,7 @@ def test_a_changed_file_is_checked_again(file: Path, tmp_path: Path):
     own = trainer(tmp_path, "own", CONTRAST, base={"model": str(file)})
     own.base()
     used = RunLocation(Path("own.yaml"), str(tmp_path / "own"))
-    assert _base_is_checked(used, own.recipe, TrainConfig.of(own.recipe))
+    assert is_base_checked(used, own.recipe, TrainConfig.of(own.recipe))
     later = (tmp_path / "own" / "base_model" / "manifest.json").stat().st_mtime + 1
     os.utime(file, (later, later))
-    assert not _base_is_checked(used, own.recipe, TrainConfig.of(own.recipe))
+    assert not is_base_checked(used, own.recipe, TrainConfig.of(own.recipe))

@@ -5,10 +5,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from alignment_train.config import Guards, Optimiser, TrainConfig
+from alignment_train.config import TrainConfig
 from alignment_train.losses import effective_rank
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.language_model import LanguageModel
+from alignment_train.settings import Guards, Optimiser
 from alignment_train.training.guards import WINDOW, TrainingAborted, TrainingMonitor
 from tests.support.models import tiny
 from tests.test_train import plan, run, weights
@@ -52,7 +53,7 @@ def stopped_at(one: TrainingMonitor, losses: list[dict[str, float]], message: st
     """The place of the value at which it stops."""
     for place, found in enumerate(losses):
         try:
-            one.losses(found, 1.0)
+            one.check_losses(found, 1.0)
         except TrainingAborted as reason:
             return place if re.search(message, str(reason)) else None
     return None
@@ -61,11 +62,11 @@ def stopped_at(one: TrainingMonitor, losses: list[dict[str, float]], message: st
 def test_a_loss_that_rises_stops_the_run_and_leaves_the_last_checkpoint(tmp_path):
     optimiser = Optimiser.model_validate({"learning_rate": 0.03, "schedule": "constant"})
     what = plan(80, objectives=[Rising.model_validate({"rows": 8})], checkpoint_every=15, optimiser=optimiser)
-    with pytest.raises(ValueError, match=r"step \d+: the loss of test_guards diverges: found .* Allowed: ") as error:
+    with pytest.raises(ValueError, match=r"step \d+: the loss of test_guards diverges: found .* Expected: ") as error:
         run(tmp_path, what)
     text = str(error.value)
     assert text.endswith(".")
-    assert "Lower train.optimiser.learning_rate" in text
+    assert "lower train.optimiser.learning_rate" in text
     now, start, most = (float(re.search(rf"{w} ([\d.]+)", text)[1]) for w in ("found", "after", "most"))  # type: ignore
     assert now > most == pytest.approx(2 * start, abs=0.002)
     step = int(re.search(r"step (\d+)", text)[1])  # type: ignore
@@ -76,17 +77,17 @@ def test_a_loss_that_rises_stops_the_run_and_leaves_the_last_checkpoint(tmp_path
 def test_divergence_is_of_means_over_twenty_steps_and_counts_from_one_nat_where_a_loss_begins_at_none():
     one = watch()
     for i in range(400):  # one batch in five has four times the loss of the others: noise
-        one.losses({"a": 8.0 if i % 5 == 0 else 2.0}, 1.0)
+        one.check_losses({"a": 8.0 if i % 5 == 0 else 2.0}, 1.0)
     two = watch()
     for _ in range(WINDOW):
-        two.losses({"retain": 0.0}, 1.0)
+        two.check_losses({"retain": 0.0}, 1.0)
     for _ in range(100):
-        two.losses({"retain": 0.99}, 1.0)
-    message = r"retain diverges: found 1\.\d+, .* Allowed: at most 1.000 \(train.guards"
+        two.check_losses({"retain": 0.99}, 1.0)
+    message = r"retain diverges: found 1\.\d+ as .* Expected: at most 1.000 \(train.guards"
     assert stopped_at(two, [{"retain": 1.1}] * WINDOW, message) is not None
     three = watch(divergence=None)
     for i in range(100):
-        three.losses({"a": float(i)}, 1.0)
+        three.check_losses({"a": float(i)}, 1.0)
 
 
 def test_a_resumed_watch_judges_as_one_that_was_never_stopped():
@@ -94,7 +95,7 @@ def test_a_resumed_watch_judges_as_one_that_was_never_stopped():
     for cut in (0, 7, WINDOW, 2 * WINDOW + 3):
         one, other = watch(), watch()
         for value in values[:cut]:
-            one.losses({"a": value}, 1.0)
+            one.check_losses({"a": value}, 1.0)
         other.load_state_dict(json.loads(json.dumps(one.state_dict())))
         assert stopped_at(other, [{"a": value} for value in values[cut:]], "a diverges") == 2 * WINDOW + 5 - cut
 
@@ -126,14 +127,14 @@ def test_contrast_from_a_random_model_and_its_text_pass_every_guard(tmp_path):
     [
         (
             Greedy.model_validate({"rows": 16, "layer": 2}),
-            r"step 0: out of memory in test_guards, 32 texts of \d+ tokens: .*DefaultCPUAllocator.* Allowed: what this "
-            r"device has free. Set train.objectives.test_guards.chunk \(found None\) to fewer texts, or lower "
-            r"train.max_length \(found 32\), or take a device with more memory. The last good state is in the base ",
+            r"step 0: out of memory in test_guards, 32 texts of \d+ tokens: .*DefaultCPUAllocator.* Expected: no more "
+            r"than is free. Fix: set train.objectives.test_guards.chunk \(found None\) to fewer texts, or lower "
+            r"train.max_length \(found 32\), or use a device with more memory. The last good state is in the base ",
         ),
         (
             Full.model_validate({"rows": 8}),
             r"step 0: out of memory in test_guards, 8 texts of \d+ tokens: CUDA out of memory. Tried to allocate 2.00 "
-            r"GiB. Allowed: .* Lower train.objectives.test_guards.rows \(found 8\) and raise train.accumulation",
+            r"GiB. Expected: .* Fix: lower train.objectives.test_guards.rows \(found 8\) and raise train.accumulation",
         ),
     ],
 )

@@ -12,9 +12,9 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from alignment_train.config import Base
 from alignment_train.models.load import load_base
 from alignment_train.models.model import Model
+from alignment_train.settings import Base
 from pipelines.errors import UserError
 from pipelines.languages import Pair
 from pipelines.sources.hub import Hub

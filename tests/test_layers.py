@@ -18,7 +18,7 @@ def test_a_layer_is_an_index_or_a_fraction_of_the_depth(layer: int | float | str
 
 @pytest.mark.parametrize("layer", [19, -20, 1.5, -0.5, "last"])
 def test_a_layer_that_is_not_there_is_refused(layer: int | float | str) -> None:
-    with pytest.raises(UserError, match=r"Allowed: 'middle', a fraction between 0 and 1, or -19 to 18 for a model of"):
+    with pytest.raises(UserError, match=r"Expected: 'middle', a fraction between 0 and 1, or -19 to 18 for a model of"):
         layer_index(layer, 18)
 
 

@@ -7,7 +7,9 @@ import pytest
 from alignment_train.__main__ import main
 from pipelines.files import sha256
 from pipelines.report import leaderboard
+from pipelines.report.table import change_cell, figure_cell
 from pipelines.results.comparison import compared
+from pipelines.results.measures import measure
 from tests.support.fake_metrics import DE, SW, scored
 
 
@@ -39,37 +41,36 @@ def found(places: list[str]) -> list[leaderboard.Line]:
     return leaderboard.lines(leaderboard.read(places))
 
 
-def test_scores_go_to_100_and_change_by_points() -> None:
-    item = {"value": 31.25, "low": 30.0, "high": 32.5}
-    assert leaderboard._cell(item, "translation/all/chrF") == "31.2 (30.0 to 32.5)"
+def test_cells_have_the_unit_of_their_measure() -> None:
+    chrf, acc = measure("translation", "chrF"), measure("xcopa", "acc")
+    assert figure_cell({"value": 31.25, "low": 30.0, "high": 32.5}, chrf).text == "31.2 (30.0 to 32.5)"
     change = {"value": 1.25, "low": 0.5, "high": 2.0}
-    assert leaderboard._change(change, "translation/all/chrF") == "+1.2 points (+0.5 to +2.0), better"
-    assert (
-        leaderboard._change({"value": 0.05, "low": 0.01, "high": 0.09}, "xcopa/all/acc")
-        == "+5.0 points (+1.0 to +9.0), better"
-    )
+    assert change_cell(change, chrf, "better") == ("+1.2 points (+0.5 to +2.0), better", "better")
+    change = {"value": 0.05, "low": 0.01, "high": 0.09}
+    assert change_cell(change, acc, "no significant difference") == ("+5.0 points (+1.0 to +9.0)", "")
 
 
-def test_a_gain_that_is_not_above_guessing_is_not_called_better(tmp_path: Path):
+def test_a_gain_that_is_not_above_chance_is_not_called_better(tmp_path: Path):
     place = Path(run(tmp_path / "a", "a", 0.2))
     metrics = json.loads((place / "metrics.json").read_text())
-    for rate, said in ((0.1, ", better"), (0.4, ", better, but not above guessing")):
+    for rate, ending in ((0.1, ", better"), (0.4, ", better, but not above chance")):
         constant = {f"retrieval/{pair}/recall@1": {"value": rate, "n": 200} for pair in (DE, SW)}
         (place / "metrics.json").write_text(json.dumps({**metrics, "constant": constant}))
         manifest = json.loads((place / "manifest.json").read_text())
         manifest["files"]["metrics.json"] = sha256(place / "metrics.json")
         (place / "manifest.json").write_text(json.dumps(manifest))
-        assert leaderboard.table(found([str(place)]))[1][0][4].endswith(said)
+        assert leaderboard.leaderboard_table(found([str(place)])).texts()[0][4].endswith(ending)
 
 
-def test_recipes_stand_by_their_first_figure_and_those_with_a_guard_last(tmp_path: Path):
+def test_recipes_are_sorted_by_their_first_figure_and_those_with_a_guard_come_last(tmp_path: Path):
     places = [run(tmp_path / "a", "low", 0.2), run(tmp_path / "b", "collapsed", 0.9, rank=1.0, steps=8),
               run(tmp_path / "c", "high", 0.4, steps=7)]  # fmt: skip
     lines = found(places)
     assert [line.name for line in lines] == ["high", "low", "collapsed"]
     assert lines[2].guards == ["collapsed representation"]
-    head, rows = leaderboard.table(lines)
-    assert head == ["recipe", "runs", "verdict", "recall@1", "change", "XCOPA acc", "change"]
+    table = leaderboard.leaderboard_table(lines)
+    rows = [[text.replace("\u00a0", " ") for text in row] for row in table.texts()]
+    assert table.head == ["recipe", "runs", "verdict", "recall@1", "change", "XCOPA acc", "change"]
     assert rows[0][:3] == ["high", "1", "mixed"]
     assert rows[0][3].startswith("40.0 % (")
     assert rows[0][4].startswith("+30.0 points (+")
@@ -89,7 +90,7 @@ def test_seeds_of_one_recipe_are_one_line_with_an_interval_over_runs_and_items(t
     assert change["high"] - change["value"] < 1.3 * over_seeds
 
 
-def test_recipes_of_one_name_are_told_apart_and_other_texts_are_noted(tmp_path: Path):
+def test_recipes_of_one_name_are_numbered_and_different_texts_are_noted(tmp_path: Path):
     lines = found([run(tmp_path / "a", "same", 0.3), run(tmp_path / "b", "same", 0.2, steps=7, texts="u")])
     assert [line.name for line in lines] == ["same", "same (2)"]
     assert "These runs have 2 different eval texts" in " ".join(leaderboard.notes(lines))
@@ -98,9 +99,11 @@ def test_recipes_of_one_name_are_told_apart_and_other_texts_are_noted(tmp_path: 
 def test_the_command_prints_markdown_and_writes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     place, page = run(tmp_path / "run", "a|b <script>", 0.4), tmp_path / "board.html"
     assert main(["report", place, "--html", str(page)]) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("| recipe | runs | verdict | recall@1 | change | XCOPA acc | change |\n| --- | ---: | --- |")
-    assert "| a\\|b &lt;script> | 1 | mixed |" in said
+    printed = capsys.readouterr().out
+    assert printed.startswith(
+        "| recipe | runs | verdict | recall@1 | change | XCOPA acc | change |\n| --- | ---: | --- |"
+    )
+    assert "| a\\|b &lt;script> | 1 | mixed |" in printed
     text = page.read_text()
     assert "a|b &lt;script&gt;" in text
     assert text.count("<script") == 1
@@ -110,7 +113,8 @@ def test_what_is_no_evaluation_or_twice_the_same_is_refused(tmp_path: Path, caps
     place = run(tmp_path / "run", "one", 0.4)
     assert main(["report", str(tmp_path)]) == 1
     assert (
-        "found no metrics.json and no manifest.json. Allowed: a store that has an evaluation" in capsys.readouterr().err
+        "found no metrics.json and no manifest.json. Expected: a store that has an evaluation"
+        in capsys.readouterr().err
     )
     assert main(["report", place, place]) == 1
     assert "found the same evaluation as" in capsys.readouterr().err

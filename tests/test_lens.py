@@ -235,7 +235,7 @@ def test_rows_without_the_pivot_are_not_wanted_not_probed_and_refused():
     with pytest.raises(ValueError, match="pivot: found a pair deu_Latn-nld_Latn. Allowed: pairs with eng_Latn"):
         lens().collate([{**rows[1], "src_lang": "deu_Latn", "tgt_lang": "nld_Latn"}], model, 64)
     with pytest.raises(
-        ValueError, match="lens.pivot: found no row in tam_Taml among 12 rows of bitext. Allowed: dan_Latn, deu_Latn"
+        ValueError, match="lens.pivot: found no row in tam_Taml among 12 rows of bitext. Expected: dan_Latn, deu_Latn"
     ):
         lens(pivot="ta").setup(model, table)
 
@@ -264,17 +264,17 @@ def test_it_is_the_one_plug_in_of_its_file_and_leaves_the_control():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"pull": -1}, "found -1. Input should be greater than or equal to 0"),
-        ({"probe_rows": 0}, "found 0. Input should be greater than 0"),
+        ({"pull": -1}, "found -1. Expected: at least 0"),
+        ({"probe_rows": 0}, "found 0. Expected: more than 0"),
         ({"pivot": "xx"}, "language 'xx': not a known language. Allowed: ISO 639"),
         (
             {"lambda_push": 1},
-            "unknown key. Allowed: layer, pivot, probe_rows, pull, push, retain, rows, special",
+            "unknown key. Expected: layer, pivot, probe_rows, pull, push, retain, rows, special",
         ),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, message: str):
     with pytest.raises(ValueError, match=message):
         lens(**settings)
-    with pytest.raises(ValueError, match="layer: found 9. Allowed: 'middle', a fraction between 0 and 1, or -4 to 3"):
+    with pytest.raises(ValueError, match="layer: found 9. Expected: 'middle', a fraction between 0 and 1, or -4 to 3"):
         lens(layer=9).check(3)

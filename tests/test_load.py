@@ -13,15 +13,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from alignment_train.config import Adapter, Base, Lora, TrainConfig
+from alignment_train.config import TrainConfig
 from alignment_train.evaluation.lm import LM
 from alignment_train.models import adapter
 from alignment_train.models import folder as folders
 from alignment_train.models.check import check, check_recipe
 from alignment_train.models.load import check_quantization, examine, load, load_base
-from alignment_train.models.model import Model, positions
+from alignment_train.models.model import Model
+from alignment_train.models.positions import max_positions
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.language_model import LanguageModel
+from alignment_train.settings import AdapterSettings, Base, Lora
 from alignment_train.training.data import texts
 from alignment_train.training.loop import train
 from alignment_train.training.progress_log import Reporter
@@ -35,7 +37,7 @@ from tests.support.trained import UNGUARDED
 from tests.test_train import CPU, PARTS, plan
 
 TEXTS = [*bitext(3)["tgt"].to_pylist(), "nine"]
-LORA = Adapter.model_validate({"lora": {}})
+LORA = AdapterSettings.model_validate({"lora": {}})
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def copy(llama: Path, tmp_path: Path) -> Path:
     return shutil.copytree(llama, tmp_path / "model")
 
 
-def named(folder: Path, adapter: Adapter | None = None) -> Model:
+def named(folder: Path, adapter: AdapterSettings | None = None) -> Model:
     return load_base(Base.model_validate({"model": str(folder)}), adapter)
 
 
@@ -103,7 +105,7 @@ def test_every_layer_of_a_decoder_has_the_same_states_truncated_or_whole(kind: s
 def test_lora_adapts_linear_layers_of_every_family_whatever_they_are_called(kind: str, tmp_path: Path):
     model = named(decoder(tmp_path / "base", kind))
     before = logits(model.lm)
-    adapter.add(model, Lora.model_validate({}), Base.model_validate({"seed": {}}), 7)
+    adapter.Adapter.create(model, Lora.model_validate({}), Base.model_validate({"seed": {}}), 7)
     assert torch.equal(logits(model.lm), before)
     two_steps(model, tmp_path)
     grown = [p.abs().max() > 0 for name, p in model.lm.named_parameters() if "lora_B" in name]
@@ -113,7 +115,7 @@ def test_lora_adapts_linear_layers_of_every_family_whatever_they_are_called(kind
     assert all(id(p) in inside for p in model.lm.parameters() if p.requires_grad)
     model.save(tmp_path / "adapter")
     again = named(tmp_path / "base")
-    adapter.load(again, tmp_path / "adapter")
+    adapter.Adapter.load(again, tmp_path / "adapter")
     assert torch.equal(logits(again.lm), logits(model.lm))
 
 
@@ -132,10 +134,12 @@ TARGETS = {
 @pytest.mark.parametrize("kind", TARGETS)
 def test_names_of_lora_targets_are_found_and_others_refused_with_the_list(kind: str, tmp_path: Path):
     model = named(decoder(tmp_path, kind))
-    assert adapter.targets(model, Lora.model_validate({})) == TARGETS[kind]
+    assert adapter.lora_targets(model, Lora.model_validate({})) == TARGETS[kind]
     wrong = Lora.model_validate({"targets": ["q_prj"]})
-    with pytest.raises(UserError, match=rf"lora.targets: found q_prj. Allowed for \w+: {', '.join(TARGETS[kind])}, or"):
-        adapter.targets(model, wrong)
+    with pytest.raises(
+        UserError, match=rf"lora.targets: found q_prj. Expected: linear layers of \w+: {', '.join(TARGETS[kind])}\. Fix"
+    ):
+        adapter.lora_targets(model, wrong)
 
 
 @pytest.mark.parametrize("kind", WRAPPERS)
@@ -380,7 +384,7 @@ def test_settings_of_generation_become_ones_that_transformers_saves(
 def test_positions_that_a_model_has(kind: str, more: dict[str, Any], expected: int | None):
     from transformers import AutoConfig
 
-    assert positions(AutoConfig.for_model(kind, **{**DECODERS[kind], **tokens()[1], **more})) == expected
+    assert max_positions(AutoConfig.for_model(kind, **{**DECODERS[kind], **tokens()[1], **more})) == expected
 
 
 def test_a_model_takes_as_many_tokens_as_it_has_positions(tmp_path: Path):
@@ -427,7 +431,7 @@ def settings(**train: Any) -> tuple[Recipe, TrainConfig]:
         ("bloom", None, {"objectives": [{"contrastive": {"layer": 3}}]}, ["train.objectives[0].contrastive.layer: "]),
         ("bloom", None, {"objectives": [{"contrastive": {"layer": "auto"}}]}, []),
         ("bloom", None, {"adapter": {"lora": {"targets": ["q_proj"]}}}, ["train.adapter.lora.targets: found q_proj"]),
-        ("mamba", None, {"adapter": {"prefix": {}}}, ["train.adapter.prefix: MambaForCausalLM takes none"]),
+        ("mamba", None, {"adapter": {"prefix": {}}}, ["train.adapter.prefix: MambaForCausalLM does not support"]),
     ],
 )  # fmt: skip
 def test_settings_that_a_model_cannot_have_are_refused_all_at_once(
@@ -446,11 +450,11 @@ def test_settings_that_a_model_cannot_have_are_refused_all_at_once(
 
 
 def test_the_window_of_evaluation_ends_with_the_positions_less_the_prefix(tmp_path: Path):
-    from alignment_train.config import Prefix
+    from alignment_train.settings import Prefix
 
     model = named(decoder(tmp_path, "gpt2"))
     assert LM(model, 1, 32, CPU).window == 64
-    adapter.add(model, Prefix.model_validate({"length": 8}), Base.model_validate({"seed": {}}), 7)
+    adapter.Adapter.create(model, Prefix.model_validate({"length": 8}), Base.model_validate({"seed": {}}), 7)
     assert LM(model, 1, 32, CPU).window == 56
 
 
@@ -501,14 +505,14 @@ def test_weights_that_are_no_floats_are_quantised_whatever_the_configuration_say
     [
         (None, None, False, None),
         ("bitsandbytes", None, True, "which cannot be trained. Expected: float weights for training all of them"),
-        ("bitsandbytes", Adapter.model_validate({"prefix": {}}), True, "or train an adapter on it"),
+        ("bitsandbytes", AdapterSettings.model_validate({"prefix": {}}), True, "or train an adapter on it"),
         ("bitsandbytes", LORA, False, "which is not installed. Expected: the package. Fix: pip install bitsandbytes"),
         ("bitsandbytes", LORA, True, None),
         ("gptq", LORA, True, "Fix: name the checkpoint that it was quantised from, or one quantised by bitsandbytes"),
     ],
 )
 def test_quantised_weights_are_taken_for_lora_where_bitsandbytes_is_installed(
-    monkeypatch: pytest.MonkeyPatch, method: str, adapter: Adapter, installed: bool, expected: str | None
+    monkeypatch: pytest.MonkeyPatch, method: str, adapter: AdapterSettings, installed: bool, expected: str | None
 ):
     monkeypatch.setattr("alignment_train.models.load.find_spec", lambda name: object() if installed else None)
     if expected is None:
@@ -524,7 +528,7 @@ def test_an_adapter_on_a_quantised_model_prepares_it_first(llama: Path, monkeypa
     monkeypatch.setattr("peft.prepare_model_for_kbit_training", lambda lm, **more: prepared.append((lm, more)))
     model = named(llama)
     model.lm.is_quantized = True
-    adapter.add(model, Lora.model_validate({}), Base.model_validate({"seed": {}}), 7)
+    adapter.Adapter.create(model, Lora.model_validate({}), Base.model_validate({"seed": {}}), 7)
     assert prepared == [(model.lm, {"use_gradient_checkpointing": False})]
 
 

@@ -15,6 +15,7 @@ from pipelines.schema import EVAL_TEXT, check
 from pipelines.sources.sample import Sample
 from tests.support.bitext_fixtures import recipe
 from tests.support.fake_lm import Unasked
+from tests.support.fake_metrics import result
 
 PAIRS = [Pair("deu_Latn", "eng_Latn"), Pair("eng_Latn", "swh_Latn")]
 SAMPLE = Localisation(sample=True)
@@ -119,14 +120,12 @@ def test_over_alignment_is_worse_in_the_verdict_and_the_loss_of_local_answers_to
         for name, how in (("base", local), ("control", local), ("aligned", as_in_english))
     }
     groups = {"seen": ["deu_Latn"]}
-    found = verdict(
-        {**models, "chance": SAMPLE.chance(texts), "groups": groups, **compared(models, "eng_Latn", groups)}
-    )
+    content = {**models, "chance": SAMPLE.chance(texts), "groups": groups, **compared(models, "eng_Latn", groups)}
+    found = verdict(result(content))
     assert (found.tone, found.headline) == ("worse", "Worse at local answers and English's answers given elsewhere")
-    text = " ".join(found.sentences).replace("\u00a0", " ")
-    assert "English's answers given elsewhere, averaged over 2, is 100.0 % " in text
-    assert "100.0 points above control's" in text
-    assert {(row.key, row.word) for row in found.groups if row.group == "seen"} == {
+    text = " ".join(found.findings).replace("\u00a0", " ")
+    assert "English's answers given elsewhere, mean of 2 languages: 100.0 % (+100.0 points vs control" in text
+    assert {(row.key, row.result) for row in found.groups if row.group == "seen"} == {
         ("localisation/seen/accuracy", "worse"), ("localisation/seen/english_answers", "worse"),
     }  # fmt: skip
 

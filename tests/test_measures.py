@@ -1,4 +1,4 @@
-"""What an eval declares of its metrics decides how they are shown and judged; nothing else need know them."""
+"""The measures that an eval declares decide how its metrics are shown and judged."""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -7,13 +7,15 @@ import pytest
 
 from pipelines import registry
 from pipelines.evals import POINTS, Eval, Measure
+from pipelines.report.format import plain
 from pipelines.results import measures
-from pipelines.results.summary import plain, word
+from pipelines.results.summary import word
 from pipelines.results.verdict import verdict
+from tests.support.fake_metrics import result
 
 
 class Typing(Eval):
-    """A plug-in of somebody else's."""
+    """A plug-in of a user."""
 
     measures: ClassVar[dict[str, Measure]] = {
         "typing/errors": Measure(name="typing errors", unit="errors", lower_is_better=True, relative=True),
@@ -27,7 +29,7 @@ class Typing(Eval):
 
 @pytest.fixture
 def known(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """`typing` stands among the evals."""
+    """`typing` is one of the evals."""
     names, load = registry.names, registry.load
     monkeypatch.setattr(registry, "names", lambda package: [*names(package), "typing"])
     monkeypatch.setattr(registry, "load", lambda package, name: Typing if name == "typing" else load(package, name))
@@ -52,27 +54,25 @@ def test_a_new_evals_figure_is_judged_as_it_declares():
     figures = {name: {f"typing/eng_Latn/{metric}": {"value": value, "low": value - 1, "high": value + 1}
                       for metric in ("errors", "pauses", "speed")}
                for name, value in (("base", 20.0), ("control", 20.0), ("aligned", 10.0))}  # fmt: skip
-    said = verdict(figures)
-    assert (said.tone, said.headline) == ("better", "Better at typing errors and pauses")
-    assert said.sentences[:2] == [
-        "Typing errors of English is 10.00 errors (9.00 to 11.00) after aligning, 50.0\u00a0% below control's "
-        "(−57.1 to −42.9\u00a0%), better.",
-        "Pauses of English is 10.00 pauses (9.00 to 11.00) after aligning, 10.00 pauses below control's "
-        "(−11.41 to −8.59), better.",
+    found = verdict(result(figures))
+    assert (found.tone, found.headline) == ("better", "Better at typing errors and pauses")
+    assert [line.replace("\u00a0", " ") for line in found.findings] == [
+        "Typing errors of English: 10.00 errors (−50.0 % vs control, 95 % CI −57.1 to −42.9), significantly better",
+        "Pauses of English: 10.00 pauses (−10.00 pauses vs control, 95 % CI −11.41 to −8.59), significantly better",
     ]
-    assert not any("speed" in sentence for sentence in said.sentences)
+    assert not any("speed" in line for line in [*found.findings, *found.details])
     assert plain(12.345, measures.measure("typing", "errors")) == "12.35"
     assert plain(12.345, measures.measure("typing", "speed")) == "12.3"
 
 
 def test_a_neutral_figure_is_higher_or_lower():
     probe, loss = measures.measure("representation", "language_probe"), measures.measure("loss", "nats_per_token")
-    assert [word(told, probe) for told in ("better", "worse")] == ["higher", "lower"]
+    assert [word(result, probe) for result in ("better", "worse")] == ["higher", "lower"]
     assert word("worse", loss) == "worse"
 
 
 @pytest.mark.usefixtures("known")
 def test_two_evals_may_not_declare_one_figure(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Typing, "measures", {"valid": Measure()})
-    with pytest.raises(ValueError, match="eval typing: found valid, which another eval declares too"):
+    with pytest.raises(ValueError, match="eval typing: found the measures valid, which another eval declares too"):
         measures.declared()

@@ -8,8 +8,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignment_train import merge
-from alignment_train.config import Base, Lora, Merge, TrainConfig
-from alignment_train.models import adapter
+from alignment_train.config import TrainConfig
+from alignment_train.models.adapter import Adapter
+from alignment_train.settings import Base, Lora, Merge
 from alignment_train.trainer import Trainer
 from pipelines.config import Recipe
 from pipelines.storage.store import Store
@@ -103,9 +104,9 @@ def test_at_the_ends_each_adapter_is_alone(root: Path):
 def test_cat_adds_the_weighted_updates(root: Path):
     job = merged(root, coefficients=[0.25])
     job.merge()
-    together = job.stored("merged_model").adapter.get_base_model().model.layers[1].mlp.up_proj
+    together = job.stored("merged_model").adapter.peft.get_base_model().model.layers[1].mlp.up_proj
     apart = [
-        trainer(root, name, CONTRAST).stored("align_model").adapter.get_base_model().model.layers[1].mlp.up_proj
+        trainer(root, name, CONTRAST).stored("align_model").adapter.peft.get_base_model().model.layers[1].mlp.up_proj
         for name in ("align", "task")
     ]
     wanted = 0.25 * apart[0].get_delta_weight("default") + 0.75 * apart[1].get_delta_weight("default")
@@ -116,14 +117,12 @@ def test_cat_adds_the_weighted_updates(root: Path):
 @pytest.mark.parametrize("method", ["svd", "ties", "dare_linear"])
 def test_a_method_of_peft_gives_the_same_adapter_twice(root: Path, method: str):
     model = tiny()
-    for name, place in (("aligned", "align"), ("other", "task")):
-        adapter.load(model, root / place / "align_model", name)
+    adapters = Adapter.load(model, root / "align" / "align_model", "aligned")
+    adapters.add(model, root / "task" / "align_model", "other")
     weights = []
     for _ in range(2):
-        merge._weigh(model, Merge.model_validate({"adapter": "task", "method": method, "density": 0.6}), 0.5, 0)
+        merge._combine(adapters, Merge.model_validate({"adapter": "task", "method": method, "density": 0.6}), 0.5, 0)
         weights.append(answers(model.lm))
-        model.adapter.set_adapter("aligned")
-        model.adapter.delete_adapter(adapter.NAME)
     assert torch.equal(*weights)
     assert not torch.allclose(weights[0], answers(tiny().lm), atol=1e-3)
 
@@ -136,18 +135,18 @@ def test_recall_may_decide(root: Path):
 
 
 def test_there_is_nothing_to_merge_where_all_weights_were_trained():
-    with pytest.raises(ValueError, match="merge: found no adapter beside it, so align_model has all weights"):
+    with pytest.raises(ValueError, match="merge: found no adapter, so align_model is a whole model"):
         TrainConfig.model_validate({"objectives": CONTRAST, "merge": {"adapter": "task"}})
     with pytest.raises(ValueError, match="less than or equal to 1"):
         Merge.model_validate({"adapter": "task", "coefficients": [1.5]})
 
 
 def test_of_equal_figures_the_first_is_chosen_and_a_diverged_one_never():
-    assert merge.chosen([{"loss": 2.0}, {"loss": 1.0}, {"loss": 1.0}], "loss") == 1
-    assert merge.chosen([{"recall@1": 0.1}, {"recall@1": 0.3}], "recall@1") == 1
-    assert merge.chosen([{"loss": float("nan")}, {"loss": 9.0}], "loss") == 1
-    with pytest.raises(ValueError, match="dev loss is finite for no coefficient"):
-        merge.chosen([{"loss": float("nan")}], "loss")
+    assert merge.best_candidate([{"loss": 2.0}, {"loss": 1.0}, {"loss": 1.0}], "loss") == 1
+    assert merge.best_candidate([{"recall@1": 0.1}, {"recall@1": 0.3}], "recall@1") == 1
+    assert merge.best_candidate([{"loss": float("nan")}, {"loss": 9.0}], "loss") == 1
+    with pytest.raises(ValueError, match="found no coefficient with a finite dev loss"):
+        merge.best_candidate([{"loss": float("nan")}], "loss")
 
 
 def test_a_merged_model_loads_as_its_card_says_and_an_adapter_by_its_folder_will_do(root: Path, monkeypatch):
@@ -170,17 +169,15 @@ def test_adapters_of_other_bases_and_ranks_are_refused(root: Path, tmp_path: Pat
     other = trainer(tmp_path, "elsewhere", TASK, steps=2)
     other.base()
     other.align()
-    with pytest.raises(ValueError, match="its base_model has other weights than that of .*align. Needed: adapters of"):
+    with pytest.raises(ValueError, match="its base_model has other weights than that of .*align. Expected: adapters"):
         merged(root, adapter=str(tmp_path / "elsewhere")).merge()
-    with pytest.raises(ValueError, match="found neither an adapter nor a store with an align_model at nowhere, nor at"):
+    with pytest.raises(ValueError, match="found neither an adapter nor a store with an align_model at nowhere or "):
         merged(root, adapter="nowhere").merge()
     wide = tmp_path / "wide"
     model = tiny()
-    adapter.add(model, Lora.model_validate({"r": 6}), Base.model_validate({"seed": {}}), 0)
+    Adapter.create(model, Lora.model_validate({"r": 6}), Base.model_validate({"seed": {}}), 0)
     model.save(wide)
-    with pytest.raises(
-        ValueError, match="method: ties cannot merge these adapters: .* Allowed for any two of one base"
-    ):
+    with pytest.raises(ValueError, match="method: ties cannot merge these adapters: .* Expected: cat, svd or"):
         merged(root, adapter=str(wide), method="ties").merge()
     with pytest.raises(ValueError, match="found no train.merge"):
         trainer(root, "align", CONTRAST).merge()

@@ -305,7 +305,7 @@ def test_a_capped_corpus_is_not_taken_before_the_others(tmp_path: Path) -> None:
 
 def test_a_cap_of_a_corpus_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"budget.caps: found GNOMES. Allowed: \* or a corpus of the recipe \(KDE/v2\)"
+        ValueError, match=r"budget.caps: found GNOMES. Expected: \* or a corpus of the recipe \(KDE/v2\)"
     ):
         from_corpora(tmp_path, {DE: {"KDE/v2": 20}}, budget={"caps": {"GNOMES": 5}})
 

@@ -126,8 +126,8 @@ def test_a_killed_run_ends_with_the_very_weights_of_an_unbroken_one(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sentences": 1}, "found 1. Input should be greater than 1"),
-        ({"rows": 1}, "found 1. Input should be greater than 1"),
+        ({"sentences": 1}, "found 1. Expected: more than 1"),
+        ({"rows": 1}, "found 1. Expected: more than 1"),
         ({"sentence": 4}, "unknown key. Did you mean 'sentences'"),
     ],
 )

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from alignment_train.config import Base
+from alignment_train.device import choose_device
 from alignment_train.models.load import load, load_base, untrained
-from alignment_train.models.model import choose_device
+from alignment_train.settings import Base
 from alignment_train.training.data import pack
 from pipelines.errors import UserError
 from tests.support.models import SHAPES, bitext, tiny
@@ -186,7 +186,7 @@ def test_code_beside_the_weights_is_run_only_where_the_recipe_says_so(tmp_path, 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_asked_for_but_absent_is_an_error():
-    with pytest.raises(ValueError, match="--device cuda: this machine has no usable GPU"):
+    with pytest.raises(ValueError, match="--device cuda: found no usable GPU"):
         choose_device("cuda")
 
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from pipelines import statistics
-from pipelines.report import evaluation
+from pipelines.report import evaluation, evaluation_data, page
 from pipelines.results.comparison import compared, language_groups
 from pipelines.results.contamination import Overlap
+from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Store
-from tests.support.fake_metrics import DE, HOSTILE, SW, fabricate, figures, recipe, scored
+from tests.support.fake_metrics import DE, HOSTILE, SW, fabricate, figures, recipe, result, scored
 
 RECIPE = recipe()
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -81,7 +82,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def text(store: Store) -> str:
-    return evaluation.render(RECIPE, store, metrics(), (61.0, 1 << 30))
+    return evaluation.render(RECIPE, store, result(metrics()), (61.0, 1 << 30))
 
 
 @pytest.fixture(scope="module")
@@ -90,23 +91,23 @@ def read(text: str) -> Reader:
 
 
 def test_the_page_opens_with_the_verdict_and_the_base_model(read: Reader):
-    assert "better at finding translations, worse at English" in read.text
-    assert "Recall@1 is worse than control's in 1 of 2 pairs" in read.text
+    assert "Ruined English: better at finding translations, worse at English" in read.text
+    assert "worse in 1 of 2 pairs: English\u00a0– Swahili" in read.text
     assert "a seed model (7.9M parameters, trained here from nothing on 1,000 pairs)" in read.text
     assert read.text.index("better at finding") < read.text.index("Recall@1 by layer")
 
 
 def test_the_page_is_the_same_twice(store: Store, text: str):
-    assert evaluation.render(RECIPE, store, metrics(), (61.0, 1 << 30)) == text
+    assert evaluation.render(RECIPE, store, result(metrics()), (61.0, 1 << 30)) == text
 
 
-def test_nothing_is_loaded_and_only_the_sorting_is_run(text: str, read: Reader):
+def test_the_page_loads_nothing_and_runs_only_the_sorting_script(text: str, read: Reader):
     tags = {tag for tag, _ in read.tags}
     assert not tags & {"img", "iframe", "link", "object", "form", "video"}
-    assert text.count("<script") == text.count(f"<script>{evaluation.script()}</script>") == 1
-    allowed = base64.b64encode(hashlib.sha256(evaluation.script().encode()).digest()).decode()
+    assert text.count("<script") == text.count(f"<script>{page.script()}</script>") == 1
+    allowed = base64.b64encode(hashlib.sha256(page.script().encode()).digest()).decode()
     assert f"script-src 'sha256-{allowed}'\">" in text
-    assert not re.search(r"fetch|import|http|eval|innerHTML", evaluation.script())
+    assert not re.search(r"fetch|import|http|eval|innerHTML", page.script())
     for tag, attributes in read.tags:
         assert not [name for name in attributes if name.startswith("on")]
         assert "src" not in attributes
@@ -117,7 +118,7 @@ def test_nothing_is_loaded_and_only_the_sorting_is_run(text: str, read: Reader):
     assert "default-src 'none'" in text
 
 
-def test_hostile_text_is_shown_and_not_obeyed(text: str, read: Reader):
+def test_hostile_text_is_escaped(text: str, read: Reader):
     assert HOSTILE not in text
     assert "<img" not in text
     assert f"{HOSTILE} lid \ufffd" in read.text
@@ -136,7 +137,7 @@ def test_texts_carry_their_language_and_direction(read: Reader):
 
 def test_models_stand_side_by_side_with_chance_and_change(read: Reader):
     assert read.row("Pair") == [
-        "Pair", "Base", "Control", "Aligned", "Chance", "Changealigned against control, points", "Aligning made it",
+        "Pair", "Base", "Control", "Aligned", "Chance", "Changealigned vs control, points", "Result",
     ]  # fmt: skip
     assert read.row("German – English") == [
         "German – English", "10.0 7.0 to 13.0", "11.0 8.0 to 14.0", "40.0 37.0 to 43.0", "0.33", "+29.0 +24.8 to +33.2",
@@ -146,7 +147,7 @@ def test_models_stand_side_by_side_with_chance_and_change(read: Reader):
     assert read.row("Mean")[-2:] == ["+10.5 +6.3 to +14.7", "better"]
     assert read.row("English")[1:4] == ["5.00 4.95 to 5.05", "5.00 4.95 to 5.05", "5.50 5.45 to 5.55"]
     assert read.row("English")[4:] == ["+10.0 +8.6 to +11.4", "worse"]
-    assert read.row("Swahili")[-1] == "cannot be told apart"
+    assert read.row("Swahili")[-1] == "no significant difference"
     assert "600 items each" in read.text
 
 
@@ -167,13 +168,13 @@ def paired() -> dict[str, Any]:
     return {**models, **whole, "groups": groups, "pivot": "eng_Latn", "trained_layer": 1}
 
 
-def test_what_was_paired_is_shown_with_groups_gaps_and_contamination(store: Store):
-    text = evaluation.render(RECIPE, store, paired(), None, {"language_map": b"\x89PNG", "pairs": b"x"})
+def test_paired_results_are_shown_with_groups_gaps_and_contamination(store: Store):
+    text = evaluation.render(RECIPE, store, result(paired()), None, {"language_map": b"\x89PNG", "pairs": b"x"})
     read = Reader(text)
-    assert read.text.index("Collapsed representation, contaminated mix: better") < read.text.index("For whom")
+    assert read.text.index("Collapsed representation, contaminated mix: better") < read.text.index("By language group")
     assert next(attributes for tag, attributes in read.tags if tag == "ul")["aria-label"] == "Guards raised"
     head = read.cells[next(i for i, cells in enumerate(read.cells) if cells[0] == "Pair")]
-    assert head[-3:] == ["p", "Detectable", "Aligning made it"]
+    assert head[-3:] == ["p", "Detectable", "Result"]
     assert read.row("English – Swahili")[-3:] == ["< 0.01", "7.7", "better"]
     plain = next(cells for cells in read.cells if cells[0] == "Swahili" and cells[1].startswith("4.00"))
     assert [plain[i].split()[0] for i in (2, 3, -4)] == ["8.00", "8.00", "+4.00"]
@@ -216,12 +217,12 @@ def translated() -> dict[str, Any]:
 
 
 def test_scores_of_directions_stand_as_they_are_with_signature_and_the_copied_source(store: Store):
-    read = Reader(evaluation.render(RECIPE, store, translated()))
+    read = Reader(evaluation.render(RECIPE, store, result(translated())))
     row = read.row("English → Arabic")
     assert [cell.split()[0] for cell in row[1:5]] == ["44.5", "89.0", "4.2", "+44.5"]
     assert row[-1] == "better"
     heads = [cells for cells in read.cells if cells[0] == "Direction"]
-    assert [cells[3] for cells in heads] == ["Source copied", "Changealigned against base, points"]
+    assert [cells[3] for cells in heads] == ["Source copied", "Changealigned vs base, points"]
     assert "Translating: chrF" in read.text
     assert "In points of 100, with 95 % intervals; 30 items each" in read.text
     assert read.text.count("nrefs:1|tok:x") == 1, "alike in both directions: said once"
@@ -229,7 +230,7 @@ def test_scores_of_directions_stand_as_they_are_with_signature_and_the_copied_so
 
 
 def test_generations_stand_side_by_side_with_language_and_direction_of_writing(store: Store):
-    text = evaluation.render(RECIPE, store, translated())
+    text = evaluation.render(RECIPE, store, result(translated()))
     read = Reader(text)
     rows = [
         cells for cells in read.cells if cells and cells[0] in ("Prompt", "Reference", "Base", "Control", "Aligned")
@@ -308,19 +309,19 @@ def test_tables_can_be_read_by_a_screen_reader(read: Reader):
 
 def test_without_control_base_is_the_reference(tmp_path: Path):
     read = Reader(
-        evaluation.render(RECIPE, fabricate(tmp_path / "store", RECIPE, control=False), metrics(control=False))
+        evaluation.render(RECIPE, fabricate(tmp_path / "store", RECIPE, control=False), result(metrics(control=False)))
     )
     assert "ontrol" not in read.text.partition("Recipe and versions")[0]
     assert read.row("German – English")[-2:] == ["+30.0 +25.8 to +34.2", "better"]
 
 
 def test_a_hub_model_is_named():
-    manifest = evaluation.Manifest(asset="base_model", fingerprint="", numbers={"base": "hub: org/model at 1234"})
-    assert evaluation._base(manifest) == "The base is org/model at 1234 (hub)."
-    assert evaluation._base(None) == "The base is not recorded."
+    manifest = Manifest(asset="base_model", fingerprint="", numbers={"base": "hub: org/model at 1234"})
+    assert evaluation_data.base_sentence(manifest) == "The base is org/model at 1234 (hub)."
+    assert evaluation_data.base_sentence(None) == "The base is not recorded."
 
 
 def test_without_evals_the_page_still_shows_the_data(store: Store):
-    read = Reader(evaluation.render(RECIPE, store, {"base": {}, "control": {}, "aligned": {}, "chance": {}}))
+    read = Reader(evaluation.render(RECIPE, store, result({"base": {}, "control": {}, "aligned": {}, "chance": {}})))
     assert "Nothing to compare" in read.text
-    assert "What was dropped" in read.text
+    assert "Dropped rows" in read.text

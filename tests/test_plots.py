@@ -7,21 +7,10 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from pipelines.report import plots
-from pipelines.report.plots import (
-    POINTS,
-    _mapped,
-    _pca,
-    gaps,
-    guards,
-    heat_map,
-    language_map,
-    loss_curves,
-    read_log,
-    recall_by_layer,
-    ways,
-)
-from tests.support.fake_metrics import figures
+from pipelines.report import plot_states, plots
+from pipelines.report.plot_states import _mapped, _pca, language_map, ways
+from pipelines.report.plot_training import POINTS, loss_curves, read_log
+from tests.support.fake_metrics import figures, result
 
 METRICS = {
     "base": figures({"deu_Latn-eng_Latn": 0.1}, {}),
@@ -29,6 +18,22 @@ METRICS = {
     "chance": {"retrieval/deu_Latn-eng_Latn/recall@1": 0.01},
     "trained_layer": 2,
 }
+
+
+def recall_by_layer(metrics: dict, svg: bool = False) -> bytes | None:
+    return plots.recall_by_layer(result(metrics), svg)
+
+
+def gaps(metrics: dict, svg: bool = False) -> bytes | None:
+    return plots.gaps(result(metrics), svg)
+
+
+def guards(metrics: dict, svg: bool = False) -> bytes | None:
+    return plots.guards(result(metrics), svg)
+
+
+def heat_map(metrics: dict, svg: bool = False) -> bytes | None:
+    return plots.heat_map(result(metrics), svg)
 
 
 def size(png: bytes) -> tuple[int, int]:
@@ -59,7 +64,7 @@ def test_recall_of_centered_states_has_a_panel_of_its_own_where_it_was_measured(
         for name, own in METRICS.items()
     }
     one, two = ((recall_by_layer(metrics, svg=True) or b"").decode() for metrics in (METRICS, both))
-    for title in ("States as they are", "Less the mean of each language"):
+    for title in ("States as they are", "States minus the mean of each language"):
         assert two.count(title) == 1
         assert title not in one
 
@@ -150,13 +155,13 @@ def test_umap_is_drawn_where_it_is_there_and_has_enough_sentences(monkeypatch: p
     found = Umap("umap")
     found.__spec__ = ModuleSpec("umap", None)
     monkeypatch.setitem(sys.modules, "umap", found)
-    monkeypatch.setattr(plots, "UMAP_FROM", 120)
+    monkeypatch.setattr(plot_states, "UMAP_FROM", 120)
     both = states(base=20, aligned=0)
     assert ways(both) == ["pca", "umap"]
     assert "UMAP 1" in language_map(both, "umap", svg=True).decode()
     assert seen == [(0, (120, 6))]
     monkeypatch.setitem(sys.modules, "umap", None)
-    monkeypatch.setattr(plots.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(plot_states.importlib.util, "find_spec", lambda _: None)
     assert ways(both) == ["pca"]
 
 
@@ -182,7 +187,7 @@ def test_two_pictures_share_no_id(tmp_path: Path):
 
 
 def test_without_figures_there_is_no_picture(tmp_path: Path):
-    assert recall_by_layer({"base": {}, "aligned": {"loss/eng_Latn/nats_per_token": 4.0}}) is None
+    assert recall_by_layer({"base": {}, "aligned": {"loss/eng_Latn/nats_per_token": {"value": 4.0}}}) is None
     assert loss_curves({"base": tmp_path / "none.jsonl"}) is None
 
 
@@ -209,7 +214,10 @@ def test_a_long_curve_is_thinned_to_means(tmp_path: Path):
 
 def test_gaps_are_drawn_a_row_a_language_and_the_same_twice():
     found = {f"xcopa/{lang}/acc": {"value": 0.2} for lang in ("all", "swh_Latn", "tha_Thai")}
-    metrics = {"control": {"x": 1}, "gaps": {"base": found, "aligned": found, "aligned-control": {}}}
+    metrics = {
+        "control": {"xcopa/swh_Latn/acc": {"value": 1}},
+        "gaps": {"base": found, "aligned": found, "aligned-control": {}},
+    }
     svg = (gaps(metrics, svg=True) or b"").decode()
     assert svg == (gaps(metrics, svg=True) or b"").decode()
     for label in ("Swahili", "Thai", "xcopa, acc", "Behind English"):

@@ -7,12 +7,12 @@ import pytest
 import torch
 from tokenizers import AddedToken, processors
 
-from alignment_train.config import Guards
 from alignment_train.evaluation.lm import LM
 from alignment_train.evaluation.probe import measure
 from alignment_train.losses import pool, pooling_mask
 from alignment_train.models.model import Model
 from alignment_train.objectives import Objective
+from alignment_train.settings import Guards
 from alignment_train.training.guards import TrainingMonitor
 from pipelines.registry import build
 from tests.support.models import bitext, tiny
@@ -142,7 +142,7 @@ def test_the_guard_sees_the_states_of_text():
     for name, model in (("plain", tiny()), ("sunk", with_sink(tiny()))):
         batch = objective.collate(ROWS, model, 64)
         probes = {"text": (objective, batch), "all": (kept, batch)}
-        ranks[name] = TrainingMonitor(Guards.model_validate({}), model, probes).states()
+        ranks[name] = TrainingMonitor(Guards.model_validate({}), model, probes).check_states()
     assert ranks["sunk"]["effective_rank/text"] == pytest.approx(ranks["plain"]["effective_rank/text"])
     assert ranks["sunk"]["effective_rank/all"] < 1.1
 

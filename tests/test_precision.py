@@ -32,7 +32,7 @@ def test_auto_is_bfloat16_where_it_is_measured_to_pay(monkeypatch, speedup: floa
     monkeypatch.setattr(precision, "measure_speedup", lambda width: asked.append(width) or speedup)
     assert choose_precision("auto", CPU, 640) == (
         wanted,
-        f"bfloat16 has {speedup:.1f}x float32's speed on this processor",
+        f"bfloat16 is {speedup:.1f}x as fast on this CPU",
     )
     assert choose_precision("auto", CPU, 4096).name == wanted
     assert asked == [640, 1024]
@@ -40,7 +40,7 @@ def test_auto_is_bfloat16_where_it_is_measured_to_pay(monkeypatch, speedup: floa
 
 def test_a_narrow_model_has_the_same_precision_on_every_processor(monkeypatch):
     monkeypatch.setattr(precision, "measure_speedup", lambda _: 5.0)
-    assert choose_precision("auto", CPU, 256) == ("float32", "the model is less than 512 wide")
+    assert choose_precision("auto", CPU, 256) == ("float32", "hidden size below 512")
 
 
 def test_the_measurement_moves_no_random_state_and_is_made_once(monkeypatch):

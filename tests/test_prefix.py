@@ -7,13 +7,15 @@ from peft import PeftModel
 from safetensors import safe_open
 from transformers import DynamicCache
 
-from alignment_train.config import Base, Prefix, TrainConfig
-from alignment_train.models import adapter, prefix
+from alignment_train.config import TrainConfig
+from alignment_train.models.adapter import Adapter
 from alignment_train.models.model import Model
+from alignment_train.models.prefix import PrefixHook
 from alignment_train.objectives import Objective
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.instruction import Instruction
 from alignment_train.objectives.meta import Meta
+from alignment_train.settings import Base, Prefix
 from pipelines.config import validate
 from tests.support import models
 from tests.support.models import SHAPES, bitext, tiny
@@ -29,7 +31,7 @@ META = Meta.model_validate({"rows": 8, "clusters": 2, "query": "own"})
 def prefixed(kind: str = "llama", length: int = LENGTH, **more: Any) -> Model:
     """With a new prefix."""
     model = tiny(kind, **more)
-    adapter.add(model, Prefix.model_validate({"length": length}), SEED, 7)
+    Adapter.create(model, Prefix.model_validate({"length": length}), SEED, 7)
     return model
 
 
@@ -48,7 +50,7 @@ def own(model: Model) -> torch.nn.Parameter:
 def by_hand(model: Model, lm: Any, ids: torch.Tensor):
     """What the bare model `lm` makes of one text [1, T] after the keys and values of the prefix."""
     weight = own(model)
-    heads = model.adapter.peft_config["default"].num_attention_heads
+    heads = model.adapter.peft.peft_config["default"].num_attention_heads
     cache = DynamicCache()
     for block, part in enumerate(weight.view(LENGTH, 3, 2, heads, -1).unbind(1)):
         keys, values = part.permute(1, 2, 0, 3).unsqueeze(1)  # [1, heads, length, size of a head] each
@@ -64,7 +66,7 @@ def test_states_and_logits_are_those_after_its_keys_and_values_and_of_the_adapte
     model.save(tmp_path)
     loaded = PeftModel.from_pretrained(tiny(kind).lm, tmp_path)  # as the card tells its readers
     again = tiny(kind)
-    adapter.load(again, tmp_path)
+    Adapter.load(again, tmp_path)
     with torch.no_grad():
         whole, cut = model.hidden_states(ids, mask), [model.hidden(ids, mask, layer) for layer in range(4)]
         logits = model.logits(ids, mask, mask.bool()).materialize().split(mask.sum(1).tolist())
@@ -146,35 +148,35 @@ def test_other_objectives_train_the_prefix_and_a_checkpoint_holds_it_alone(tmp_p
 
 def test_a_prefix_of_another_model_is_refused(tmp_path: Path):
     prefixed().save(tmp_path)
-    with pytest.raises(ValueError, match=r"its prefix is for .* \(3, 2, 8\), the model has \(2, 2, 8\). Needed: an ad"):
-        adapter.load(tiny(num_hidden_layers=2), tmp_path)
-    with pytest.raises(ValueError, match="does not fit LlamaForCausalLM of 3 blocks: .*size mismatch"):
-        adapter.load(tiny(hidden_size=32), tmp_path)
+    with pytest.raises(ValueError, match=r"its prefix has .* \(3, 2, 8\), and the model has \(2, 2, 8\). Expected"):
+        Adapter.load(tiny(num_hidden_layers=2), tmp_path)
+    with pytest.raises(ValueError, match="does not fit LlamaForCausalLM with 3 blocks: .*size mismatch"):
+        Adapter.load(tiny(hidden_size=32), tmp_path)
 
 
 def test_a_model_that_takes_no_prefix_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(models.SHAPES, "mamba", {"hidden_size": 16, "num_hidden_layers": 3, "state_size": 4})
-    with pytest.raises(ValueError, match="MambaForCausalLM takes none: what it keeps of a token is not .* Take"):
+    with pytest.raises(ValueError, match="MambaForCausalLM does not support a prefix: its cache does not have .*"):
         prefixed("mamba")
-    with pytest.raises(ValueError, match="length: found 40, of which MistralForCausalLM keeps less in some block. All"):
+    with pytest.raises(ValueError, match="length: found 40, of which MistralForCausalLM keeps fewer in some block"):
         prefixed("mistral", 40, sliding_window=16)
-    with pytest.raises(ValueError, match="found 60, where GPT2LMHeadModel has 64 places for tokens. Allowed: at most"):
+    with pytest.raises(ValueError, match="found 60, where GPT2LMHeadModel has 64 positions. Expected: at most 56,"):
         prefixed("gpt2", 60, n_positions=64)
-    monkeypatch.setattr(prefix, "_before", lambda _, __, args, kwargs: (args, kwargs))
-    with pytest.raises(ValueError, match="LlamaForCausalLM takes none: its states after a prefix are not those after"):
+    monkeypatch.setattr(PrefixHook, "extend_inputs", lambda _, __, args, kwargs: (args, kwargs))
+    with pytest.raises(ValueError, match="LlamaForCausalLM does not support a prefix: its states after"):
         prefixed()
 
 
 def test_a_mask_of_each_query_and_key_is_refused():
     model = moved()
-    with pytest.raises(ValueError, match=r"attention_mask: found one that is not \[N, T\]. Allowed after a prefix"):
+    with pytest.raises(ValueError, match=r"attention_mask: found a mask that is not \[N, T\]. Expected"):
         model.body(input_ids=torch.ones(1, 4, dtype=torch.long), attention_mask=torch.zeros(1, 1, 4, 4))
 
 
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"adapter": {}}, "adapter: found both or neither of lora and prefix. Allowed: one of them"),
+        ({"adapter": {}}, "adapter: found both or neither of lora and prefix. Expected: exactly one"),
         ({"adapter": {"lora": {}, "prefix": {}}}, "adapter: found both or neither of lora and prefix"),
         ({"adapter": {"prefix": {"length": 0}}}, "adapter.prefix.length"),
         ({"adapter": {"prefix": {}}, "merge": {"adapter": "x"}}, "merge: found adapter.prefix beside it. Allowed: "),

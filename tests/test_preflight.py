@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from alignment_train.config import TrainConfig
-from assets.cli import _base_is_checked
-from assets.resources import RunLocation
+from assets.align import is_base_checked
+from assets.locations import RunLocation
 from pipelines.config import Recipe
 from pipelines.storage.store import Store
 from tests.support.families import decoder
@@ -71,7 +71,7 @@ def test_a_base_model_that_the_store_has_is_not_checked_again(
         "eval": [],
     }
     used, recipe = RunLocation(Path("own.yaml"), str(tmp_path / "store")), Recipe.model_validate(settings)
-    assert not _base_is_checked(used, recipe, TrainConfig.of(recipe))
+    assert not is_base_checked(used, recipe, TrainConfig.of(recipe))
     with Store.open(used.store, "own").writing("base_model") as out:
         out.commit("some fingerprint", recipe.resolved())
     if isinstance(change, dict):
@@ -80,4 +80,4 @@ def test_a_base_model_that_the_store_has_is_not_checked_again(
     elif change:
         later = (Path(used.store) / "base_model" / "manifest.json").stat().st_mtime + 1
         os.utime("model/config.json", (later, later))
-    assert _base_is_checked(used, recipe, TrainConfig.of(recipe)) is expected
+    assert is_base_checked(used, recipe, TrainConfig.of(recipe)) is expected

@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from alignment_train import trainer
-from alignment_train.config import TrainConfig, pooled_as
+from alignment_train.config import TrainConfig, pooling_key
 from alignment_train.evaluation import probe
 from alignment_train.evaluation.probe import choose
 from alignment_train.trainer import Trainer
 from assets.graph import define
-from assets.resources import RunLocation
+from assets.locations import RunLocation
 from pipelines.config import Recipe
 from pipelines.evals.retrieval import cosines, found, mexa, ratio_margin
 from pipelines.languages import Pair
 from pipelines.registry import build
-from pipelines.report import plots
+from pipelines.report import plot_training as plots
 from pipelines.schema import BITEXT
 from pipelines.storage.errors import StoreError
 from pipelines.storage.store import Store
@@ -196,7 +196,7 @@ def test_auto_takes_the_layer_of_its_own_pooling(tmp_path: Path, undrawn: None):
     objectives = [contrast(pooling="mean"), "lens", {"retain": {"layer": "auto"}}, "language_model"]
     said = with_train(objectives=[objectives[0], {"lens": {"layer": "auto"}}, *objectives[2:]])
     config, store = TrainConfig.of(said), planted(tmp_path)
-    assert config.asks_probe
+    assert config.needs_probe
     assert config.poolings == ["last", "mean", "mean, centered"]
     assert [type(item).__name__ for item in config.control] == ["Retain", "LanguageModel"]
     with pytest.raises(StoreError, match=r"no layer_probe in it\. Needed before this can run\. Make it with 'make al"):
@@ -214,9 +214,12 @@ def test_auto_takes_the_layer_of_its_own_pooling(tmp_path: Path, undrawn: None):
     taken = trainer.resolved(config, store)
     assert [getattr(item, "layer", None) for item in taken.objectives] == [2, 4, 2, None]
     assert taken.layer == 2
-    assert not taken.asks_probe
+    assert not taken.needs_probe
     plain = TrainConfig.of(with_train(objectives=[contrast(2)]))
-    assert TrainConfig.of(with_train(objectives=[contrast()])).at({"mean, centered": 2}).settings() == plain.settings()
+    assert (
+        TrainConfig.of(with_train(objectives=[contrast()])).with_layers({"mean, centered": 2}).settings()
+        == plain.settings()
+    )
     assert trainer.resolved(plain, Store(tmp_path / "nowhere")) is plain
 
 
@@ -262,7 +265,7 @@ def test_a_centered_contrast_is_told_the_layer_that_is_best_centered(tmp_path: P
 )
 def test_an_objective_is_probed_as_it_pools(settings: dict[str, Any], expected: str):
     objective: Any = build("alignment_train.objectives", settings)
-    assert pooled_as(objective) == expected
+    assert pooling_key(objective) == expected
 
 
 def test_a_probe_for_another_pooling_is_no_answer(tmp_path: Path, undrawn: None):
@@ -276,16 +279,16 @@ def test_a_probe_for_another_pooling_is_no_answer(tmp_path: Path, undrawn: None)
 @pytest.mark.parametrize("name", ["contrastive", "span", "lens", "retain"])
 def test_every_objective_with_a_layer_takes_auto(name: str):
     config = TrainConfig.model_validate({"base": {"seed": {"layers": 1}}, "objectives": [{name: {"layer": "auto"}}]})
-    assert config.asks_probe
-    assert getattr(config.at({"mean": 1, "last": 1, "mean, centered": 1}).objectives[0], "layer", None) == 1
-    with pytest.raises(ValueError, match="layer: found 2. Allowed: 'middle', a fraction between 0 and 1, or -2 to 1"):
+    assert config.needs_probe
+    assert getattr(config.with_layers({"mean": 1, "last": 1, "mean, centered": 1}).objectives[0], "layer", None) == 1
+    with pytest.raises(ValueError, match="layer: found 2. Expected: 'middle', a fraction between 0 and 1, or -2 to 1"):
         TrainConfig.model_validate({"base": {"seed": {"layers": 1}}, "objectives": [{name: {"layer": 2}}]})
 
 
 def test_without_an_objective_that_has_a_layer_mean_is_probed():
     config = TrainConfig.model_validate({"objectives": ["language_model"]})
     assert config.poolings == ["mean"]
-    assert not config.asks_probe
+    assert not config.needs_probe
 
 
 def test_a_training_with_auto_is_the_one_with_the_layer_that_was_chosen(tmp_path: Path):

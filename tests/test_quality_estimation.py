@@ -52,7 +52,7 @@ def test_an_empty_side_scores_nothing_and_long_text_is_cut(judge: str) -> None:
 
 def test_a_model_of_several_classes_and_one_without_a_head_are_refused(tmp_path: Path) -> None:
     classes = save(tmp_path / "classes", auto=AutoModelForSequenceClassification, num_labels=3)
-    with pytest.raises(ValueError, match=r"quality_estimation.model: .* gives 3 numbers a row. Allowed: one"):
+    with pytest.raises(ValueError, match=r"quality_estimation.model: .* has 3 outputs per row. Expected: one"):
         QualityEstimation(model=str(classes), device="cpu").open()
     headless = save(tmp_path / "headless", auto=AutoModel, num_labels=1)
     with pytest.raises(ValueError, match="has no weights for classifier.bias, .* which would be random"):
@@ -64,7 +64,7 @@ def test_numbers_that_overflow_are_refused(judge: str) -> None:
     handle = item.open()
     with torch.no_grad():
         handle.model.classifier.weight.fill_(float("inf"))
-    with pytest.raises(ValueError, match="quality_estimation: the model gives numbers that are not finite on cpu"):
+    with pytest.raises(ValueError, match="quality_estimation: the model's output is not finite on cpu"):
         item.score(ROWS, handle)
 
 

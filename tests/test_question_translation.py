@@ -201,7 +201,7 @@ def test_it_trains_on_the_questions_among_other_rows_and_the_control_goes_withou
 
 
 def test_no_question_at_all_is_refused_with_the_cure(tmp_path):
-    with pytest.raises(ValueError, match="question_translation: found 0 rows that it can use, of 50 .*at least one"):
+    with pytest.raises(ValueError, match="question_translation: found 0 usable rows among the 50 .*at least one"):
         trained(tmp_path, QuestionTranslation.model_validate({}), bitext(50), 1)
 
 

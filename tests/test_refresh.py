@@ -10,8 +10,9 @@ from dagster._core.loader import LoadingContextForTest
 from assets import refresh
 from assets.corpus import PER_PAIR, REFRESH
 from assets.graph import define
+from assets.locations import RunLocation
 from assets.refresh import TRIES, refresh_sensor
-from assets.resources import RunLocation, StoreResource, TrainerResource
+from assets.resources import StoreResource, TrainerResource
 from pipelines.config import Recipe
 from pipelines.fetching import lock
 from pipelines.languages import Pair

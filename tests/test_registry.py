@@ -20,10 +20,10 @@ def test_a_plug_in_is_named_by_its_file_and_built_from_what_a_recipe_says() -> N
 
 def test_an_unknown_name_is_refused_with_the_nearest_one() -> None:
     with pytest.raises(
-        ValueError, match=r"no filter 'lenght_ratio'\. Did you mean 'length_ratio'\? Available: .*char_length, .*script"
+        ValueError, match=r"no filter 'lenght_ratio'\. Did you mean 'length_ratio'\? Expected: .*char_length, .*script"
     ):
         registry.load(FILTERS, "lenght_ratio")
-    with pytest.raises(ValueError, match=r"no filter 'xyz'\. Available: alpha_ratio, char_length"):
+    with pytest.raises(ValueError, match=r"no filter 'xyz'\. Expected: alpha_ratio, char_length"):
         registry.load(FILTERS, "xyz")
 
 
@@ -33,7 +33,7 @@ def test_private_modules_are_no_plug_ins() -> None:
 
 @pytest.mark.parametrize("spec", [{}, {"lid": {}, "script": {}}, 3, None, ["lid"]])
 def test_anything_but_one_name_is_refused(spec: object) -> None:
-    with pytest.raises(ValueError, match="allowed is one name with its settings"):
+    with pytest.raises(ValueError, match="Expected: one name with its settings"):
         registry.build(FILTERS, spec)
 
 
@@ -42,7 +42,8 @@ def test_the_place_of_a_mistake_is_named_down_to_the_setting() -> None:
     with pytest.raises(ValueError, match="unknown key") as error:
         validate(Recipe, {"name": "x", "corpus": corpus}, "my.yaml")
     assert str(error.value) == (
-        "my.yaml:\n  corpus.filters[1].length_ratio.mx: unknown key. Did you mean 'max'? Allowed: max, min, per."
+        "my.yaml:\n  corpus.filters[1].length_ratio.mx: unknown key. Did you mean 'max'? Expected: max, min, per. Fix: "
+        "rename or remove it."
     )
 
 
@@ -70,5 +71,5 @@ def test_a_module_with_two_plug_ins_is_refused(tmp_path: Path, monkeypatch: pyte
     body = "from pipelines.registry import Plugin\nclass A(Plugin): ...\nclass B(Plugin): ...\n"
     (package / "two.py").write_text(body)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ValueError, match=r"doubles.two defines 2 plug-in classes; exactly one is allowed"):
+    with pytest.raises(ValueError, match=r"two\.py defines 2 subclasses of Plugin\. Expected: one\."):
         registry.load("doubles", "two")

@@ -16,6 +16,7 @@ from pipelines.schema import bitext_batch
 from pipelines.statistics import BootstrappedMetric, without
 from tests.support.bitext_fixtures import Planted, recipe
 from tests.support.fake_lm import Unasked
+from tests.support.fake_metrics import result
 
 DE, FR = Pair("deu_Latn", "eng_Latn"), Pair("eng_Latn", "fra_Latn")
 
@@ -76,8 +77,8 @@ def test_the_verdict_names_a_collapse_by_what_retrieval_measures() -> None:
     item = retrieval()
     texts = held_out(item, DE)
     base, aligned = item.run(Planting(), texts), item.run(Collapsed(), texts)
-    assert verdict({"base": base, "aligned": aligned}).guards == ["collapsed representation"]
-    assert verdict({"base": base, "aligned": base}).guards == []
+    assert verdict(result({"base": base, "aligned": aligned})).guards == ["collapsed representation"]
+    assert verdict(result({"base": base, "aligned": base})).guards == []
 
 
 def test_figures_of_a_pair_know_the_texts_of_their_items() -> None:

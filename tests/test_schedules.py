@@ -10,14 +10,16 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from alignment_train.config import Guards, TrainConfig
+from alignment_train.config import TrainConfig
 from alignment_train.losses import info_nce, pool
 from alignment_train.objectives import Objective
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.language_model import LanguageModel
+from alignment_train.settings import Guards
 from alignment_train.trainer import Trainer
-from alignment_train.training.loop import loss_weights, micro_batch_schedule, train
+from alignment_train.training.loop import train
 from alignment_train.training.progress_log import Reporter
+from alignment_train.training.schedule import loss_weights, micro_batch_schedule
 from pipelines.config import read_recipe
 from pipelines.progress import no_progress
 from tests.support.models import tiny
@@ -272,7 +274,7 @@ CONTRAST_AND_TEXT = [{"contrastive": {}}, {"language_model": {}}]
     [
         (
             {"schedule": "alternate_step", "objectives": [{"contrastive": {}}]},
-            "schedule: found alternate_step with one objective. Allowed: joint, or two objectives or more. Take joint,",
+            "schedule: found alternate_step with one objective. Expected: joint, or at least two objectives. Fix: use",
         ),
         (
             {"schedule": "alternate_microbatch", "accumulation": 4, "objectives": [{"contrastive": {}}]},
@@ -280,15 +282,15 @@ CONTRAST_AND_TEXT = [{"contrastive": {}}, {"language_model": {}}]
         ),
         (
             {"schedule": "alternate_microbatch"},
-            "accumulation: found 1. Allowed: a multiple of 2, the number of objectives, where schedule is "
-            "alternate_microbatch. Take 2.",
+            "accumulation: found 1. Expected: a multiple of 2, the number of objectives, with schedule "
+            "alternate_microbatch. Fix: set it to 2.",
         ),
         (
             {"schedule": "alternate_microbatch", "accumulation": 4, "objectives": [*CONTRAST_AND_TEXT, "instruction"]},
-            "accumulation: found 4. Allowed: a multiple of 3, the number of objectives, where schedule is "
-            "alternate_microbatch. Take 6.",
+            "accumulation: found 4. Expected: a multiple of 3, the number of objectives, with schedule "
+            "alternate_microbatch. Fix: set it to 6.",
         ),
-        ({"schedule": "alternate_step", "steps": 1}, "steps: found 1. Allowed: at least 2, a turn for each objective"),
+        ({"schedule": "alternate_step", "steps": 1}, "steps: found 1. Expected: at least 2, one for each objective"),
         ({"schedule": "alternating"}, "schedule"),
         ({"accumulation": 0}, "greater than 0"),
     ],
@@ -372,8 +374,8 @@ def test_an_objective_sees_only_rows_that_it_can_use(tmp_path):
     assert all("eins" in text for text in found)
     with pytest.raises(
         ValueError,
-        match=rf"train.objectives.test_schedules: found {len(left)} rows that it can use, of 240 rows of segments. "
-        rf"Allowed: at least one batch of 200. Lower its `rows`, or give it more data.",
+        match=rf"train.objectives.test_schedules: found {len(left)} usable rows among the 240 of segments. "
+        rf"Expected: at least one batch of 200. Fix: lower its `rows`, or add data.",
     ):
         run(tmp_path / "few", plan(objectives=[picky.model_copy(update={"rows": 200})]))
 

@@ -65,8 +65,8 @@ def test_every_script_is_one_that_the_regular_expressions_know() -> None:
 def test_an_unknown_script_is_refused_before_work_starts() -> None:
     with pytest.raises(
         ValueError,
-        match=r"lzh_Seal: found script Seal, of which no letters are known. Allowed: Adlm, .* Write the language "
-        r"with the script that your data are in, such as lzh-Latn, or leave",
+        match=r"lzh_Seal: found script Seal, whose letters are unknown. Expected: Adlm, .* Fix: write the language "
+        r"with the script of your data, such as lzh-Latn, or remove",
     ):
         Script().check([Pair("eng_Latn", "lzh_Seal")])
 

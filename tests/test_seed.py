@@ -5,8 +5,8 @@ import math
 import pytest
 import sentencepiece
 
-from alignment_train.config import SeedModel
 from alignment_train.models.seed import make, sentences, train_tokenizer, unigram_loss
+from alignment_train.settings import SeedModel
 from tests.support.models import bitext, tiny
 
 SETTINGS = SeedModel.model_validate({"vocab_size": 320, "hidden_size": 16, "layers": 2, "heads": 2, "context": 32})

@@ -302,7 +302,7 @@ def test_the_paper_s_figures_are_the_defaults_and_the_control_goes_without() -> 
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"layer": 9}, "layer: found 9. Allowed: 'middle', a fraction between 0 and 1, or -7 to 6"),
+        ({"layer": 9}, "layer: found 9. Expected: 'middle', a fraction between 0 and 1, or -7 to 6"),
         ({"temperature": 0}, "temperature"),
         ({"units": 0}, "units"),
         ({"rows": 1}, "rows"),

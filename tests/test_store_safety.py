@@ -603,7 +603,7 @@ def signed(folder: Path, text: str) -> None:
     [
         ("", "metrics.json is empty"),
         ("[]", "metrics.json holds list, not an object"),
-        ("{}", "metrics.json has an unexpected value or name at 'base'"),
+        ("{}", "metrics.json has no figures of 'base'"),
         ('{"base": {}, "aligned": []}', "metrics.json has an unexpected value or name at 'aligned'"),
         ('{"base": {"x": {"value": "no"}}}', "metrics.json has an unexpected value or name at 'base.x.value'"),
         ('{"base": {}, "aligned": {}, "pivot": 3}', "metrics.json has an unexpected value or name at 'pivot'"),

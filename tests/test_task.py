@@ -3,11 +3,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from alignment_train.config import Optimiser, TrainConfig
+from alignment_train.config import TrainConfig
 from alignment_train.objectives.instruction import Instruction
 from alignment_train.objectives.task import Task
+from alignment_train.settings import Optimiser
 from alignment_train.trainer import Trainer
-from alignment_train.training.loop import Plan, train
+from alignment_train.training.loop import train
+from alignment_train.training.plan import Plan
 from alignment_train.training.progress_log import Reporter
 from pipelines.config import read_recipe
 from pipelines.progress import no_progress

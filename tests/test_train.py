@@ -6,15 +6,18 @@ import pyarrow as pa
 import pytest
 import torch
 
-from alignment_train.config import Optimiser
 from alignment_train.objectives import _next_token
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.instruction import Instruction
 from alignment_train.objectives.language_model import LanguageModel
-from alignment_train.training import loop as training
+from alignment_train.settings import Optimiser
+from alignment_train.training import loop
+from alignment_train.training.checkpoints import Checkpoints
 from alignment_train.training.data import segments
-from alignment_train.training.loop import Plan, lr_factor, train
+from alignment_train.training.loop import train
+from alignment_train.training.plan import Plan
 from alignment_train.training.progress_log import Reporter
+from alignment_train.training.schedule import lr_factor
 from pipelines.progress import no_progress
 from pipelines.schema import INSTRUCTION
 from tests.support.models import bitext, tiny
@@ -85,16 +88,16 @@ def test_a_run_killed_at_any_step_resumes_to_the_very_weights_of_an_unbroken_one
     dropout, steps = {"attention_dropout": 0.1}, 7
     what = plan(steps, schedule=schedule, accumulation=accumulation, checkpoint_every=3, gradients_every=4)
     saved: dict[str, list[Any]] = {"whole": [], "broken": []}
-    step, save = Reporter.step, training._save
+    step, save = Reporter.step, Checkpoints.save
 
-    def keep(accelerator, checkpoints, outcome, log):
-        save(accelerator, checkpoints, outcome, log)
+    def keep(self, accelerator, outcome, log):
+        save(self, accelerator, outcome, log)
         state = {"rate": accelerator._schedulers[0].get_last_lr()[0], "random": torch.get_rng_state()}
         for place, own in accelerator._optimizers[0].state_dict()["state"].items():
             state |= {f"{place}/{name}": value.clone() for name, value in own.items()}
-        saved[checkpoints.name].append((outcome.steps, state))
+        saved[self.folder.name].append((outcome.steps, state))
 
-    monkeypatch.setattr(training, "_save", keep)
+    monkeypatch.setattr(Checkpoints, "save", keep)
     whole, told, _ = run(tmp_path / "whole", what, **dropout)
     for dies_at in range(1, steps):
 
@@ -132,8 +135,8 @@ def test_the_control_sees_the_same_rows_and_tokens_without_contrast(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_the_step_and_the_cure(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "lr_factor", lambda *_: 1e30)
-    with pytest.raises(ValueError, match=r"step \d+: loss .* Lower train.optimiser.learning_rate"):
+    monkeypatch.setattr(loop, "lr_factor", lambda *_: 1e30)
+    with pytest.raises(ValueError, match=r"step \d+: found losses .* Fix: lower train.optimiser.learning_rate"):
         run(tmp_path, plan(30))
 
 

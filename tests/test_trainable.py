@@ -165,7 +165,7 @@ def test_a_model_without_checkpointing_says_so():
     model = tiny()
     type(model.lm).supports_gradient_checkpointing = False
     try:
-        with pytest.raises(UserError, match="train.checkpointing: found true, with a model that has no gradient"):
+        with pytest.raises(UserError, match="train.checkpointing: found true, with a model that does not support it"):
             checkpoint_blocks(model)
     finally:
         del type(model.lm).supports_gradient_checkpointing
@@ -174,9 +174,9 @@ def test_a_model_without_checkpointing_says_so():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"trainable": "blocks", "adapter": {"lora": {}}}, "trainable: found blocks beside adapter"),
+        ({"trainable": "blocks", "adapter": {"lora": {}}}, "trainable: found blocks with adapter"),
         ({"checkpointing": True, "objectives": ["meta"]}, "checkpointing: found true with the objective meta"),
-        ({"checkpointing": True, "adapter": {"prefix": {}}}, "checkpointing: found true beside adapter.prefix"),
+        ({"checkpointing": True, "adapter": {"prefix": {}}}, "checkpointing: found true with adapter.prefix"),
         ({"trainable": []}, "trainable"),
     ],
 )
@@ -199,9 +199,9 @@ def test_memory_is_stated_before_the_first_step(tmp_path):
     trained = sum(p.numel() for p in model.lm.parameters() if p.requires_grad)
     assert estimate_memory([model.lm, model.lm]) == Memory(4 * size, 4 * trained, 8 * trained)
     assert Memory(2**30, 2**29, 2**30).sentence() == (
-        "memory: 1.00 GiB weights, 0.50 GiB gradients, 1.00 GiB optimiser: 2.50 GiB, and activations of a micro-batch"
+        "memory: 2.50 GiB (1.00 GiB weights, 0.50 GiB gradients, 1.00 GiB optimiser), plus activations of a micro-batch"
     )
-    assert Memory(2**30, 2**29, 2**30).sentence(2).startswith("memory a process: 0.50 GiB weights")
+    assert Memory(2**30, 2**29, 2**30).sentence(2).startswith("memory per process: 1.25 GiB (0.50 GiB weights")
     said: list[str] = []
     dagster = SimpleNamespace(log=SimpleNamespace(info=said.append))
     reporter = Reporter("align_model", tmp_path / "log.jsonl", no_progress, dagster)

@@ -16,7 +16,7 @@ from pipelines.evals import LanguageModel
 from pipelines.evals.transfer import Transfer
 from pipelines.languages import Pair
 from pipelines.registry import build
-from pipelines.report import evaluation
+from pipelines.report import evaluation_figures
 from pipelines.results.summary import summary
 from pipelines.results.verdict import verdict
 from pipelines.schema import EVAL_TEXT
@@ -26,6 +26,7 @@ from pipelines.storage.store import Store
 from pipelines.tasks import Message, Span
 from pipelines.tasks.slot_filling import SlotFilling
 from tests.support.fake_lm import Unasked
+from tests.support.fake_metrics import result
 from tests.support.graph import TINY
 
 HOME = Path("unused")
@@ -216,7 +217,7 @@ def test_right_wrong_and_silent_models_are_told_apart_by_language(planted: tuple
         "aligned": Knowing(answers("en", "de") | wrong(answers("sw"))),
     }
     lms: dict[str, Callable[[], LanguageModel]] = {name: lambda lm=lm: lm for name, lm in models.items()}
-    metrics = evaluate.measure(recipe, store, lms)
+    metrics = evaluate.measure(recipe, store, lms).to_json()
 
     def values(name: str, metric: str, part: str = "") -> dict[str, float]:
         found = (metrics[part] if part else metrics)[name]
@@ -235,20 +236,22 @@ def test_right_wrong_and_silent_models_are_told_apart_by_language(planted: tuple
     assert values("control", "valid", "gaps") == {}
     assert metrics["aligned"]["sample_slots/swh_Latn/f1"]["n"] == 96
 
-    found = verdict(metrics)
+    found = verdict(result(metrics))
     assert (found.tone, found.headline) == ("better", "Better at sample slots f1")
-    text = " ".join(found.sentences).replace("\u00a0", " ")
-    assert "Languages that the task was trained in (English): sample slots f1 0.0 points up" in text
-    assert "Languages that the task was not trained in (German, Swahili): sample slots f1 50.0 points up (" in text
+    text = " ".join(found.details).replace("\u00a0", " ")
+    assert "Languages that the task was trained in (English): sample slots f1 +0.0 points" in text
+    assert "Languages that the task was not trained in (German, Swahili): sample slots f1 +50.0 points (" in text
     assert "No language was measured" not in text
-    rows = [(row["subject"], row["control"], row["aligned"]) for row in summary(metrics) if row["metric"] == "f1"]
+    rows = [
+        (row["subject"], row["control"], row["aligned"]) for row in summary(result(metrics)) if row["metric"] == "f1"
+    ]
     assert rows[-2:] == [
         ("mean of languages trained in", 1.0, 1.0), ("mean of languages not trained in", 0.375, 0.875),
     ]  # fmt: skip
     keys = [f"sample_slots/{lang}/f1" for lang in values("base", "f1")]
-    shown = evaluation._comparison(metrics, "sample_slots", "f1", keys)
+    shown = evaluation_figures.comparison(result(metrics), "sample_slots", "f1", keys)
     assert [(row["name"], row["change"]["value"], row["word"]) for row in shown["rows"][-3:]] == [
-        ("Mean", "+33.3", "better"), ("Mean of languages trained in", "+0.0", "cannot be told apart"),
+        ("Mean", "+33.3", "better"), ("Mean of languages trained in", "+0.0", "no significant difference"),
         ("Mean of languages not trained in", "+50.0", "better"),
     ]  # fmt: skip
 
@@ -367,8 +370,8 @@ def test_the_part_that_is_trained_on_is_no_test(tmp_path: Path) -> None:
     ("evals", "message"),
     [
         ("{task: slots}", r"transfer.task: found slots. Allowed: a task of the recipe's corpus.tasks, sample_slots"),
-        ("{task: sample_slots}", r"eval.transfer.test: split: found 'test'. Input should be 'train' or 'heldout'"),
-        ("{task: sample_slots, test: {part: x}}", r"eval.transfer.test: part: unknown key"),
+        ("{task: sample_slots}", r"eval\[0\].transfer.test: split: found 'test'. Expected: 'train' or 'heldout'"),
+        ("{task: sample_slots, test: {part: x}}", r"eval\[0\].transfer.test: part: unknown key"),
         ("{task: sample_slots, test: {train: [de]}}", r"found train. Name the languages to ask in as `languages`"),
         (
             "{task: sample_slots, test: {split: heldout}, languages: [en, ta]}",

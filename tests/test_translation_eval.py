@@ -30,6 +30,7 @@ from pipelines.statistics import BootstrappedMetric, paired, without
 from pipelines.tasks import Message
 from tests.support.bitext_fixtures import Planted
 from tests.support.fake_lm import Unasked
+from tests.support.fake_metrics import result
 
 DE, FR, ES = Pair("deu_Latn", "eng_Latn"), Pair("eng_Latn", "fra_Latn"), Pair("eng_Latn", "spa_Latn")
 TO_DE, TO_EN = Direction("eng_Latn", "deu_Latn"), Direction("deu_Latn", "eng_Latn")
@@ -168,7 +169,7 @@ def test_copying_is_shown_as_such_and_is_in_the_wrong_language() -> None:
     assert 5 < copied[f"translation/{TO_DE}/chrF"]["value"] < 40
     assert copied[f"translation/{TO_DE}/in_language"]["value"] == 0
     found = item.run(Says(dictionary(DE)), texts)
-    shown = table({"base": copied, "aligned": found, "copy": copied})
+    shown = table(result({"base": copied, "aligned": found, "copy": copied}))
     assert re.search(
         rf"German\s→ English +chrF +\d\d\.\d +– +100\.0 +– +{copied[f'translation/{TO_EN}/chrF']['value']:.1f}\n", shown
     )
@@ -381,13 +382,12 @@ def test_models_are_compared_item_by_item_and_the_verdict_says_so() -> None:
     mean = metrics["means"]["aligned"]["translation/all/chrF"]
     assert mean["value"] == pytest.approx(np.mean([a[name]["value"] for name in a if name.endswith("chrF")]))
     assert metrics["gaps"]["aligned"] == {}, "a direction has no figure of English alone"
-    said = verdict({**metrics, "copy": item.baselines(texts, None)["copy"]}, "eng_Latn")
-    assert said.headline == "Better at translation chrF"
-    text = next(sentence for sentence in said.sentences if sentence.startswith("Translation chrF"))
-    assert re.search(
-        r"averaged over 6, is \d+\.\d \(.* points above base's .* Copying the source gives \d+\.\d\.", text
-    )
-    assert not any("BLEU" in sentence for sentence in said.sentences), "one metric of translation counts"
+    found = verdict(result({**metrics, "copy": item.baselines(texts, None)["copy"]}), "eng_Latn")
+    assert found.headline == "Better at translation chrF"
+    lines = [line.replace("\u00a0", " ") for line in [*found.findings, *found.details]]
+    assert re.match(r"Translation chrF, mean of 6 directions: \d+\.\d \(\+\d+\.\d points vs base, 95 % CI", lines[0])
+    assert any(re.fullmatch(r"Translation chrF without learning: source copied \d+\.\d\.", line) for line in lines)
+    assert not any("BLEU" in line for line in lines), "one metric of translation counts"
 
 
 def test_subjects_of_directions_read_from_left_to_right() -> None:

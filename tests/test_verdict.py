@@ -1,55 +1,79 @@
+from typing import Any
+
 import pytest
 
+from pipelines.results import verdict as verdicts
 from pipelines.results.comparison import compared, language_groups
 from pipelines.results.contamination import Overlap
-from pipelines.results.verdict import by_group, verdict
-from tests.support.fake_metrics import DE, SW, compare_rates, scored
+from pipelines.results.verdict import Group, Verdict
+from tests.support.fake_metrics import DE, SW, compare_rates, result, scored
 
 metrics = compare_rates
 BETTER = {DE: [0.04, 0.05, 0.30], SW: [0.03, 0.04, 0.20]}
 EVEN = {"eng_Latn": [(5.00, 0.05), (5.10, 0.05), (5.15, 0.05)]}
 
 
+def verdict(content: dict[str, Any]) -> Verdict:
+    """The verdict on the content of a metrics.json, without spaces that do not break."""
+    found = verdicts.verdict(result(content))
+    findings, details = ([line.replace("\u00a0", " ") for line in lines] for lines in (found.findings, found.details))
+    assert len(findings) <= verdicts.MAX_FINDINGS
+    return found._replace(findings=findings, details=details)
+
+
+def by_group(content: dict[str, Any]) -> list[Group]:
+    return verdicts.by_group(result(content))
+
+
 def words(*args, **kwargs) -> tuple[str, str, str]:
+    """Tone, headline, and findings and details as one text."""
     found = verdict(metrics(*args, **kwargs))
-    return found.tone, found.headline, " ".join(found.sentences).replace("\u00a0", " ")
+    return found.tone, found.headline, " ".join([*found.findings, *found.details])
 
 
 def test_a_rise_over_base_and_control_with_english_unharmed_is_better():
-    tone, headline, text = words(BETTER, EVEN)
-    assert (tone, headline) == ("better", "Better at finding translations, no harm to English found")
-    assert text == (
-        "Recall@1 at the trained layer (2), averaged over 2 pairs, is 25.0 % (22.0 to 28.0 %) after aligning: "
-        "21.5 points above base's 3.5 % (+17.3 to +25.7 points), better; "
-        "20.5 points above control's 4.5 % (+16.3 to +24.7 points), better. Guessing gives 0.33 %. "
-        "English loss is 5.15 nats per token, 0.98 % above control's 5.10 (−0.41 to +2.37 %), "
-        "which cannot be told apart from no change."
-    )
+    found = verdict(metrics(BETTER, EVEN))
+    assert (found.tone, found.headline) == (
+        "better", "Better at finding translations, no significant change in English",
+    )  # fmt: skip
+    assert found.findings == [
+        "Recall@1, mean of 2 pairs: 25.0 % (+20.5 points vs control, 95 % CI +16.3 to +24.7), significantly better",
+        "English loss: 5.15 nats per token (+0.98 % vs control, 95 % CI −0.41 to +2.37), no significant difference",
+    ]
+    assert found.details == [
+        "Recall@1 at the trained layer (2), mean of 2 pairs: aligned 25.0 % (22.0 to 28.0), control 4.5 % (1.5 to 7.5)"
+        ", base 3.5 % (0.5 to 6.5).",
+        "Recall@1: +21.5 points vs base, 95 % CI +17.3 to +25.7, significantly better.",
+        "Recall@1 without learning: chance 0.33 %.",
+        "English loss: aligned 5.15 nats per token (5.10 to 5.20), control 5.10 nats per token (5.05 to 5.15).",
+    ]
 
 
 def test_a_fall_is_called_worse():
     tone, headline, text = words({DE: [0.30, 0.30, 0.10], SW: [0.30, 0.30, 0.10]}, EVEN)
     assert (tone, headline) == ("worse", "Worse at finding translations")
-    assert "20.0 points below control's 30.0 % (−24.2 to −15.8 points), worse" in text
-    assert "Recall@1 is worse than control's in all 2 pairs." in text
+    assert "(−20.0 points vs control, 95 % CI −24.2 to −15.8), significantly worse" in text
+    assert "worse in 2 of 2 pairs" in text
 
 
 def test_a_collapsed_model_at_chance_is_worse():
     tone, _, text = words({DE: [0.30, 0.32, (1 / 300, 0.0)]}, EVEN)
     assert tone == "worse"
-    assert "Recall@1 at the trained layer (2) of German – English is 0.33 % (0.33 to 0.33 %)" in text
-    assert "Guessing gives 0.33 %." in text
+    assert "Recall@1 of German – English: 0.33 % (" in text
+    assert "Recall@1 without learning: chance 0.33 %." in text
 
 
-def test_no_difference_cannot_be_told_apart():
+def test_a_small_difference_is_not_significant():
     tone, headline, text = words({DE: [0.30, 0.31, 0.32], SW: [0.30, 0.31, 0.32]}, EVEN)
-    assert (tone, headline) == ("same", "No effect of aligning can be told")
-    assert "1.0 points above control's 31.0 % (−3.2 to +5.2 points), which cannot be told apart from no change" in text
+    assert (tone, headline) == ("same", "No significant effect")
+    assert "(+1.0 points vs control, 95 % CI −3.2 to +5.2), no significant difference" in text
 
 
 def test_what_the_text_alone_does_is_not_credited_to_aligning():
     tone, headline, _ = words({DE: [0.10, 0.31, 0.32]}, EVEN)
-    assert (tone, headline) == ("same", "No effect of aligning can be told: its text alone helped")
+    assert (tone, headline) == (
+        "same", "No significant effect: control, trained on the same text, gains as much",
+    )  # fmt: skip
 
 
 def test_worse_than_control_is_worse_even_where_better_than_base():
@@ -59,8 +83,8 @@ def test_worse_than_control_is_worse_even_where_better_than_base():
 def test_ruined_english_is_named_beside_better_retrieval():
     tone, headline, text = words(BETTER, {"eng_Latn": [5.0, 5.1, 6.63], "swh_Latn": [5.5, 5.5, 5.0]})
     assert (tone, headline) == ("mixed", "Ruined English: better at finding translations, worse at English")
-    assert text.startswith("Ruined English: its loss is 30.0 % above control's; the bound is 10 %.")
-    assert "English loss is 6.63 nats per token, 30.0 % above control's 5.10 (29.2 to 30.8 %), worse." in text
+    assert text.startswith("Ruined English: its loss is 30.0 % above control's (bound: 10 %)")
+    assert "English loss: 6.63 nats per token (+30.0 % vs control, 95 % CI +29.2 to +30.8), significantly worse" in text
 
 
 def test_a_little_worse_english_is_worse_and_not_ruined():
@@ -80,15 +104,15 @@ def test_an_average_does_not_hide_a_pair_or_language_that_got_worse():
         {DE: [0.10, 0.10, 0.90], SW: [0.30, 0.30, 0.10]},
         {**EVEN, "deu_Latn": [5.0, 5.0, 4.0], "swh_Latn": [5.0, 5.0, 6.0]},
     )[2]
-    assert "Recall@1 is worse than control's in 1 of 2 pairs: English – Swahili." in text
-    assert "Loss is worse than control's in 1 of 2 other languages: Swahili." in text
+    assert "significantly better; worse in 1 of 2 pairs: English – Swahili" in text
+    assert "no significant difference; worse in 1 of 2 other languages: Swahili" in text
 
 
 def test_without_control_base_is_the_reference():
     tone, _, text = words({DE: [0.10, 0.40]}, {"eng_Latn": [5.0, 5.0]})
     assert tone == "better"
     assert "control" not in text
-    assert "0.0 % above base's 5.00" in text
+    assert "(+0.0 % vs base, 95 % CI" in text
 
 
 def test_figures_that_are_not_numbers_are_a_broken_model():
@@ -96,12 +120,12 @@ def test_figures_that_are_not_numbers_are_a_broken_model():
     some["aligned"]["loss/eng_Latn/nats_per_token"] = {"value": None}
     found = verdict(some)
     assert found.tone == "mixed"
-    assert "English loss after aligning is not a number: the model is broken, worse." in found.sentences
+    assert "English loss: not a number, the model is broken" in found.findings
 
 
 def test_another_layer_than_the_trained_one_is_named():
     some = metrics({DE: [0.04, 0.05, 0.30]}) | {"trained_layer": 4}
-    assert "Recall@1 at layer 2 of German" in verdict(some).sentences[0]
+    assert verdict(some).findings[0].startswith("Recall@1 at layer 2 of German")
 
 
 def test_without_figures_there_is_nothing_to_compare():
@@ -126,19 +150,19 @@ def test_the_headline_says_for_whom_it_is_better():
     found = verdict(some)
     assert found.headline == "Better at finding translations, worse for languages not seen in alignment"
     assert found.tone == "mixed"
-    text = " ".join(found.sentences)
-    assert "Languages not seen in alignment (Thai): recall@1 20.0 points down" in text
-    assert "Recall@1 is worse than control's in 1 of 3 pairs: English\u00a0– Thai." in text
-    assert [(row.group, row.word) for row in by_group(some)] == [
+    assert found.findings[1].startswith("Languages not seen in alignment (Thai): recall@1 −20.0 points (95 % CI ")
+    assert found.findings[0].endswith("significantly better; worse in 1 of 3 pairs: English – Thai")
+    assert [(row.group, row.result) for row in by_group(some)] == [
         ("seen", "better"), ("unseen", "worse"), ("high", "better"), ("low", "better"),
     ]  # fmt: skip
 
 
-def test_a_group_that_shows_nothing_is_not_told_apart_and_says_what_could_have_been():
-    text = " ".join(verdict(measured(de=(0.1, 0.1, 0.5), sw=(0.1, 0.30, 0.305))).sentences).replace("\u00a0", " ")
-    assert "Low-resource languages (Swahili): recall@1 0.50 points up (" in text
-    assert "which cannot be told apart from no change (one of 0.9" in text
-    assert "No language was measured that the alignment has not seen." in text
+def test_a_group_without_a_significant_difference_gives_its_interval_and_the_test_its_power():
+    text = " ".join(verdict(measured(de=(0.1, 0.1, 0.5), sw=(0.1, 0.30, 0.305))).details)
+    assert "Low-resource languages (Swahili): recall@1 +0.50 points (95 % CI " in text
+    assert "No language was measured that is not in the alignment data." in text
+    even = verdict(measured(sw=(0.1, 0.30, 0.305)))
+    assert any("Recall@1: the smallest detectable change is 0.9" in line for line in even.details)
 
 
 def ranked(share: float, loss: dict = EVEN) -> dict:
@@ -155,9 +179,9 @@ def test_a_collapsed_representation_is_named_before_all_else():
     found = verdict(ranked(0.05))
     assert (found.tone, found.guards) == ("worse", ["collapsed representation"])
     assert found.headline.startswith("Collapsed representation: better at finding translations")
-    assert found.sentences[0].replace("\u00a0", " ") == (
-        "Collapsed representation: at layer 2 the states of held-out text fill 2.0 directions (effective rank, mean of "
-        "2 languages), 5.0 % of base's 40.0; the bound is 25 %."
+    assert found.findings[0] == (
+        "Collapsed representation: effective rank at layer 2 is 2.0, 5.0 % of base's 40.0 (bound: 25 %; mean of 2 "
+        "languages)"
     )
 
 
@@ -176,22 +200,21 @@ def test_a_contaminated_mix_is_named_with_what_is_left_without_it():
     found = verdict(measured(planted(90, 10), de=(0.1, 0.1, 0.4)))
     assert (found.tone, found.guards) == ("mixed", ["contaminated mix"])
     assert found.headline == "Contaminated mix: better at finding translations"
-    text = found.sentences[0].replace("\u00a0", " ")
-    assert text.startswith(
-        "Contaminated mix: 100 of 400 eval texts stand in the training mix, 90 exactly and 10 nearly; the bound is 1 % "
-        "of the texts of retrieval. "
+    assert found.findings[0] == (
+        "Contaminated mix: 100 of 400 eval texts are in the training mix, 90 exactly and 10 nearly (bound: 1 % of the "
+        "texts of retrieval)"
     )
-    # Of the items the first 40 % are found after aligning, and the mix holds a quarter of all, which are among them.
-    assert "Without the 100 items concerned recall@1 of German – English is 20.0 % (" in text
-    assert "after aligning, with them 40.0 %; control's is 0.0 %." in text
+    # The aligned model finds the first 40 % of the items; the mix contains the first quarter.
+    assert found.details[-1].startswith("Without the 100 items concerned, recall@1 of German – English is 20.0 % (")
+    assert found.details[-1].endswith("), with them 40.0 %; control's is 0.0 %.")
 
 
-def test_a_few_texts_in_the_mix_are_counted_without_alarm_and_none_is_said():
+def test_a_few_texts_in_the_mix_are_counted_without_a_guard():
     found = verdict(measured(planted(0, 1), de=(0.1, 0.1, 0.4)))
     assert (found.tone, found.guards) == ("better", [])
-    assert found.sentences[-1].startswith("1 of 400 eval texts stands in the training mix, 0 exactly and 1 nearly.")
+    assert "1 of 400 eval texts is in the training mix, 0 exactly and 1 nearly." in found.details
     clean = verdict(measured(planted(0, 0), de=(0.1, 0.1, 0.4)))
-    assert clean.sentences[-1] == "None of 400 eval texts stands in the training mix, exactly or nearly."
+    assert clean.details[-1] == "None of 400 eval texts is in the training mix, exactly or nearly."
 
 
 @pytest.mark.parametrize(("constant", "tone"), [(0.40, "better"), (0.56, "same")])
@@ -206,11 +229,11 @@ def test_what_answering_always_the_same_gives_is_no_gain(constant: float, tone: 
         **found, "groups": groups, **compared(found, "eng_Latn", groups),
         "chance": dict.fromkeys(keys, 0.33), "constant": {key: {"value": constant, "n": 400} for key in keys},
     }  # fmt: skip
-    said = verdict(whole)
-    assert said.tone == tone
-    assert {row.word for row in said.groups} == {"better" if tone == "better" else "better, but not above guessing"}
-    assert ("better, but not above guessing." in said.sentences[0]) == (tone == "same")
-    assert f"always the same answer {constant * 100:.1f}" in said.sentences[0].replace("Always", "always")
+    judged = verdict(whole)
+    assert judged.tone == tone
+    assert {row.result for row in judged.groups} == {"better" if tone == "better" else "better, but not above chance"}
+    assert judged.findings[0].endswith("better, but not above chance") == (tone == "same")
+    assert f"always one answer {constant * 100:.1f} %" in " ".join(judged.details)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +241,7 @@ def test_what_answering_always_the_same_gives_is_no_gain(constant: float, tone: 
     [
         ((0.3, 0.3, 0.6), "better", "Better at XCOPA acc"),
         ((0.6, 0.6, 0.3), "worse", "Worse at XCOPA acc"),
-        ((0.3, 0.3, 0.3), "same", "No effect of aligning can be told"),
+        ((0.3, 0.3, 0.3), "same", "No significant effect"),
     ],
 )
 def test_benchmarks_alone_have_a_verdict(rates: tuple[float, ...], tone: str, headline: str):
@@ -253,25 +276,25 @@ def test_the_headline_stays_short_however_much_was_measured():
 
 
 @pytest.mark.parametrize(
-    ("after", "said", "word"),
-    [(0.6, "English is retained as far as can be told: loss 0.98\u00a0% up", "cannot be told apart"),
-     (0.4, "English is not retained: XNLI acc 20.0 points down", "worse")],
+    ("after", "text", "word"),
+    [(0.6, "English: loss +0.98 % (95 % CI −0.41 to +2.37), no significant difference", "no significant difference"),
+     (0.4, "English: XNLI acc −20.0 points (95 % CI −24.2 to −15.8), significantly worse", "worse")],
 )  # fmt: skip
-def test_whether_english_is_retained_is_said_of_its_tasks_too(after: float, said: str, word: str):
+def test_retention_of_english_covers_its_tasks_too(after: float, text: str, word: str):
     some = metrics(BETTER, EVEN)
     for model, rate in (("base", 0.6), ("control", 0.6), ("aligned", after)):
         some[model]["xnli/eng_Latn/acc"] = {"value": rate, "low": rate - 0.03, "high": rate + 0.03, "n": 500}
     found = verdict(some)
-    assert said in " ".join(found.sentences)
-    assert [(row.key, row.word) for row in found.groups if row.group == "pivot"] == [
-        ("loss/eng_Latn/nats_per_token", "cannot be told apart"), ("xnli/eng_Latn/acc", word),
+    assert text in " ".join(found.details)
+    assert [(row.key, row.result) for row in found.groups if row.group == "pivot"] == [
+        ("loss/eng_Latn/nats_per_token", "no significant difference"), ("xnli/eng_Latn/acc", word),
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("valid", "guards"), [(0.0, ["invalid answers"]), (0.09, ["invalid answers"]), (0.1, []), (1.0, [])]
 )
-def test_answers_that_are_in_no_form_where_the_task_was_trained_are_named(valid: float, guards: list[str]):
+def test_invalid_answers_in_languages_of_training_raise_a_guard(valid: float, guards: list[str]):
     some = metrics(BETTER, EVEN)
     for model in ("base", "control", "aligned"):
         some.setdefault("means", {}).setdefault(model, {})["intents/source/valid"] = scored(valid, 100)
@@ -279,6 +302,4 @@ def test_answers_that_are_in_no_form_where_the_task_was_trained_are_named(valid:
     assert found.guards == guards
     if guards:
         assert (found.tone, found.headline[:16]) == ("mixed", "Invalid answers:")
-        said = found.sentences[0].replace("\u00a0", " ")
-        assert "of the answers of intents are in the required format" in said
-        assert said.endswith("the bound is 10 %. Its other figures say nothing: see the generations.")
+        assert "of the answers of intents are in the required format (bound: 10 %)" in found.findings[0]

@@ -5,13 +5,14 @@ It leaves metrics.json and log.jsonl in the store, which are kilobytes, and its 
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from alignment_train.evaluation import measure
 from alignment_train.layers import layer_index
 from alignment_train.models.model import Model
 from alignment_train.objectives import Objective
 from alignment_train.trainer import KEY, Trainer
+from pipelines.results.evaluation_result import EvaluationResult, read_result
 from pipelines.storage.fingerprint import compute_fingerprint
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Store
@@ -68,10 +69,10 @@ def _objectives(trainer: Trainer, role: Role) -> list[Objective]:
     return list(trainer.resolved.control if role == "control" else trainer.resolved.objectives)
 
 
-def metrics(store: Store, cell: Manifest) -> dict[str, Any]:
+def metrics(store: Store, cell: Manifest) -> EvaluationResult:
     """metrics.json of a cell: as evaluation has it, of one model alone, and `dev`, its recall by layer on dev text."""
     folder = store.fetched("cells", cell.pair, under="metrics.json")
-    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return read_result(folder)
 
 
 def _measure(trainer: Trainer, role: Role, model: Model, folder: Path) -> None:
@@ -80,5 +81,5 @@ def _measure(trainer: Trainer, role: Role, model: Model, folder: Path) -> None:
     lm = trainer.evaluated(model, layer)
     found = measure.measure(trainer.recipe, trainer.store, {role: lambda: lm}, trainer.on_progress)
     dev = measure.dev_recall(trainer.recipe, trainer.store, lm, DEV_ROWS, trainer.on_progress)
-    text = json.dumps({**found, "dev": dev}, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps({**found.to_json(), "dev": dev}, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
     (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")

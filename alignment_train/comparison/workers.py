@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 
 from alignment_train.comparison import cells
-from alignment_train.models.model import choose_device
+from alignment_train.device import choose_device
 from alignment_train.trainer import Trainer
 from alignment_train.training.progress_log import die_with_parent
 from pipelines.config import Recipe

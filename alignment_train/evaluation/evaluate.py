@@ -1,7 +1,6 @@
-"""Stage: ask the recipe's evals of base, control and aligned -> evaluation: metrics.json, report.html, plots."""
+"""Stage: evaluate base, control and aligned with the recipe's evals -> evaluation: metrics.json, report.html, plots."""
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,9 +9,11 @@ from pipelines.config import Recipe
 from pipelines.errors import UserError
 from pipelines.evals import LanguageModel, States
 from pipelines.progress import ProgressCallback, no_progress
-from pipelines.report import evaluation, plots
+from pipelines.report import evaluation, plot_states, plot_training, plots
 from pipelines.results import contamination
-from pipelines.results.summary import MODELS, Metrics, models, summary
+from pipelines.results.evaluation_result import MODELS, EvaluationResult, write_result
+from pipelines.results.metric_key import MetricKey
+from pipelines.results.summary import models, summary
 from pipelines.results.verdict import verdict
 from pipelines.storage.fingerprint import compute_fingerprint
 from pipelines.storage.manifest import Manifest
@@ -29,36 +30,38 @@ def run(
     lms: Mapping[str, Callable[[], LanguageModel]],
     on_progress: ProgressCallback = no_progress,
 ) -> Manifest:
-    """Evaluate the models named in `lms`: of base, control and aligned at least base and aligned, and `random`.
+    """Evaluate the models named in `lms`: base and aligned, and optionally control, merged and `random`.
 
-    A model is made when its turn comes and let go after it, so that one at a time is in memory.
+    A model is created when its turn comes and released after it, so that one at a time is in memory.
     """
     if unknown := [name for name in lms if name not in (*ASSETS, RANDOM)]:
         allowed = ", ".join((*ASSETS, RANDOM))
-        raise UserError(f"evaluation: found {', '.join(unknown)}. Allowed: {allowed}. Rename the model.")
+        raise UserError(f"evaluation: found {', '.join(unknown)}. Expected: {allowed}. Fix: rename the model.")
     if missing := [name for name in ("base", "aligned") if name not in lms]:
-        raise UserError(f"evaluation: no {' and no '.join(missing)} model. Needed: base and aligned. Add them.")
+        raise UserError(
+            f"evaluation: found no {' and no '.join(missing)} model. Expected: base and aligned. Fix: add them."
+        )
     assets = [ASSETS[name] for name in ASSETS if name in lms] + ["training_mix", "eval_text"]
     inputs = {asset: store.require(asset).fingerprint for asset in assets}
-    template = hashlib.sha256((evaluation.template() + evaluation.script()).encode()).hexdigest()
+    template = hashlib.sha256(evaluation.sources().encode()).hexdigest()
     settings = {"page": template, "seed": recipe.seed}
     fingerprint = compute_fingerprint(__name__, settings, inputs, recipe.eval, LIBRARIES, MODULES)
     if done := store.unchanged("evaluation", None, fingerprint):
         return done
     with store.writing("evaluation") as out:
         meter = Meter()
-        held = contamination.overlap(store, recipe.corpus.decontaminate.near, on_progress)
+        overlap = contamination.overlap(store, recipe.corpus.decontaminate.near, on_progress)
         states: dict[str, States] = {}
-        metrics = measure(recipe, store, lms, on_progress, held, states)
-        (out.path / "metrics.json").write_text(_written(metrics), encoding="utf-8")
+        metrics = measure(recipe, store, lms, on_progress, overlap, states)
+        write_result(metrics, out.path)
         logs = {name: store.fetched(ASSETS[name], under="log.jsonl") / "log.jsonl" for name in MODELS if name in lms}
         pictures = {
             "recall_by_layer": plots.recall_by_layer(metrics),
             "gaps": plots.gaps(metrics),
-            "loss_curves": plots.loss_curves(logs),
+            "loss_curves": plot_training.loss_curves(logs),
             "heat_map": plots.heat_map(metrics),
             "guards": plots.guards(metrics),
-            **plots.language_maps(states),
+            **plot_states.language_maps(states),
         }
         for name, png in pictures.items():
             if png is not None:
@@ -76,24 +79,12 @@ def run(
         )
 
 
-def _written(metrics: Mapping[str, Any]) -> str:
-    """JSON with sorted keys, each figure in one line."""
-
-    def text(item: Any, indent: str = "") -> str:
-        if not isinstance(item, Mapping) or "value" in item:
-            return json.dumps(item, sort_keys=True, ensure_ascii=False, allow_nan=False)
-        lines = (f"{indent} {json.dumps(key)}: {text(item[key], indent + ' ')}" for key in sorted(item))
-        return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
-
-    return text(metrics) + "\n"
-
-
-def _numbers(metrics: Metrics, pivot: str) -> dict[str, Any]:
-    """The leading figures and the verdict, to show beside the manifest."""
-    wanted = ("retrieval/mean/recall@1", f"loss/{pivot}/nats_per_token")
+def _numbers(metrics: EvaluationResult, pivot: str) -> dict[str, Any]:
+    """The leading figures and the verdict, for the manifest."""
     rows = summary(metrics)
-    if not any(row["key"] == wanted[0] for row in rows):  # a single pair has no mean
-        wanted = (*wanted, *(row["key"] for row in rows if row["metric"] == "recall@1"))
+    wanted = {str(MetricKey("retrieval", "mean", "recall@1")), str(MetricKey("loss", pivot, "nats_per_token"))}
+    if not any(MetricKey.parse(row["key"])[:2] == ("retrieval", "mean") for row in rows):  # one pair has no mean
+        wanted |= {row["key"] for row in rows if row["metric"] == "recall@1"}
     numbers = {
         f"{name}/{row['key']}": round(row[name], DIGITS)
         for row in rows
@@ -102,12 +93,12 @@ def _numbers(metrics: Metrics, pivot: str) -> dict[str, Any]:
         if row[name] is not None
     }
     found = verdict(metrics, pivot)
-    texts = metrics.get("contamination", {}).get("evals", {}).values()
+    evals = metrics.contamination.evals.values() if metrics.contamination else ()
     return {
         **numbers,
-        "trained_layer": metrics.get("trained_layer"),
+        "trained_layer": metrics.trained_layer,
         "verdict": found.headline,
         "tone": found.tone,
         "guards": ", ".join(found.guards) or "none raised",
-        "eval_texts_in_mix": sum(row["exact"] + row["near"] for row in texts),
+        "eval_texts_in_mix": sum(row.exact + row.near for row in evals),
     }

@@ -16,7 +16,7 @@ from pipelines.evals import LanguageModel
 from pipelines.evals._bitext import questions
 from pipelines.evals.retrieval import center, cosines, embedded, found, mexa, ratio_margin, sides
 from pipelines.progress import ProgressCallback, no_progress
-from pipelines.report import plots
+from pipelines.report import plot_training
 from pipelines.storage.fingerprint import compute_fingerprint
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Store
@@ -62,7 +62,7 @@ def run(
         chosen = {row["pooling"]: row["layer"] for row in layers if row["chosen"]}
         whole = {"format": FORMAT, "layer": chosen, "layers": layers, "pairs": by_pair}
         (out.path / "probe.json").write_text(json.dumps(whole, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        (out.path / "layers.png").write_bytes(plots.layer_probe(layers))
+        (out.path / "layers.png").write_bytes(plot_training.layer_probe(layers))
         numbers = {**{f"layer/{pooling}": layer for pooling, layer in chosen.items()}, "layers": layers}
         return out.commit(fingerprint, recipe.resolved(), inputs=inputs, numbers=numbers, rows={})
 
@@ -87,7 +87,7 @@ def measure(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Figures of every layer, means over pairs, and of every pair and layer; the texts pass the model once.
 
-    pooling: as `config.pooled_as` says it; centered, each state is less the mean of its side of the pair.
+    pooling: as `config.pooling_key` says it; centered, each state is less the mean of its side of the pair.
     recall@1 and margin_recall@1 (by ratio margin) are means of both directions. `behind` is how far margin_recall@1 is
     below the best layer's, `noise` the half-width of that difference's 95 % interval, `chance` that of guessing.
     """
@@ -115,7 +115,8 @@ def measure(
     means: list[dict[str, Any]] = []
     for layer in range(count):
         rows = [row for row in each if row["layer"] == layer]
-        figures = {name: math.fsum(row[name] for row in rows) / len(rows) for name in (*plots.MEASURES, "chance")}
+        names = (*plot_training.MEASURES, "chance")
+        figures = {name: math.fsum(row[name] for row in rows) / len(rows) for name in names}
         figures |= {"behind": float(behind[layer]), "noise": float(noise[layer])}
         rounded = {name: round(figure, DIGITS) for name, figure in figures.items()}
         means.append({"pooling": pooling, "layer": layer, **rounded, "chosen": layer == chosen})

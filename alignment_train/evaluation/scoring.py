@@ -193,5 +193,5 @@ def _score(
     rows, places = torch.tensor(where, device=device, dtype=torch.long).reshape(-1, 2).unbind(1)
     wanted = torch.tensor(labels, device=device, dtype=torch.long)
     on = None if mask is None else mask.to(device)
-    nats, likeliest, kept = model.score(ids.to(device), on, (rows, places), wanted, kept, keep)
+    nats, likeliest, kept = model.token_logprobs(ids.to(device), on, (rows, places), wanted, kept, keep)
     return nats.numpy(), likeliest.numpy(), kept

@@ -3,11 +3,12 @@
 import sys
 from pathlib import Path
 
-from alignment_train.config import Base, TrainConfig
+from alignment_train.config import TrainConfig
 from alignment_train.models import adapter as adapters
 from alignment_train.models import prefix as prefixes
 from alignment_train.models.load import Findings, check_quantization, examine
 from alignment_train.models.model import Model
+from alignment_train.settings import Base
 from alignment_train.training.trainable import find_frozen
 from pipelines.config import Recipe, read_recipe, validate
 from pipelines.errors import UserError, printable
@@ -73,7 +74,7 @@ def check_recipe(model: Model, recipe: Recipe, config: TrainConfig) -> None:
                     f"of {name}{less}. Fix: lower it."
                 )
     middle = dict.fromkeys(config.poolings, len(model.blocks) // 2)  # in place of `auto`
-    for i, objective in enumerate(config.at(middle).objectives):
+    for i, objective in enumerate(config.with_layers(middle).objectives):
         try:
             objective.check(len(model.blocks))
         except UserError as error:
@@ -83,7 +84,7 @@ def check_recipe(model: Model, recipe: Recipe, config: TrainConfig) -> None:
             check_quantization("bitsandbytes", config.adapter, f"train.base {config.base.model}")
     with findings.collecting():
         if config.adapter and config.adapter.lora:
-            adapters.targets(model, config.adapter.lora)
+            adapters.lora_targets(model, config.adapter.lora)
         if config.adapter and config.adapter.prefix:
             prefixes.config(model, config.adapter.prefix)
     with findings.collecting():

@@ -35,12 +35,12 @@ from transformers import (
 )
 from transformers.utils.logging import set_verbosity_error
 
-from alignment_train.config import HUB_ID, Adapter, Base
 from alignment_train.models import adapter as adapters
 from alignment_train.models import folder as folders
 from alignment_train.models import gguf as ggufs
 from alignment_train.models.folder import Folder
 from alignment_train.models.model import Model
+from alignment_train.settings import HUB_ID, AdapterSettings, Base
 from pipelines.errors import UserError
 
 if "TRANSFORMERS_VERBOSITY" not in os.environ:
@@ -109,7 +109,7 @@ def untrained(where: str | Path, seed: int, trust_remote_code: bool = False) -> 
         return Model(lm, tokenizer)
 
 
-def load_base(base: Base, adapter: Adapter | None = None) -> Model:
+def load_base(base: Base, adapter: AdapterSettings | None = None) -> Model:
     """The model that a recipe names by path or hub id, checked; UserError with every problem that it has.
 
     adapter: what is trained in place of all weights, which decides whether they may be quantised.
@@ -120,7 +120,7 @@ def load_base(base: Base, adapter: Adapter | None = None) -> Model:
     return model
 
 
-def examine(base: Base, adapter: Adapter | None = None) -> tuple[Model | None, Findings]:
+def examine(base: Base, adapter: AdapterSettings | None = None) -> tuple[Model | None, Findings]:
     """The model and all that the checks found; None where it cannot be used."""
     if base.model is None:
         raise AssertionError("a seed model is made, not loaded")
@@ -132,7 +132,7 @@ def examine(base: Base, adapter: Adapter | None = None) -> tuple[Model | None, F
     return None if findings.problems else model, findings
 
 
-def _examine(base: Base, adapter: Adapter | None, findings: Findings) -> Model:
+def _examine(base: Base, adapter: AdapterSettings | None, findings: Findings) -> Model:
     place, facts = f"train.base {base.model}", findings.facts
     path = _fetched(base.model or "", base.revision, place, base.gguf)
     if base.hub and path.parent.name == "snapshots":
@@ -180,7 +180,7 @@ def _examine(base: Base, adapter: Adapter | None, findings: Findings) -> Model:
     return model
 
 
-def check_quantization(method: str | None, adapter: Adapter | None, place: str) -> None:
+def check_quantization(method: str | None, adapter: AdapterSettings | None, place: str) -> None:
     """UserError where weights are quantised in a way that cannot be trained on here."""
     if method is None:
         return

@@ -12,9 +12,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers import models as tokenizer_models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from alignment_train.config import SeedModel
 from alignment_train.losses import token_logprobs
 from alignment_train.models.model import Model
+from alignment_train.settings import SeedModel
 from alignment_train.training.data import texts
 from pipelines.config import Recipe
 from pipelines.schema import BITEXT

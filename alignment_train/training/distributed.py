@@ -1,4 +1,4 @@
-"""Processes that train one model together, as torchrun starts them; alone, each of these does next to nothing."""
+"""Processes that train one model together, as started by torchrun; without it, these functions do almost nothing."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -9,26 +9,26 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
-BUCKET = 1 << 25  # numbers that are summed over processes at once
+BUCKET = 1 << 25
+"""Numbers that are summed over processes at once."""
 
 
 def num_processes() -> int:
-    """How many there are."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:
-    """The number of this one, from 0."""
+    """Number of this process, from 0."""
     return int(os.environ.get("RANK", "0"))
 
 
 def is_main_process() -> bool:
-    """Whether this is the one that writes, reports and speaks to Dagster."""
+    """Whether this process writes files, reports progress and talks to Dagster."""
     return rank() == 0
 
 
 def initialize(device: "torch.device") -> None:
-    """Meet the others: over gloo on CPUs, NCCL on GPUs."""
+    """Connect the processes: over gloo on CPUs, NCCL on GPUs."""
     if num_processes() > 1:
         from accelerate import PartialState
 
@@ -36,7 +36,7 @@ def initialize(device: "torch.device") -> None:
 
 
 def shut_down() -> None:
-    """Part from the others."""
+    """Disconnect from the other processes."""
     if num_processes() > 1:
         import torch.distributed as dist
 
@@ -45,25 +45,25 @@ def shut_down() -> None:
 
 
 def barrier() -> None:
-    """Until all are here."""
+    """Wait until all processes get here."""
     if num_processes() > 1:
         import torch.distributed as dist
 
         dist.barrier()
 
 
-def main_process_first(work: Callable[[], T]) -> T:
-    """What `work` gives, done by the first before all others: it may fetch files, or clear a folder that all share."""
+def main_process_first(function: Callable[[], T]) -> T:
+    """Call `function` in every process, first in the main one: it may download files or clear a shared folder."""
     if not is_main_process():
         barrier()
-        return work()
-    out = work()
+        return function()
+    result = function()
     barrier()
-    return out
+    return result
 
 
 def all_reduce_sum(values: Sequence[float], device: "torch.device") -> list[float]:
-    """The sums over all processes."""
+    """Sum each value over all processes."""
     if num_processes() == 1 or not values:
         return list(values)
     import torch
@@ -75,7 +75,7 @@ def all_reduce_sum(values: Sequence[float], device: "torch.device") -> list[floa
 
 
 def broadcast_parameters(module: "torch.nn.Module") -> None:
-    """Give parameters and buffers the values that they have in the first process."""
+    """Set parameters and buffers to those of the main process."""
     if num_processes() > 1:
         import torch.distributed as dist
 
@@ -84,37 +84,39 @@ def broadcast_parameters(module: "torch.nn.Module") -> None:
 
 
 def full_tensor(tensor: "Tensor") -> "Tensor":
-    """All of a tensor that is divided among the processes (`fsdp.FsdpModel`); any other as it is."""
+    """The whole of a sharded tensor (`fsdp.FsdpModel`); other tensors unchanged."""
     gather = getattr(tensor, "full_tensor", None)
     return gather() if gather else tensor
 
 
-def all_reduce_gradients(gradients: "Sequence[Tensor | None]", like: "Sequence[Tensor]") -> "list[Tensor | None]":
-    """Gradients of the parameters `like`, summed over all processes; None where no process has one.
+def all_reduce_gradients(gradients: "Sequence[Tensor | None]", parameters: "Sequence[Tensor]") -> "list[Tensor | None]":
+    """Sum gradients over all processes; None where no process has one.
 
-    This takes the place of DistributedDataParallel, whose reducer wants to see the model's own forward pass: ours ends
-    at a layer, asks for logits at some positions, and has several backward passes a step, each over other parameters.
-    Here a step communicates once whatever it accumulates; the price is that it does not overlap with the last backward
-    pass. Of parameters that are divided (`fsdp.FsdpModel`) the backward pass has summed them.
+    Used instead of DistributedDataParallel, whose reducer relies on the model's own forward pass. Here forward passes
+    end at a layer or compute logits at some positions, and a step has several backward passes, each through other
+    parameters. A step communicates once, whatever it accumulates, but not while a backward pass runs. Gradients of
+    sharded parameters (`fsdp.FsdpModel`) are summed by the backward pass.
     """
-    if num_processes() == 1 or any(hasattr(parameter, "full_tensor") for parameter in like):
+    if num_processes() == 1 or any(hasattr(parameter, "full_tensor") for parameter in parameters):
         return list(gradients)
     import torch
     import torch.distributed as dist
 
-    there = torch.tensor([gradient is not None for gradient in gradients], dtype=torch.uint8, device=like[0].device)
-    dist.all_reduce(there, dist.ReduceOp.MAX)
-    wanted = [i for i, anywhere in enumerate(there.tolist()) if anywhere]
-    out: list[Tensor | None] = [None] * len(gradients)
+    present = torch.tensor(
+        [gradient is not None for gradient in gradients], dtype=torch.uint8, device=parameters[0].device
+    )
+    dist.all_reduce(present, dist.ReduceOp.MAX)
+    indices = [i for i, anywhere in enumerate(present.tolist()) if anywhere]
+    sums: list[Tensor | None] = [None] * len(gradients)
     bucket: list[int] = []
-    for place, i in enumerate(wanted):
+    for n, i in enumerate(indices):
         bucket.append(i)
-        if place + 1 < len(wanted) and sum(like[j].numel() for j in bucket) < BUCKET:
+        if n + 1 < len(indices) and sum(parameters[j].numel() for j in bucket) < BUCKET:
             continue
-        parts = [torch.zeros_like(like[j]) if (own := gradients[j]) is None else own for j in bucket]
+        parts = [torch.zeros_like(parameters[j]) if (local := gradients[j]) is None else local for j in bucket]
         flat = torch.cat([part.flatten() for part in parts])
         dist.all_reduce(flat)
         for j, part in zip(bucket, flat.split([part.numel() for part in parts]), strict=True):
-            out[j] = part.view_as(like[j])
+            sums[j] = part.view_as(parameters[j])
         bucket = []
-    return out
+    return sums

@@ -1,4 +1,4 @@
-"""How much of the device a training uses: the FLOPs that its losses need, over the matmul peak of the device (MFU)."""
+"""Model FLOPs utilisation (MFU): the FLOPs that losses need, relative to the device's peak matmul throughput."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -9,22 +9,28 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-CPU_ATTENTION = {  # which torch counts on GPUs alone
+CPU_ATTENTION = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
         lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
     ),
 }
-SECONDS, TIMES = 0.1, 5  # of matmuls at least, for the peak
+"""Attention kernels of CPUs, which torch's counter omits."""
+MIN_SECONDS, MIN_REPETITIONS = 0.1, 5
+"""Of the measurement of the peak."""
 
 
 class Flops:
-    """What a token of each objective costs, counted at its first micro-batch and never again, in a resumed run either:
-    the counter moves the last bit of what it watches.
+    """FLOPs per token of each objective, counted once, at its first micro-batch.
+
+    They are checkpointed, because the counter changes the last bit of results: a resumed run must not count again.
     """
 
     def __init__(self, counts: bool = True) -> None:
-        """counts: without it nothing is counted and no FLOPs are needed: where the device's peak cannot be known."""
+        """
+        Args:
+            counts: Whether to count at all; pointless if the device's peak cannot be measured.
+        """
         self.counts = counts
         self.per_token: dict[str, float] = {}
 
@@ -36,11 +42,13 @@ class Flops:
 
     @contextmanager
     def counting(self, name: str, mask: Tensor) -> Iterator[Callable[[], None]]:
-        """Within, the forward pass of an objective, a call of what this gives, and its backward pass.
+        """Context that counts the FLOPs of an objective; call what it yields between forward and backward pass.
 
-        mask: [N, T], whose places the count is divided by: padding is work, but none that a step needs. The backward
-        pass counts twice the forward one at most; what is above is the forward pass made again, which saves memory and
-        is not needed either (Chowdhery et al. 2022, arXiv 2204.02311, appendix B: MFU counts no rematerialisation).
+        The backward pass counts at most twice the forward pass: the rest is recomputation, which MFU excludes
+        (Chowdhery et al. 2022, arXiv 2204.02311, appendix B).
+
+        Args:
+            mask: [N, T], whose number of elements the count is divided by. Padding is computed, but not needed.
         """
         if not self.counts or name in self.per_token:
             yield lambda: None
@@ -52,36 +60,33 @@ class Flops:
         self.per_token[name] = (forward[0] + min(backward, 2 * forward[0])) / mask.numel()
 
     def needed(self, tokens: dict[str, float]) -> float:
-        """FLOPs of so many real tokens of each objective, 0 where nothing is counted."""
+        """FLOPs for these numbers of real tokens by objective; 0 without counting."""
         return sum(self.per_token[name] * count for name, count in tokens.items()) if self.counts else 0.0
 
 
 @cache
 def peak(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of the fastest of many square matmuls, measured for a tenth of a second, before a training uses the GPU.
+    """Peak throughput in FLOP/s: the fastest of many square matmuls, measured before training.
 
-    Other processes share a CPU's cores at any moment, and a peak that is too low gives an MFU that is too high: there
-    it says nothing.
-
-    The first one does not count: in one of three processes on a busy machine it took 155 ms, the next ones 20 to 24,
-    and a control once had a peak 40 times too low, for which this is the likely cause.
+    The first matmul is not timed, because it includes initialisation. Meaningless on CPUs, whose cores other processes
+    share.
     """
     size = 8192 if device.type == "cuda" else 768
-    one, other = (
+    a, b = (
         torch.randn(size, size, generator=torch.Generator(device).manual_seed(seed), device=device).to(dtype)
         for seed in (0, 1)
     )
-    torch.mm(one, other)
-    taken: list[float] = []
-    while len(taken) < TIMES or sum(taken) < SECONDS:
-        _wait(device)
+    torch.mm(a, b)
+    seconds: list[float] = []
+    while len(seconds) < MIN_REPETITIONS or sum(seconds) < MIN_SECONDS:
+        _synchronize(device)
         start = time.perf_counter()
-        torch.mm(one, other)
-        _wait(device)
-        taken.append(time.perf_counter() - start)
-    return 2 * size**3 / min(taken)
+        torch.mm(a, b)
+        _synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds)
 
 
-def _wait(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

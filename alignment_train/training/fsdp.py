@@ -1,4 +1,4 @@
-"""A model whose weights, gradients and optimiser state are divided among the processes, by torch's `fully_shard`."""
+"""Fully sharded data parallelism: weights, gradients and optimiser state divided among processes (FSDP2)."""
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -19,146 +19,156 @@ from pipelines.errors import UserError
 
 T = TypeVar("T")
 
-SUMS = "set_force_sum_reduction_for_comms"  # since torch 2.9
+FORCE_SUM = "set_force_sum_reduction_for_comms"
+"""A method of FSDPModule since torch 2.9."""
 
 
 class FsdpModel(nn.Module):
-    """FSDP2 (Zhao et al. 2023, arXiv 2304.11277): each process keeps 1/n of every matrix, its gradient and its moments.
+    """FSDP2 (Zhao et al. 2023, arXiv 2304.11277): each process stores 1/n of every matrix, its gradient and moments.
 
-    A block is gathered when it runs and again for its backward pass; embeddings, head and the parts that objectives
-    train (`open`) from the begin of a forward pass to the end of its backward pass. Our forward passes end at a layer,
-    or ask for logits at some positions, and none is the language model's own; so the root that FSDP2 wants is this
-    module, and what it runs is any callable: `divided(work)`. Whatever runs the model, must run within such a call.
-    Accelerate's plug-in for FSDP2 serves GPUs alone and wraps the language model.
-    With bfloat16 blocks are gathered in it, as autocast would keep a copy of all weights until the backward pass;
-    gradients are summed in float32, and what is kept is float32.
+    The weights of a block are gathered for its forward pass and again for its backward pass; those of embeddings, head
+    and objectives' modules from the start of the forward pass to the end of the backward pass.
+
+    FSDP2 needs a root module whose forward pass is the whole computation, but forward passes here end at a layer or
+    compute logits at some positions. So the root is this module, which calls any function: `fsdp(function)`. All that
+    runs the model must run in such a call. Accelerate's FSDP2 plug-in supports only GPUs and wraps the language model.
+
+    With bfloat16, blocks are gathered in bfloat16: autocast would store a copy of all weights until the backward
+    pass. Gradients are summed in float32, and stored weights are float32.
     """
 
     def __init__(self, model: Model, modules: Sequence[nn.Module], precision: str):
-        """Divide `model` and `modules`, which are the same in all processes, in place."""
+        """Shard `model` and `modules`, which are equal in all processes, in place."""
         super().__init__()
-        if not hasattr(FSDPModule, SUMS):
+        if not hasattr(FSDPModule, FORCE_SUM):
             raise UserError(
-                f"train.parallel: found fsdp, with torch {torch.__version__}. Allowed: torch 2.9 or newer. Install it, "
-                f"or leave 'parallel' out: each process then holds the whole model."
+                f"train.parallel: found fsdp with torch {torch.__version__}. Expected: torch 2.9 or newer. Fix: "
+                f"install it, or remove 'parallel', so that each process stores the whole model."
             )
-        _ = model.packing, model.head_kind  # found by running the model, so before it is divided
-        self._model, self._apart = [model], [_hollow(model)]  # in lists: they are no parts of this module
+        _ = model.packing, model.head_kind  # determined by running the model, before it is sharded
+        self._model, self._template = [model], [_without_weights(model)]  # lists keep them from becoming submodules
         self.parts = nn.ModuleList([model.lm, *modules])
         mesh = init_device_mesh(model.device.type, (distributed.num_processes(),))
-        low = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-        # autocast has layer_norm run in float32 on GPUs; on CPUs it takes no weights of another kind than its input's
-        mixed = model.device.type == "cpu" and any(isinstance(part, nn.LayerNorm) for part in model.blocks.modules())
-        self.low = precision == "bfloat16"
+        mixed = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+        # autocast runs layer_norm in float32 on GPUs; on CPUs its weights must have the type of its input
+        has_layer_norm = any(isinstance(part, nn.LayerNorm) for part in model.blocks.modules())
+        self.is_mixed = precision == "bfloat16"
+        use_mixed = self.is_mixed and not (model.device.type == "cpu" and has_layer_norm)
         for block in model.blocks:
-            fully_shard(block, mesh=mesh, mp_policy=low if self.low and not mixed else MixedPrecisionPolicy())
+            fully_shard(block, mesh=mesh, mp_policy=mixed if use_mixed else MixedPrecisionPolicy())
         fully_shard(self, mesh=mesh)
-        for module in self._divided():
-            module.set_gradient_divide_factor(1.0)  # `loop.loss_weights` sees to means
-            module.set_force_sum_reduction_for_comms(True)  # gloo has no other
+        for module in self._sharded_modules():
+            module.set_gradient_divide_factor(1.0)  # `schedule.loss_weights` computes means
+            module.set_force_sum_reduction_for_comms(True)  # gloo supports no other reduction
 
-    def forward(self, work: Callable[[], T]) -> T:
-        """What `work` gives: a loss, alone or in a tuple, on which the backward pass is run next."""
-        return work()
+    def forward(self, function: Callable[[], T]) -> T:
+        """Call `function`, whose result is a loss, alone or in a tuple, followed by its backward pass."""
+        return function()
 
     @torch.no_grad()
-    def run_no_grad(self, work: Callable[[], T]) -> T:
-        """What `work` gives, of which there is no backward pass: it would divide the weights again."""
-        with torch.autocast(self._model[0].device.type, torch.bfloat16, enabled=self.low):
-            found = self(work)
-        for module in self._divided():
+    def run_no_grad(self, function: Callable[[], T]) -> T:
+        """Call `function` without a backward pass, which would shard the weights again."""
+        with torch.autocast(self._model[0].device.type, torch.bfloat16, enabled=self.is_mixed):
+            result = self(function)
+        for module in self._sharded_modules():
             module.reshard()
-        return found
+        return result
 
-    def unshard(self) -> None:
-        """Give the model back as it was before it was divided, with the weights of now, on the CPU of each process."""
-        (model,), (apart,) = self._model, self._apart
-        for mine, whole in zip(model.lm.parameters(), apart.lm.parameters(), strict=True):
-            whole.data = distributed.full_tensor(mine.detach()).cpu()
-        model.__dict__.update(apart.__dict__)
+    def unshard_model(self) -> None:
+        """Restore the model on the CPU of each process, with its current weights.
 
-    def register_checkpoint_hooks(self, accelerator: Accelerator, optimiser: torch.optim.Optimizer) -> None:
-        """Checkpoints are those of an undivided model: the first process writes them, each reads its part of them."""
-        accelerator.register_save_state_pre_hook(_gathered_weights)
-        accelerator.register_load_state_pre_hook(_divided_weights)
+        Not `unshard`: that is a method of torch's FSDPModule, which takes precedence.
+        """
+        (model,), (template,) = self._model, self._template
+        for shard, parameter in zip(model.lm.parameters(), template.lm.parameters(), strict=True):
+            parameter.data = distributed.full_tensor(shard.detach()).cpu()
+        model.__dict__.update(template.__dict__)
+
+    def register_checkpoint_hooks(self, accelerator: Accelerator, optimizer: torch.optim.Optimizer) -> None:
+        """Make checkpoints those of an unsharded model, written by the main process; each process reads its shards."""
+        accelerator.register_save_state_pre_hook(_gather_weights)
+        accelerator.register_load_state_pre_hook(_load_shards)
         for module in self.parts[1:]:
-            module.register_state_dict_post_hook(_gathered_state)
-            module.register_load_state_dict_pre_hook(_divided_state)
-        optimiser.register_state_dict_post_hook(_gathered_moments)
-        optimiser.register_load_state_dict_pre_hook(_divided_moments)
+            module.register_state_dict_post_hook(_gather_module_state)
+            module.register_load_state_dict_pre_hook(_shard_module_state)
+        optimizer.register_state_dict_post_hook(_gather_moments)
+        optimizer.register_load_state_dict_pre_hook(_shard_moments)
 
-    def _divided(self) -> list[FSDPModule]:
+    def _sharded_modules(self) -> list[FSDPModule]:
         return [module for module in self.modules() if isinstance(module, FSDPModule)]
 
 
-def _gathered_weights(models: list[nn.Module], states: list[dict[str, Any]], _: str) -> None:
-    """What a checkpoint is about to hold: in the first process the whole of each tensor, in others nothing."""
-    for model, state in zip(models, states, strict=True):
-        found: dict[int, Tensor] = {}  # a tied weight is one
-        for name, parameter in model.named_parameters(remove_duplicate=False):
-            if name not in state:
-                continue
-            if id(parameter) not in found:
-                found[id(parameter)] = _to_first(parameter.detach())
-            state[name] = found[id(parameter)]
-        if not distributed.is_main_process():
-            state.clear()
-
-
-def _divided_weights(models: list[nn.Module], folder: str) -> None:
-    """Read this process's part of what is trained, and leave no model that Accelerator would load."""
-    model = models.pop()
-    tied: dict[int, list[str]] = {}
-    trained = {name: p for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
-    for name, parameter in trained.items():
-        tied.setdefault(id(parameter), []).append(name)
-    with safe_open(Path(folder) / "model.safetensors", "pt") as file, torch.no_grad():
-        stored = set(file.keys())
-        for names in tied.values():
-            kept = next(name for name in names if name in stored)
-            trained[names[0]].copy_(_part(file.get_tensor(kept), trained[names[0]]))
-
-
-def _hollow(model: Model) -> Model:
-    """A copy without numbers: its parameters are empty."""
+def _without_weights(model: Model) -> Model:
+    """A copy whose parameters are empty."""
     empty = {id(p): nn.Parameter(p.new_empty(0, device="cpu"), p.requires_grad) for p in model.lm.parameters()}
     return deepcopy(model, {**empty, id(model.tokenizer): model.tokenizer})
 
 
-def _gathered_state(_: nn.Module, state: dict[str, Any], *__: Any) -> None:
+def _gather_weights(models: list[nn.Module], states: list[dict[str, Any]], _: str) -> None:
+    """Replace the states of a checkpoint by whole tensors in the main process, and by nothing in others."""
+    for model, state in zip(models, states, strict=True):
+        gathered: dict[int, Tensor] = {}  # once for tied weights
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            if name not in state:
+                continue
+            if id(parameter) not in gathered:
+                gathered[id(parameter)] = _to_main_process(parameter.detach())
+            state[name] = gathered[id(parameter)]
+        if not distributed.is_main_process():
+            state.clear()
+
+
+def _load_shards(models: list[nn.Module], folder: str) -> None:
+    """Read this process's shards of trained weights, and leave no model for Accelerator to load."""
+    model = models.pop()
+    aliases: dict[int, list[str]] = {}
+    trained = {name: p for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
+    for name, parameter in trained.items():
+        aliases.setdefault(id(parameter), []).append(name)
+    with safe_open(Path(folder) / "model.safetensors", "pt") as file, torch.no_grad():
+        stored = set(file.keys())
+        for names in aliases.values():
+            name = next(name for name in names if name in stored)
+            trained[names[0]].copy_(_shard(file.get_tensor(name), trained[names[0]]))
+
+
+def _gather_module_state(_: nn.Module, state: dict[str, Any], *__: Any) -> None:
     for name, value in state.items():
-        state[name] = _to_first(value)
+        state[name] = _to_main_process(value)
 
 
-def _divided_state(module: nn.Module, state: dict[str, Any], *_: Any) -> None:
+def _shard_module_state(module: nn.Module, state: dict[str, Any], *_: Any) -> None:
     for name, parameter in module.named_parameters():
-        state[name] = _part(state[name], parameter)
+        state[name] = _shard(state[name], parameter)
 
 
-def _gathered_moments(_: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    whole = {number: {name: _to_first(value) for name, value in own.items()} for number, own in state["state"].items()}
+def _gather_moments(_: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    whole = {
+        number: {name: _to_main_process(value) for name, value in moments.items()}
+        for number, moments in state["state"].items()
+    }
     return {**state, "state": whole if distributed.is_main_process() else {}}
 
 
-def _divided_moments(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    parts = {
-        number: {name: _part(value, parameters[number]) for name, value in own.items()}
-        for number, own in state["state"].items()
+def _shard_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    shards = {
+        number: {name: _shard(value, parameters[number]) for name, value in moments.items()}
+        for number, moments in state["state"].items()
     }
-    return {**state, "state": parts}
+    return {**state, "state": shards}
 
 
-def _to_first(value: Tensor) -> Tensor:
-    """The whole of a divided tensor, on the first process's CPU, an empty one on others; any other as it is."""
+def _to_main_process(value: Tensor) -> Tensor:
+    """A sharded tensor as a whole one on the CPU of the main process, and an empty one in others; else unchanged."""
     if not isinstance(value, DTensor):
         return value
     whole = value.full_tensor()
     return whole.cpu() if distributed.is_main_process() else whole.new_empty(0)
 
 
-def _part(value: Tensor, like: Tensor) -> Tensor:
-    """This process's part of a whole tensor, divided as `like` is; a number, such as the count of steps, as it is."""
+def _shard(value: Tensor, like: Tensor) -> Tensor:
+    """This process's shard of a whole tensor, placed as `like` is; scalars, such as step counts, unchanged."""
     if not isinstance(like, DTensor) or value.shape != like.shape:
         return value
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)

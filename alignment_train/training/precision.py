@@ -1,4 +1,4 @@
-"""float32 or bfloat16: what `train.precision: auto` stands for on this machine."""
+"""The choice between float32 and bfloat16 for `train.precision: auto` on this machine."""
 
 import time
 from functools import cache
@@ -9,62 +9,66 @@ from torch import nn
 
 from alignment_train.training import distributed
 
-WIDTH = (
-    512  # narrower models gain a quarter at most (128 wide 1.3x, 192 wide 1.2x), and have the same results everywhere
-)
-WIDEST = 1024  # that is measured: beyond it the ratio stays, and takes seconds to measure
+MIN_WIDTH = 512
+"""Hidden size below which bfloat16 saves too little time on CPUs to give up equal results on all machines."""
+MAX_WIDTH = 1024
+"""Largest hidden size that is measured; beyond it the ratio stays the same."""
 TOKENS = 1024
 SECONDS = 1.0
-WORTH = 1.1
+"""Duration of a measurement."""
+MIN_SPEEDUP = 1.1
 
 
 class Precision(NamedTuple):
-    """Of activations while training, and of weights while evaluating."""
+    """The precision of activations in training, and of weights in evaluation."""
 
     name: str
     """`float32` or `bfloat16`."""
     reason: str = ""
-    """Why `auto` is this; empty where the precision was named."""
+    """Why `auto` selected it; empty if the recipe names the precision."""
 
 
 def choose_precision(setting: str, device: torch.device, width: int) -> Precision:
-    """What the recipe's `precision` is on this device for a model of `width` numbers a state.
+    """The precision for the recipe's `precision` setting on a device, the same in all processes.
 
-    `auto` is bfloat16 on GPUs that have it, and on processors where it is at least WORTH times as fast: for models from
-    WIDTH on this is measured in SECONDS. Several processes come to one answer.
+    `auto` selects bfloat16 on GPUs that support it, and on CPUs if it is at least MIN_SPEEDUP times as fast, which is
+    measured from MIN_WIDTH.
+
+    Args:
+        width: The model's hidden size.
     """
     if setting != "auto":
         return Precision(setting)
     if device.type == "cuda":
-        return Precision("bfloat16" if torch.cuda.is_bf16_supported() else "float32", "what this GPU has")
-    if width < WIDTH:
-        return Precision("float32", f"the model is less than {WIDTH} wide")
-    speedup = (
-        sum(distributed.all_reduce_sum([measure_speedup(min(width, WIDEST))], device)) / distributed.num_processes()
+        return Precision("bfloat16" if torch.cuda.is_bf16_supported() else "float32", "supported by this GPU")
+    if width < MIN_WIDTH:
+        return Precision("float32", f"hidden size below {MIN_WIDTH}")
+    speedups = distributed.all_reduce_sum([measure_speedup(min(width, MAX_WIDTH))], device)
+    speedup = sum(speedups) / distributed.num_processes()
+    return Precision(
+        "bfloat16" if speedup >= MIN_SPEEDUP else "float32", f"bfloat16 is {speedup:.1f}x as fast on this CPU"
     )
-    reason = f"bfloat16 has {speedup:.1f}x float32's speed on this processor"
-    return Precision("bfloat16" if speedup >= WORTH else "float32", reason)
 
 
 @cache
 def measure_speedup(width: int) -> float:
-    """How many times as fast a feed-forward block of `width` is in bfloat16, forward and backward, as training runs it.
+    """Speed of bfloat16 relative to float32, for forward and backward passes of a feed-forward block of `width`.
 
-    The two take turns, so that other work on the machine meets both, and the fastest run of each counts.
+    The two alternate, so that other load on the machine affects both, and the fastest run of each counts.
     """
     with torch.random.fork_rng(devices=[]):
         block = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         states = torch.randn(TOKENS, width)
     fastest = {"float32": float("inf"), "bfloat16": float("inf")}
-    began = time.perf_counter()
-    for turn in range(1000):
+    measurement_start = time.perf_counter()
+    for repetition in range(1000):
         for name in fastest:
             start = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=name == "bfloat16"):
                 loss = block(states).float().sum()
             loss.backward()
-            if turn:  # what is set up at a first run is not what is measured
+            if repetition:  # the first one includes initialisation
                 fastest[name] = min(fastest[name], time.perf_counter() - start)
-        if turn > 1 and time.perf_counter() - began > SECONDS:
+        if repetition > 1 and time.perf_counter() - measurement_start > SECONDS:
             break
     return fastest["float32"] / fastest["bfloat16"]

@@ -1,4 +1,4 @@
-"""What libraries raise where a file cannot be written -> OSError, which is shown as path, cause and cure."""
+"""Errors that libraries raise when a file cannot be written, as OSError, which is shown with path, cause and fix."""
 
 import errno
 import os
@@ -8,28 +8,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-RUST = re.compile(r"\(os error (\d+)\)")  # safetensors and tokenizers
+RUST = re.compile(r"\(os error (\d+)\)")
+"""As safetensors and tokenizers report the error number."""
 TORCH = re.compile(r"PytorchStreamWriter failed|file write failed|iostream error|unexpected pos \d+ vs")
-NEARLY_FULL = 1 << 20  # bytes free
+NEARLY_FULL = 1 << 20
+"""Free bytes below which a failed write of torch, which gives no reason, is taken for a full disk."""
 
 
 @contextmanager
 def os_errors(folder: Path) -> Iterator[None]:
-    """Raise as OSError of `folder` what safetensors, tokenizers and torch raise of their own where writing fails."""
+    """Turn write errors of safetensors, tokenizers and torch into an OSError about `folder`."""
     try:
         yield
     except OSError:
         raise
     except Exception as error:
-        code = _code(error, folder)
+        code = _error_number(error, folder)
         if code is None:
             raise
         raise OSError(code, os.strerror(code), str(folder)) from error
 
 
-def _code(error: Exception, folder: Path) -> int | None:
-    if found := RUST.search(str(error)):
-        return int(found[1])
-    if isinstance(error, RuntimeError) and TORCH.search(str(error)):  # torch does not say why
+def _error_number(error: Exception, folder: Path) -> int | None:
+    if match := RUST.search(str(error)):
+        return int(match[1])
+    if isinstance(error, RuntimeError) and TORCH.search(str(error)):
         return errno.ENOSPC if shutil.disk_usage(folder).free < NEARLY_FULL else errno.EIO
     return None

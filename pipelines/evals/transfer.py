@@ -21,7 +21,7 @@ from pipelines import statistics
 from pipelines.errors import UserError
 from pipelines.evals import Eval, LanguageModel, Measure, Metric, Sample, texts_by_item
 from pipelines.languages import Pair, name
-from pipelines.registry import NestedError, build
+from pipelines.registry import NestedError, build, rebuild
 from pipelines.schema import EVAL_TEXT
 from pipelines.tasks import Example, Languages, Message, Span, Task
 from pipelines.text.reasoning import Reasoning
@@ -222,7 +222,7 @@ class Transfer(Eval):
         """The task on its held-out items."""
         settings = {**self._taught.model_dump(mode="json"), **self.test, "train": langs}
         try:
-            held = build(PACKAGE, {self._taught.name: settings})
+            held = rebuild(self._taught, settings)
         except NestedError as error:
             said = "; ".join(f"{'.'.join(map(str, place[1:]))}: {text}" for place, text in error.errors)
             raise UserError(f"eval.{self.name}.test: {said}") from None

@@ -1,6 +1,6 @@
-"""Filters, one file each. A filter gives one score a row; the base class says which rows stay.
+"""Base class of filters, one file each: `score` gives each row a number, `keep` compares it with the bounds.
 
-Scores and bounds are apart: `clean` stores the scores of every row, so that bounds move without scoring again.
+`clean` stores the scores of every row, so that changed bounds need no new scores.
 """
 
 from abc import abstractmethod
@@ -18,176 +18,187 @@ from pipelines.languages import Pair, parse
 from pipelines.registry import Plugin, Strict
 
 RANGE = pa.struct([("low", pa.float64()), ("high", pa.float64())])
-"""Type of a score that is two numbers, such as the lengths of the shorter and of the longer side."""
+"""Type of a score that consists of two numbers, such as the lengths of the shorter and the longer side."""
 
 
 class Bounds(Strict):
-    """Bounds for some of the rows. One that is not given stays as it is for the others; null is no bound."""
+    """Bounds for a subset of the rows. An unset bound is inherited from the wider subset; null removes it."""
 
     min: float | None = None
     max: float | None = None
 
     @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if self.min is not None and self.max is not None and self.min > self.max:
-            raise UserError(
-                f"found min {self.min:g} above max {self.max:g}. Allowed: min <= max; else no row stays. Change one."
-            )
+    def _check_order(self) -> Self:
+        if (message := _order_error(self)) is not None:
+            raise UserError(message)
         return self
 
-    def over(self, wider: "Bounds") -> "Bounds":
-        """These bounds where they are given, else those of `wider`."""
-        given = self.model_fields_set
+    def override(self, wider: "Bounds") -> "Bounds":
+        """Return these bounds where they are set, else those of `wider`."""
+        is_set = self.model_fields_set
         return Bounds.model_construct(
-            min=self.min if "min" in given else wider.min, max=self.max if "max" in given else wider.max
+            min=self.min if "min" in is_set else wider.min, max=self.max if "max" in is_set else wider.max
         )
 
 
 class Filter(Plugin):
-    """Base of filters: a row stays where min <= score <= max; null and NaN drop, unless there is no bound at all.
+    """Base of filters: a row is kept if min <= score <= max. Null and NaN are dropped unless both bounds are None.
 
-    A subclass sets the defaults of `min` and `max`; None is no bound.
+    Subclasses set the defaults of `min` and `max`; None means no bound.
     """
 
     min: float | None = None
     max: float | None = None
     per: dict[str, Bounds] = {}
-    """Other bounds for a language (`sw`), a pair (`en-sw`) or a corpus (`GNOME`, `GNOME/v3.8`).
+    """Bounds for a language (`sw`), a pair (`en-sw`) or a corpus (`GNOME`, `GNOME/v3.8`).
 
-    A corpus goes before a pair, a pair before a language. Of two languages of one pair the stricter bound holds."""
+    A corpus takes precedence over a pair, a pair over a language. If both languages of a pair have bounds, the stricter
+    ones apply."""
 
     fits: ClassVar[bool] = False
-    """Whether `fit` must learn from the pair's rows before they can be scored."""
+    """Whether `fit` must see the pair's rows before they can be scored."""
     is_expensive: ClassVar[bool] = False
-    """Whether a row takes longer than in most other filters together, as with a neural model: then only the rows that
-    the filters before it keep are scored."""
+    """Whether a row costs more than most other filters together, as with a neural model. Such a filter scores only the
+    rows that the filters before it keep."""
     judges_quality: ClassVar[bool] = False
-    """Whether a higher score means a better translation: such scores can rank rows."""
+    """Whether a higher score means a better translation, so that scores can rank rows."""
 
     @model_validator(mode="after")
-    def _possible(self) -> Self:
+    def _check_order(self) -> Self:
         Bounds(min=self.min, max=self.max)
         return self
 
     def check(self, pairs: list[Pair]) -> None:
-        """Raise ValueError where the settings can never serve `pairs`, on any machine; loads nothing."""
+        """Raise UserError if the settings cannot work for `pairs` on any machine. Loads nothing."""
 
     def check_per(self, pairs: Sequence[Pair], corpora: Sequence[str] | None) -> None:
-        """ValueError where a key of `per` is no language or pair of `pairs` and none of `corpora`.
+        """Raise UserError if a key of `per` is neither a language or pair of `pairs` nor one of `corpora`.
 
-        `corpora` is None where it is not known beforehand which there will be: then any other key is taken for one.
+        Args:
+            pairs: Pairs of the recipe.
+            corpora: Corpora of the recipe. None if they are not known in advance; then any other key is accepted.
         """
         codes = sorted({lang for pair in pairs for lang in pair})
         for key in self.per:
             if _pair(key) in pairs or _language(key) in codes:
                 continue
             if _pair(key) if corpora is None else not any(_is_corpus(key, corpus) for corpus in corpora):
-                named = f"a corpus ({', '.join(corpora)})" if corpora else "a corpus"
+                allowed = f"a corpus ({', '.join(corpora)})" if corpora else "a corpus"
                 raise UserError(
-                    f"per: found '{key}'. Allowed: a language ({', '.join(codes)}), a pair "
-                    f"({', '.join(map(str, pairs))}) or {named} of the recipe. Correct or remove it."
+                    f"per: found '{key}'. Expected: a language ({', '.join(codes)}), a pair "
+                    f"({', '.join(map(str, pairs))}) or {allowed} of the recipe. Fix: correct or remove it."
                 )
         for pair, corpus in product(pairs, ("", *self.per)):
-            found = self.bounds(pair, corpus)
-            if found.min is not None and found.max is not None and found.min > found.max:
-                raise UserError(
-                    f"per, {pair} {corpus}: found min {found.min:g} above max {found.max:g}. Allowed: min <= max; else "
-                    f"no row stays. Change one."
-                )
+            if (message := _order_error(self.bounds(pair, corpus))) is not None:
+                raise UserError(f"per, {pair} {corpus}: {message}")
 
     def notes(self, pairs: list[Pair]) -> list[str]:
-        """Sentences to show before work starts, e.g. of languages this filter cannot judge fully.
+        """Return messages to show before work starts, e.g. about languages that this filter supports only partly.
 
-        Raises ValueError where this machine lacks what `score` needs.
+        Raises:
+            UserError: This machine lacks what `score` needs.
         """
         return []
 
     def fit(self, batches: Iterator[pa.RecordBatch], folder: Path) -> list[str]:
-        """Learn from the normalised BITEXT rows of one pair and store it in `folder`; the same rows, the same bytes.
+        """Learn from the normalized BITEXT rows of one pair and write the result to `folder`, deterministically.
 
-        Returns sentences for the user, e.g. of a pair that has too few rows to learn from; each begins with the name.
+        Returns:
+            Messages for the user, each beginning with the filter's name, e.g. that a pair has too few rows.
         """
         return []
 
     def open(self) -> Any:
-        """What `score` needs and is slow to load, made once per process; it is handed to every `score`."""
+        """Load what `score` needs, once per process; the result is passed to every `score`."""
         return None
 
     def reopen(self, folder: Path) -> Any:
-        """`open` of a filter that fits: what `fit` stored in `folder`."""
+        """Load what `fit` wrote to `folder`; replaces `open` if `fits`."""
         return self.open()
 
     @abstractmethod
     def score(self, batch: pa.RecordBatch, loaded: Any = None) -> pa.Array:
-        """One float64 a row of a BITEXT batch, which holds one pair of languages; or a RANGE a row."""
+        """Return one float64, or one RANGE, per row of a BITEXT batch of a single language pair."""
 
     def bounds(self, pair: Pair, corpus: str = "") -> Bounds:
-        """The bounds that hold for the rows of one corpus of one pair."""
-        found = Bounds.model_construct(min=self.min, max=self.max)
-        both = [self.per[key].over(found) for key in self.per if _language(key) in pair.languages]
-        if both:
-            lows = [item.min for item in both if item.min is not None]
-            highs = [item.max for item in both if item.max is not None]
-            found = Bounds.model_construct(min=max(lows, default=None), max=min(highs, default=None))
+        """Return the bounds that apply to the rows of a corpus of a pair."""
+        bounds = Bounds.model_construct(min=self.min, max=self.max)
+        by_language = [self.per[key].override(bounds) for key in self.per if _language(key) in pair.languages]
+        if by_language:
+            lows = [item.min for item in by_language if item.min is not None]
+            highs = [item.max for item in by_language if item.max is not None]
+            bounds = Bounds.model_construct(min=max(lows, default=None), max=min(highs, default=None))
         for key in self.per:
             if _pair(key) == pair:
-                found = self.per[key].over(found)
-        for exact in (False, True):
+                bounds = self.per[key].override(bounds)
+        for has_version in (False, True):
             for key in self.per:
-                if corpus and _is_corpus(key, corpus) and ("/" in key) == exact:
-                    found = self.per[key].over(found)
-        return found
+                if corpus and _is_corpus(key, corpus) and ("/" in key) == has_version:
+                    bounds = self.per[key].override(bounds)
+        return bounds
 
     def keep(self, scores: pa.Array, pair: Pair | None = None, corpora: pa.Array | None = None) -> pa.Array:
-        """One boolean a row, never null; `corpora` has the corpus of each row."""
+        """Return one non-null bool per row; `corpora` holds the corpus of each row."""
         if not self.per or pair is None or corpora is None:
             return within(scores, Bounds.model_construct(min=self.min, max=self.max))
-        verdict = pa.repeat(pa.scalar(False), len(scores))
+        kept = pa.repeat(pa.scalar(False), len(scores))
         for corpus in pc.unique(corpora).to_pylist():
-            own = pc.and_(pc.equal(corpora, corpus), within(scores, self.bounds(pair, corpus)))
-            verdict = pc.or_(verdict, own)
-        return verdict
+            kept = pc.or_(kept, pc.and_(pc.equal(corpora, corpus), within(scores, self.bounds(pair, corpus))))
+        return kept
 
     def unbounded(self) -> Self:
-        """The same filter with all that does not decide its scores left out: by it stored scores are known again."""
+        """Return this filter without bounds, i.e. only with the settings that decide its scores."""
         return self.model_copy(update={"min": None, "max": None, "per": {}})
 
 
 def within(scores: pa.Array, bounds: Bounds) -> pa.Array:
-    """Whether each score, or each end of a RANGE, lies within the bounds; null and NaN do not where there is one."""
+    """Return whether each score, or both ends of each RANGE, lie within `bounds`; False for null and NaN if bounded."""
     low, high = ends(scores)
     if bounds.min is None and bounds.max is None:
         return pa.repeat(pa.scalar(True), len(scores))
-    verdict = pc.invert(pc.or_(pc.is_nan(low), pc.is_nan(high)))
+    kept = pc.invert(pc.or_(pc.is_nan(low), pc.is_nan(high)))
     if bounds.min is not None:
-        verdict = pc.and_(verdict, pc.greater_equal(low, bounds.min))
+        kept = pc.and_(kept, pc.greater_equal(low, bounds.min))
     if bounds.max is not None:
-        verdict = pc.and_(verdict, pc.less_equal(high, bounds.max))
-    return pc.fill_null(verdict, False)
+        kept = pc.and_(kept, pc.less_equal(high, bounds.max))
+    return pc.fill_null(kept, False)
 
 
 def ends(scores: pa.Array) -> tuple[pa.Array, pa.Array]:
-    """(low, high) of RANGE scores; of others twice the score."""
+    """Return (low, high) of RANGE scores, or the scores twice."""
     if scores.type == RANGE:
         return pc.struct_field(scores, "low"), pc.struct_field(scores, "high")
     return scores, scores
 
 
 def range_of(a: pa.Array, b: pa.Array) -> pa.Array:
-    """RANGE scores of the two sides' numbers."""
+    """Return RANGE scores from one number per side."""
     low, high = (pc.cast(pick(a, b), pa.float64()) for pick in (pc.min_element_wise, pc.max_element_wise))
     return pa.StructArray.from_arrays([low, high], fields=list(RANGE))
 
 
 def languages(batch: pa.RecordBatch) -> tuple[str, str]:
-    """The codes of the batch's two sides; ("", "") of an empty batch. ValueError where it mixes pairs."""
-    found = [pc.unique(batch[name]).to_pylist() for name in ("src_lang", "tgt_lang")]
-    if any(len(codes) > 1 for codes in found):
+    """Return the language codes of the two sides; ("", "") for an empty batch.
+
+    Raises:
+        UserError: The batch mixes language pairs.
+    """
+    src, tgt = (pc.unique(batch[name]).to_pylist() for name in ("src_lang", "tgt_lang"))
+    if len(src) > 1 or len(tgt) > 1:
         raise UserError(
-            f"batch of {batch.num_rows} rows: found the languages {found[0]} and {found[1]}. Allowed: one pair. "
-            f"Split the rows by pair."
+            f"batch of {batch.num_rows} rows: found the languages {src} and {tgt}. Expected: one pair. "
+            f"Fix: split the rows by pair."
         )
-    return (found[0][0], found[1][0]) if batch.num_rows else ("", "")
+    return (src[0], tgt[0]) if batch.num_rows else ("", "")
+
+
+def _order_error(bounds: Bounds) -> str | None:
+    if bounds.min is None or bounds.max is None or bounds.min <= bounds.max:
+        return None
+    return (
+        f"found min {bounds.min:g} above max {bounds.max:g}, which keeps no row. Expected: min <= max. "
+        f"Fix: change one of them."
+    )
 
 
 def _pair(key: str) -> Pair | None:
@@ -199,11 +210,11 @@ def _pair(key: str) -> Pair | None:
 
 def _language(key: str) -> str:
     try:
-        return "" if _pair(key) else parse(key)  # `en-de` is also how English in Germany is written
+        return "" if _pair(key) else parse(key)  # `en-de` could also mean English as written in Germany
     except UserError:
         return ""
 
 
 def _is_corpus(key: str, corpus: str) -> bool:
-    """Whether a key (`GNOME` or `GNOME/v1`) names this corpus (`GNOME/v1`)."""
+    """Return whether `key` (`GNOME` or `GNOME/v1`) names `corpus` (`GNOME/v1`)."""
     return key in (corpus, corpus.partition("/")[0])

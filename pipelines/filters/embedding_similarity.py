@@ -1,4 +1,4 @@
-"""Drops rows whose sides do not mean the same, by the sentence embeddings of a multilingual model."""
+"""Drops rows whose sides differ in meaning, by sentence embeddings of a multilingual model."""
 
 from typing import Any, ClassVar, Literal
 
@@ -10,39 +10,39 @@ from pipelines.filters._transformer import Network, Neural
 
 
 class EmbeddingSimilarity(Neural):
-    """Cosine of the two sides' embeddings, in [-1, 1]; NaN where a side is empty.
+    """Cosine similarity of the two sides' embeddings, in [-1, 1]; NaN if a side is empty.
 
-    Source: bitext mining by LaBSE, Feng et al. 2020, arXiv 2007.01852.
+    Source: bitext mining with LaBSE, Feng et al. 2020, arXiv 2007.01852.
     """
 
     min: float | None = None
-    """No bound: cosines of different models lie elsewhere. Score some rows first and look where
-    the good ones lie. Without a bound the score only ranks."""
+    """No bound by default, as the cosines of different models have different ranges; the score then only ranks rows.
+    Score a sample first to choose a bound."""
     pooling: Literal["mean", "first", "last", "pooler"] = "mean"
-    """How a text's one embedding comes from those of its tokens: as the model was trained. LaBSE has its own layer for
-    it, `pooler`; the multilingual MiniLM, MPNet and E5 use `mean`, BGE-M3 `first`, models made of decoders `last`."""
+    """How token embeddings are pooled; must match the model's training. LaBSE uses its own layer, `pooler`;
+    multilingual MiniLM, MPNet and E5 use `mean`, BGE-M3 `first`, decoder models `last`."""
 
     judges_quality: ClassVar[bool] = True
 
     def open(self) -> Network:
-        needless = None if self.pooling == "pooler" else "pooler"
-        return Network(self.name, "AutoModel", self.model, self.revision, self.device, needless)
+        optional_weights = None if self.pooling == "pooler" else "pooler"
+        return Network(self.name, "AutoModel", self.model, self.revision, self.device, optional_weights)
 
     def score(self, batch: pa.RecordBatch, loaded: Network | None = None) -> pa.Array:
         network = loaded or self.open()
         src, tgt = (
-            _unit(network.run((batch[side].to_pylist(),), self.batch_size, self.max_tokens, self._pooled))
+            _normalize(network.run((batch[side].to_pylist(),), self.batch_size, self.max_tokens, self._pool))
             for side in ("src", "tgt")
         )
-        return self.whole(batch, np.clip((src * tgt).sum(axis=1), -1, 1))
+        return self.mask_empty(batch, np.clip((src * tgt).sum(axis=1), -1, 1))
 
-    def _pooled(self, output: Any, mask: Any) -> Any:
-        """[B, H] from the model's output and the mask [B, T]."""
+    def _pool(self, output: Any, mask: Any) -> Any:
+        """Return [B, H] from the model's output and the attention mask [B, T]."""
         if self.pooling == "pooler":
             if getattr(output, "pooler_output", None) is None:
                 raise UserError(
-                    f"{self.name}.pooling: found 'pooler', but {self.model} has no such layer. Allowed with it: mean, "
-                    f"first, last. Choose as it was trained."
+                    f"{self.name}.pooling: found 'pooler', but {self.model} has no such layer. Expected: mean, first "
+                    f"or last. Fix: choose the pooling that the model was trained with."
                 )
             return output.pooler_output
         states = output.last_hidden_state.float()  # [B, T, H]
@@ -54,7 +54,7 @@ class EmbeddingSimilarity(Neural):
         return (states * weights).sum(dim=1) / weights.sum(dim=1)
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    """float64 [N, H], each of length 1."""
-    wide = vectors.astype(np.float64)
-    return wide / np.linalg.norm(wide, axis=1, keepdims=True)
+def _normalize(vectors: np.ndarray) -> np.ndarray:
+    """Return unit vectors, float64 [N, H]."""
+    vectors = vectors.astype(np.float64)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

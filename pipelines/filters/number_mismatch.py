@@ -1,4 +1,4 @@
-"""Drops rows whose sides do not name the same numbers."""
+"""Drops rows whose sides contain different numbers."""
 
 from typing import NamedTuple
 
@@ -11,24 +11,28 @@ from pipelines.text.characters import DIGIT, SPACE, Characters, decode_column, d
 
 COMMAS = [ord(mark) for mark in ",،٬，"]
 GROUPING = [*COMMAS, *(ord(mark) for mark in ".'’‘ʼ＇ \xa0\u2007\u2008\u2009\u202f٫．")]
-"""Marks between the groups of digits of a long number, all scripts."""
+"""Separators between the digit groups of long numbers, in all scripts."""
 MYRIADS = ("Hang", "Hani", "Hans", "Hant", "Hrkt", "Jpan", "Kore")
+"""Scripts whose languages may group digits by four."""
+POWERS = np.array([pow(10, exponent, 1 << 64) for exponent in range(65)], np.uint64)  # 10^64 is 0 modulo 2^64
 
 
 class NumberMismatch(Filter):
-    """(1 + shared numbers) / (1 + numbers of either side), in (0, 1]: 1 where both sides have the same numbers or none.
+    """Smoothed Jaccard index of the two multisets of numbers, in (0, 1]: (1 + intersection) / (1 + union).
 
-    It is the Jaccard index of the two multisets of numbers, with 1 added so that one number which the other side
-    spells out (0.5) weighs less than four that it has otherwise (0.2). The digits of all scripts are equal, whatever
-    separates their groups: of three (1,234.5, 1.234,5 and 1 234,5 are each 1234 and 5), of lakh and crore with commas
-    (12,34,567), and of four with commas, two of them or more (1,2345,6789), of which Chinese, Japanese and Korean,
-    where no comma stands before decimals, need but one (123,4567). Other separators part numbers, so that a
-    date is its three numbers in any order. Zeros do not count, so that 8:00 is 8; nor do superscripts.
+    1 means that both sides have the same numbers or none. Due to the added 1, one number that the other side spells out
+    (0.5) weighs less than four different ones (0.2). Digits of all scripts are equal. Grouping separators are ignored:
+
+    - groups of three: 1,234.5, 1.234,5 and 1 234,5 are each 1234 and 5;
+    - lakh and crore with commas: 12,34,567;
+    - groups of four with at least two commas, 1,2345,6789, or one comma in Chinese, Japanese and Korean, 123,4567,
+      where a comma is never a decimal separator.
+
+    Other separators end a number, so a date is three numbers in any order. Zeros are ignored, so that 8:00 equals 8, as
+    are superscripts.
     """
 
     min: float | None = 0.25
-    """Drops at most 1 % of any language of NTREX-128 (inches that became centimetres) and WMT's news, and the shifted
-    parts of TICO-19's Somali (7 %); 14 % of misaligned TICO-19, 4 % of misaligned news, which has fewer numbers."""
 
     def score(self, batch: pa.RecordBatch, loaded: None = None) -> pa.Array:
         src, tgt = (
@@ -48,16 +52,18 @@ class NumberMismatch(Filter):
 
 
 class Numbers(NamedTuple):
-    """The numbers of a column, in order: the row of each, and its value modulo 2^64."""
+    """The numbers of a column in order: the row of each, int64 [N], and its value modulo 2^64, uint64 [N]."""
 
     row: np.ndarray
     value: np.ndarray
 
 
 def numbers(text: Characters, myriads: bool = False) -> Numbers:
-    """The numbers of each text, as NumberMismatch reads them; a line feed ends each text, so none spans two.
+    """Parse the numbers of each text as described in NumberMismatch.
 
-    myriads: whether digits are grouped by four in their language, if they are grouped so at all.
+    Args:
+        text: Decoded column; the line feed after each text keeps numbers from spanning two.
+        myriads: Whether a single comma may separate groups of four digits.
     """
     places = np.flatnonzero(text.kind & DIGIT > 0)
     if not len(places):
@@ -65,8 +71,8 @@ def numbers(text: Characters, myriads: bool = False) -> Numbers:
     runs = np.flatnonzero(np.diff(places, prepend=-2) != 1)
     length = np.diff(runs, append=len(places))
     begin = places[runs]
-    new = np.append(True, ~_joined(text, begin, length, myriads))[: len(begin)]
-    number = np.repeat(np.cumsum(new) - 1, length)  # which number each digit belongs to
+    new = np.append(True, ~_continues_number(text, begin, length, myriads))[: len(begin)]
+    number = np.repeat(np.cumsum(new) - 1, length)  # index of the number that each digit belongs to
     last = np.cumsum(np.bincount(number)) - 1
     power = POWERS[np.minimum(last[number] - np.arange(len(places)), len(POWERS) - 1)]
     starts = np.flatnonzero(np.diff(number, prepend=-1))
@@ -74,17 +80,22 @@ def numbers(text: Characters, myriads: bool = False) -> Numbers:
     return Numbers(row[value > 0], value[value > 0])
 
 
-def _joined(text: Characters, begin: np.ndarray, length: np.ndarray, myriads: bool) -> np.ndarray:
-    """bool [R - 1]: whether each run of digits but the first goes on with the number of the one before.
+def _continues_number(text: Characters, begin: np.ndarray, length: np.ndarray, myriads: bool) -> np.ndarray:
+    """Return whether each run of digits but the first continues the number of the run before it, bool [R - 1].
 
-    begin, length: [R] where in `text` the runs stand and how many digits they have.
+    Args:
+        text: Decoded column.
+        begin: Position of each run in `text`, [R].
+        length: Digits of each run, [R].
+        myriads: As in `numbers`.
     """
     before, after = length[:-1], length[1:]
     gap = begin[1:] - (begin[:-1] + before) == 1
     mark = text.points[begin[1:] - 1]
     joined = gap & np.isin(mark, GROUPING) & (after == 3) & (before <= 3)
     commas = gap & np.isin(mark, COMMAS)
-    # A stretch of groups of two belongs to a lakh or crore where one or two digits and then three stand around it.
+    # (digits per group, most digits before the first group, fewest groups). Groups of two are a lakh or crore only
+    # between one or two digits and a final group of three.
     for size, most, least in ((2, 2, 1), (4, 3, 1 if myriads else 2)):
         group = commas & (after == size) if size == 2 else gap & (mark == ord(",")) & (after == size)
         first = np.flatnonzero(group & ~np.append(False, group[:-1]))
@@ -97,10 +108,7 @@ def _joined(text: Characters, begin: np.ndarray, length: np.ndarray, myriads: bo
         np.add.at(spans, first[fits], 1)
         np.add.at(spans, last[fits] + 1, -1)
         joined |= np.cumsum(spans)[:-1] > 0
-    # Groups have one mark: another one after them stands before decimals, as in 1,234.567.
-    mark = np.where(text.kind[begin[1:] - 1] & SPACE > 0, ord(" "), mark)  # spaces may differ
+    # A number has one grouping mark: another is a decimal separator, as in 1,234.567. Kinds of space may differ.
+    mark = np.where(text.kind[begin[1:] - 1] & SPACE > 0, ord(" "), mark)
     joined[1:] &= ~(joined[:-1] & (mark[1:] != mark[:-1]) & (after[1:] == 3))
     return joined
-
-
-POWERS = np.array([pow(10, exponent, 1 << 64) for exponent in range(65)], np.uint64)  # 10^64 is 0 modulo 2^64

@@ -1,4 +1,4 @@
-"""Drops rows whose sides are built of different kinds of sentences, by their marks."""
+"""Drops rows whose sides differ in sentence type, judged by punctuation."""
 
 from functools import cache
 
@@ -18,53 +18,53 @@ MARKS = {
     SEMICOLON: ";；؛፤",
     BRACKET: "([{（［｛【〔",
 }
-# Marks that mean another thing in one script: Greek asks with a semicolon, typed Armenian and Amharic end with colons.
-OWN = {"Grek": {";": QUESTION}, "Armn": {":": STOP}, "Ethi": {":": STOP}}
-STOPLESS = ("Laoo", "Thai")  # they end a sentence by a space, or by nothing
+SCRIPT_MARKS = {"Grek": {";": QUESTION}, "Armn": {":": STOP}, "Ethi": {":": STOP}}
+"""Marks with a different meaning in one script: Greek question marks are semicolons; typed Armenian and Amharic end
+sentences with colons."""
+STOPLESS = ("Laoo", "Thai")  # sentences end in a space, or in nothing
 
 
 class PunctuationMismatch(Filter):
-    """(1 + kinds shared) / (1 + kinds of either side), in (0, 1], of MARKS: 1 where both sides have the same or none.
+    """Smoothed Jaccard index of the kinds of punctuation, in (0, 1]: (1 + intersection) / (1 + union).
 
-    It is the Jaccard index of the kinds of marks that each side has, in whatever script: ? ؟ ？ are one kind. 1 is
-    added so that one kind too many (0.5) or another one (0.33) weighs less than three that differ (0.25).
-    Of full stops only one at the very end counts, quotes and closing brackets after it aside, as they also stand in
-    numbers and abbreviations; with Thai or Lao none does. Of brackets only the opening ones count, of colons none
-    between digits. Quotes and commas follow too many habits to count.
+    1 means that both sides have the same kinds of MARKS or none. Marks of all scripts are compared by kind: ? ؟ ？ are
+    one. Due to the added 1, one extra kind (0.5) or one replaced kind (0.33) weighs less than three extra ones (0.25).
+    A full stop counts only at the very end, before closing quotes and brackets, as it also occurs in numbers and
+    abbreviations; in pairs with Thai or Lao it never counts. Colons between digits, closing brackets, quotes and commas
+    are ignored.
     """
 
     min: float | None = 0.3
-    """Drops at most 0.9 % of any language of NTREX-128 and 0.5 % of TICO-19. 0.34, which also drops a question that
-    became a statement, would drop 10 % of misaligned news, but 4 % to 5 % of Armenian, Burmese and Kinyarwanda."""
+    """0.34 would also drop questions that became statements, but 4 to 5 % of Armenian, Burmese and Kinyarwanda."""
 
     def score(self, batch: pa.RecordBatch, loaded: None = None) -> pa.Array:
         scripts = [script(lang) for lang in languages(batch)]
-        src, tgt = (marks(batch[side], own) for side, own in zip(("src", "tgt"), scripts, strict=True))
-        if any(own in STOPLESS for own in scripts):
+        src, tgt = (marks(batch[side], code) for side, code in zip(("src", "tgt"), scripts, strict=True))
+        if any(code in STOPLESS for code in scripts):
             src, tgt = src[1:], tgt[1:]
         return pa.array((1 + np.minimum(src, tgt).sum(axis=0)) / (1 + np.maximum(src, tgt).sum(axis=0)))
 
 
-def marks(texts: pa.Array, own: str) -> np.ndarray:
-    """int64 [6, N]: whether (1) or not (0) each text in the script `own` has each kind of mark, from STOP on."""
+def marks(texts: pa.Array, script_code: str) -> np.ndarray:
+    """Return 1 or 0 for each kind of mark, from STOP on, and each text of the given script, int64 [6, N]."""
     text = decode_column(texts)
-    kind = _table(own)[text.points]
+    kind = _mark_kinds(script_code)[text.points]
     digit = text.kind & DIGIT > 0
     kind[1:-1][(kind[1:-1] == COLON) & digit[:-2] & digit[2:]] = 0
-    after = text.kind & (SPACE | OPEN | CLOSE) > 0
-    places = np.where(after, -1, np.arange(len(kind)))
+    is_trailing = text.kind & (SPACE | OPEN | CLOSE) > 0
+    places = np.where(is_trailing, -1, np.arange(len(kind)))
     end = np.maximum.reduceat(places, text.first) if len(text.first) else text.first
     stops = (kind[end] == STOP) & (end >= 0)
-    others = (text.count(kind == mark) > 0 for mark in range(QUESTION, BRACKET + 1))
-    return np.stack([stops, *others]).astype(np.int64)
+    other_marks = (text.count(kind == mark) > 0 for mark in range(QUESTION, BRACKET + 1))
+    return np.stack([stops, *other_marks]).astype(np.int64)
 
 
 @cache
-def _table(own: str) -> np.ndarray:
-    """uint8 [0x110000]: the kind of mark that each code point is in a script; 0 is none."""
+def _mark_kinds(script_code: str) -> np.ndarray:
+    """Return the kind of mark of each code point in a script, uint8 [0x110000]; 0 for none."""
     table = np.zeros(0x110000, np.uint8)
     for mark, points in MARKS.items():
         table[[ord(point) for point in points]] = mark
-    for point, mark in OWN.get(own, {}).items():
+    for point, mark in SCRIPT_MARKS.get(script_code, {}).items():
         table[ord(point)] = mark
     return table

@@ -1,4 +1,4 @@
-"""Drops rows that a model trained to judge translations, without a reference, finds bad."""
+"""Drops rows that a reference-free quality estimation model scores low."""
 
 from typing import Any, ClassVar
 
@@ -12,18 +12,18 @@ from pipelines.languages import parse
 
 
 class QualityEstimation(Neural):
-    """The one logit of a sequence classification model that reads both sides together; higher is better.
+    """Output of a sequence regression model that reads both sides together; higher is better, NaN if a side is empty.
 
-    Models that give several classes are refused: which of them is good they do not say. Models of
-    post-editing effort (HTER) count errors and do not fit. A row with an empty side scores NaN.
-    Source: TransQuest, Ranasinghe et al. 2020, arXiv 2011.01536, whose MonoTransQuest models are such.
+    Models with several output classes are refused. Models of post-editing effort (HTER) count errors, so higher is
+    worse, and do not fit.
+    Source: MonoTransQuest, Ranasinghe et al. 2020, arXiv 2011.01536.
     """
 
     min: float | None = None
-    """No bound: every model has its own scale. Without a bound the score only ranks."""
+    """No bound by default, as every model has its own scale; the score then only ranks rows."""
     first: str | None = None
-    """The language that the model reads first where a pair has it, e.g. en for a model trained on translations from
-    English; else the pair's first in the alphabet."""
+    """The language that the model reads first in pairs that contain it, e.g. `en` for a model trained on translations
+    from English. By default the alphabetically first one."""
 
     judges_quality: ClassVar[bool] = True
 
@@ -36,8 +36,8 @@ class QualityEstimation(Neural):
         network = Network(self.name, "AutoModelForSequenceClassification", self.model, self.revision, self.device)
         if network.model.config.num_labels != 1:
             raise UserError(
-                f"{self.name}.model: {self.model} gives {network.model.config.num_labels} numbers a row. Allowed: one, "
-                f"the quality. Choose a model trained for regression."
+                f"{self.name}.model: {self.model} has {network.model.config.num_labels} outputs per row. Expected: "
+                f"one, the quality. Fix: choose a model trained for regression."
             )
         return network
 
@@ -45,7 +45,7 @@ class QualityEstimation(Neural):
         network = loaded or self.open()
         sides = ("tgt", "src") if languages(batch)[1] == self.first else ("src", "tgt")
         texts = tuple(batch[side].to_pylist() for side in sides)
-        return self.whole(batch, network.run(texts, self.batch_size, self.max_tokens, _logits)[:, 0])
+        return self.mask_empty(batch, network.run(texts, self.batch_size, self.max_tokens, _logits)[:, 0])
 
 
 def _logits(output: Any, mask: Any) -> Any:

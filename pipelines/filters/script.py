@@ -12,10 +12,9 @@ from pipelines import languages as codes
 from pipelines.errors import UserError
 from pipelines.filters import Filter, languages
 from pipelines.filters.length_ratio import density
-from pipelines.filters.markup import of_bare
+from pipelines.filters.markup import measure_bare
 from pipelines.text.characters import HAN, decode_column, each, mapped, points
 
-# Unicode's scripts, as RE2 names them, of each ISO 15924 code in use.
 UNICODE = {
     "Adlm": ("Adlam",), "Aghb": ("Caucasian_Albanian",), "Ahom": ("Ahom",), "Arab": ("Arabic",),
     "Armi": ("Imperial_Aramaic",), "Armn": ("Armenian",), "Avst": ("Avestan",), "Bali": ("Balinese",),
@@ -42,35 +41,36 @@ UNICODE = {
     "Thaa": ("Thaana",), "Thai": ("Thai",), "Tibt": ("Tibetan",), "Tirh": ("Tirhuta",), "Ugar": ("Ugaritic",),
     "Vaii": ("Vai",), "Wara": ("Warang_Citi",), "Xpeo": ("Old_Persian",), "Xsux": ("Cuneiform",), "Yiii": ("Yi",),
 }  # fmt: skip
+"""Unicode scripts, by their RE2 names, of each ISO 15924 code in use."""
 NEUTRAL = r"\p{Common}\p{Inherited}"  # letters of no script, such as the Japanese ー
 
-OWN_SCRIPT = 0.5
-"""Share of letters from which a text is in a script."""
-OPPOSITE = {"Hans": "Hant", "Hant": "Hans"}
-BITS = 32
-OTHER = 1 << BITS
+IN_SCRIPT = 0.5
+"""Share of letters from which a text counts as written in a script."""
+CHINESE_VARIANTS = {"Hans": "Hant", "Hant": "Hans"}
+COUNT_BITS = 32
+FOREIGN = 1 << COUNT_BITS
+"""Weight of a letter of another script: the two halves of one int64 sum count both kinds."""
 
 
 class Script(Filter):
-    """Share of a side's letters, markup and code aside, that are in the script of its language, in [0, 1].
+    """Share of letters that are in the script of the side's language, in [0, 1]; the smaller of the two sides.
 
-    A Han character or a Hangul syllable counts for as many Latin letters as it stands for (DENSITY of length_ratio), or
-    a foreign name would outweigh a Chinese sentence.
-    The score is the smaller of the two sides'. A side without letters, such as a number or a date, scores 0: it holds
-    no language to align. Hans and Hant are both Han: a side with more characters that only the other one has than such
-    that only its own has (`only_in`) is in the other script.
+    Markup and code are ignored. Han characters and Hangul syllables are weighted by DENSITY of `length_ratio`, or a
+    foreign name would outweigh a Chinese sentence. A side without letters, such as a number or a date, scores 0, as it
+    contains no language to align. Hans and Hant share the Han script: a side scores 0 if it has more characters that
+    only the other variant uses than ones that only its own uses (`only_in`).
     """
 
     min: float | None = 0.4
-    """Low enough for a sentence with a long foreign name; 0.5 drops another 1 % of the documentation corpora."""
+    """Low enough for a sentence with a long foreign name."""
 
     def check(self, pairs: list[codes.Pair]) -> None:
         for lang in sorted({lang for pair in pairs for lang in pair}):
             if codes.script(lang) not in UNICODE:
                 raise UserError(
-                    f"{lang}: found script {codes.script(lang)}, of which no letters are known. Allowed: "
-                    f"{', '.join(sorted(UNICODE))}. Write the language with the script that your data are in, such as "
-                    f"{codes.alpha2(lang)}-Latn, or leave this filter out."
+                    f"{lang}: found script {codes.script(lang)}, whose letters are unknown. Expected: "
+                    f"{', '.join(sorted(UNICODE))}. Fix: write the language with the script of your data, such "
+                    f"as {codes.alpha2(lang)}-Latn, or remove this filter from the recipe."
                 )
 
     def score(self, batch: pa.RecordBatch, loaded: None = None) -> pa.Array:
@@ -79,54 +79,56 @@ class Script(Filter):
 
 
 def share(texts: pa.Array, lang: str) -> np.ndarray:
-    """float64 [N]: the share of the letters of `texts` that are in the script of `lang`, as Script has it."""
-    letters, weight = _letters(UNICODE.get(codes.script(lang), ())), density(lang)
-    opposed = _opposed(codes.script(lang)) if codes.script(lang) in OPPOSITE else None
+    """Return the share of letters of each text that are in the script of `lang`, as in Script, float64 [N]."""
+    letters, weight = _letter_weights(UNICODE.get(codes.script(lang), ())), density(lang)
+    variant = _variant_signs(codes.script(lang)) if codes.script(lang) in CHINESE_VARIANTS else None
 
     def measure(texts: pa.Array) -> np.ndarray:
         text = decode_column(texts)
         counts = np.add.reduceat(mapped(text.points, letters), text.first)
-        owned = (counts & OTHER - 1) / weight
-        shares = owned / np.maximum(owned + (counts >> BITS), 1)
-        if opposed is not None:
-            shares[np.add.reduceat(mapped(text.points, opposed), text.first, dtype=np.int64) < 0] = 0
+        native = (counts & FOREIGN - 1) / weight
+        shares = native / np.maximum(native + (counts >> COUNT_BITS), 1)
+        if variant is not None:
+            shares[np.add.reduceat(mapped(text.points, variant), text.first, dtype=np.int64) < 0] = 0
         return shares
 
-    return of_bare(measure, texts)
+    return measure_bare(measure, texts)
 
 
 def in_own_scripts(batch: pa.RecordBatch, other_scripts: Callable[[str], Sequence[str]]) -> pa.RecordBatch:
-    """The rows of a BITEXT batch without those of which a side is rather in another script.
+    """Return a BITEXT batch without the rows that have a side in another script of its language.
 
-    other_scripts: of a language, the languages that its rows may be in instead (`Source.other_scripts`).
+    Args:
+        batch: Rows of one pair.
+        other_scripts: Maps a language to the languages that its rows may be in instead (`Source.other_scripts`).
     """
     kept = np.ones(batch.num_rows, dtype=bool)
     for side, lang in zip(("src", "tgt"), languages(batch), strict=True) if batch.num_rows else ():
         for other in other_scripts(lang):
-            kept &= (share(batch[side], lang) >= OWN_SCRIPT) | (share(batch[side], other) < OWN_SCRIPT)
+            kept &= (share(batch[side], lang) >= IN_SCRIPT) | (share(batch[side], other) < IN_SCRIPT)
     return batch if kept.all() else batch.filter(pa.array(kept))
 
 
 def same_letters(one: str, other: str) -> bool:
-    """Whether two scripts, as ISO 15924 has them, share letters: Hans and Hant, Kore and Hang; or are the same."""
+    """Return whether two ISO 15924 scripts are equal or share letters, as Hans and Hant or Kore and Hang do."""
     return one == other or bool({*UNICODE.get(one, ())} & {*UNICODE.get(other, ())})
 
 
 @cache
-def _opposed(script: str) -> np.ndarray:
-    """int8 [0x110000]: 1 for a character of this of Hans and Hant alone, -1 for one of the other alone."""
+def _variant_signs(script: str) -> np.ndarray:
+    """Return 1 for characters of only this Chinese variant, -1 for those of only the other one, int8 [0x110000]."""
     table = np.zeros(0x110000, np.int8)
-    for own, sign in ((script, 1), (OPPOSITE[script], -1)):
-        table[[ord(char) for char in only_in(own)]] = sign
+    for variant, sign in ((script, 1), (CHINESE_VARIANTS[script], -1)):
+        table[[ord(char) for char in only_in(variant)]] = sign
     return table
 
 
 @cache
 def only_in(script: str) -> str:
-    """The characters that of simplified and traditional Chinese writing this one alone has.
+    """Return the characters that are used in only this one of simplified (Hans) and traditional (Hant) Chinese.
 
-    Simplified: those of GB 2312 that Big5 lacks. Traditional: those among the 5,401 frequent ones of Big5 (its level 1)
-    that GB 2312 lacks; of the rare ones many are names that both have.
+    Simplified: those of GB 2312 that Big5 lacks. Traditional: those of the 5,401 frequent ones of Big5 (level 1) that
+    GB 2312 lacks; many of its rare ones occur in names in both variants.
     """
     simplified, traditional = (_encoded("gb2312"), _encoded("big5"))
     if script == "Hans":
@@ -135,22 +137,22 @@ def only_in(script: str) -> str:
 
 
 def _encoded(charset: str) -> dict[str, bytes]:
-    """{Han character: its bytes} of a Chinese character set."""
-    found = {}
+    """Return {Han character: its bytes} for a Chinese character set."""
+    encoded = {}
     for point in range(0x4E00, 0xA000):
         with contextlib.suppress(UnicodeEncodeError):
-            found[chr(point)] = chr(point).encode(charset)
-    return found
+            encoded[chr(point)] = chr(point).encode(charset)
+    return encoded
 
 
 @cache
-def _letters(script: tuple[str, ...]) -> np.ndarray:
-    """int64 [0x110000]: 1 for a letter of the script, OTHER for one of another script, so that one sum counts both."""
+def _letter_weights(scripts: tuple[str, ...]) -> np.ndarray:
+    """Return 1 for letters of `scripts`, FOREIGN for letters of other scripts, else 0, int64 [0x110000]."""
     table = np.zeros(0x110000, np.int64)
-    of_any, of_own = (
+    is_letter, is_native = (
         np.asarray(pc.match_substring_regex(each(), pattern))
-        for pattern in (rf"[^{NEUTRAL}\P{{L}}]", "|".join(rf"\p{{{name}}}" for name in script) or "^$")
+        for pattern in (rf"[^{NEUTRAL}\P{{L}}]", "|".join(rf"\p{{{name}}}" for name in scripts) or "^$")
     )
-    table[points()[of_any]] = np.where(of_own[of_any], 1, OTHER)
-    table[HAN] = 1 if "Han" in script else OTHER
+    table[points()[is_letter]] = np.where(is_native[is_letter], 1, FOREIGN)
+    table[HAN] = 1 if "Han" in scripts else FOREIGN
     return table

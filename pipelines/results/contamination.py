@@ -1,7 +1,7 @@
-"""Training mix and eval texts -> which of the texts the mix holds, exactly or nearly.
+"""Training mix and eval texts -> which of the texts the mix contains, exactly or nearly.
 
-The mix was decontaminated, so nothing should be found. It is looked for all the same: somebody may have switched the
-search for near copies off, or mixed rows of their own.
+The mix was decontaminated, so none should be found. This checks it: a recipe may have switched the search for near
+copies off, or a mix may have rows from elsewhere.
 """
 
 from collections import Counter
@@ -20,21 +20,21 @@ from pipelines.text.matching import match_key
 from pipelines.text.near import HeldOutIndex, shingles
 
 NEAR = 0.8
-"""Similarity from which a text is nearly held, where the recipe has switched the search off; else the recipe's own."""
+"""Similarity from which a text counts as nearly contained, where the recipe does not set one."""
 EXAMPLES = 5
 
 
 class Overlap(NamedTuple):
-    """What was looked for, and found."""
+    """Which eval texts the training mix contains."""
 
     near: float
     texts: dict[str, dict[tuple[str, str], str]]
-    """{eval: {(language, text): `exact`, `near` or nothing}} of its distinct texts."""
+    """{eval: {(language, text): `exact`, `near` or ``}} of its distinct texts."""
     rows: dict[str, int]
-    """Rows of the mix that train, by each language that stands in them."""
+    """Rows of the mix that train, by language; a row of two languages counts for both."""
 
-    def held(self, name: str) -> set[str]:
-        """The texts of an eval that the mix holds."""
+    def contained(self, name: str) -> set[str]:
+        """The texts of an eval that the mix contains."""
         return {text for (_, text), kind in self.texts[name].items() if kind}
 
     def counts(self) -> dict[str, Any]:
@@ -57,11 +57,12 @@ class Overlap(NamedTuple):
 
 
 def overlap(store: Store, near: float | None, on_progress: ProgressCallback = no_progress) -> Overlap:
-    """Every text that identifies an item of the evals against every row of the mix that trains.
+    """Compare every text that identifies an item of the evals with every row of the mix that trains.
 
-    Exactly held is a text with the match key of a segment of its language, or of a text that identifies a conversation
-    (`identifying`); nearly, as `decontaminate` has it, so that a short text within a longer one is not found, and
-    together (`Together`). In which of its two languages a message is, is unknown: it is compared with both.
+    Exactly contained is a text with the match key of a segment of its language, or of a text that identifies a
+    conversation (`identifying`). Nearly contained is a text that `decontaminate` would find, so a short text within a
+    longer one is not, and that is contiguous (`ContiguousMatch`). The language of a message is unknown: it is compared
+    with both languages of its row.
     """
     near = near or NEAR
     texts_held_out, langs = held_out(store), Counter[str]()
@@ -79,25 +80,25 @@ def overlap(store: Store, near: float | None, on_progress: ProgressCallback = no
     for part in parts:
         for batch in store.batches("training_mix", part=part):
             on_progress(done, total, "looking for eval texts in the mix")
-            for lang, said in _bitext(batch) if part == "bitext" else _conversations(batch, frequencies):
+            for lang, segments in _bitext(batch) if part == "bitext" else _conversations(batch, frequencies):
                 if lang in searches:
-                    searches[lang].see(said)
+                    searches[lang].add(segments)
             sides = pa.table({side: batch[side] for side in ("src_lang", "tgt_lang")})
             for row in sides.group_by(["src_lang", "tgt_lang"]).aggregate([([], "count_all")]).to_pylist():
                 for lang in {row["src_lang"], row["tgt_lang"]}:
                     langs[lang] += row["count_all"]
             done += batch.num_rows
-    for found in texts.values():
-        for lang, text in found:
-            found[lang, text] = searches[lang].kinds.get(text, "")
+    for kinds in texts.values():
+        for lang, text in kinds:
+            kinds[lang, text] = searches[lang].kinds.get(text, "")
     return Overlap(near, texts, dict(sorted(langs.items())))
 
 
 class ContiguousMatch(HeldOutIndex):
-    """Finds a text only where what is held of it stands together: in a passage that, with all of it, were just near.
+    """A near match only where the shared shingles are contiguous: in a passage as long as a near copy may be.
 
-    `decontaminate` asks for less, as it sees one segment at a time. A conversation joins several, with words of the
-    prompt: where few words make all sentences, three others hold most of a fourth between them.
+    `decontaminate` does without, as it compares one segment at a time. A conversation joins several segments with words
+    of the prompt: in a language of few words, three of its sentences may share most shingles with a fourth.
     """
 
     def __init__(self, texts: pa.Array, lang: str, threshold: float, collections: Sequence[pa.Array] = ()):
@@ -120,7 +121,7 @@ class ContiguousMatch(HeldOutIndex):
 
 
 def together(row: np.ndarray, wanted: np.ndarray, width: int) -> int:
-    """The most distinct ones of `wanted` among `width` neighbours in `row`."""
+    """The highest number of distinct `wanted` hashes within `width` consecutive ones of `row`."""
     places = np.flatnonzero(np.isin(row, wanted))
     order = np.argsort(row[places], kind="stable")
     again = np.flatnonzero(np.diff(row[places[order]]) == 0)
@@ -151,13 +152,13 @@ class _Search:
         for text, normal in zip(texts["text"].to_pylist(), nfc(own).to_pylist(), strict=True):
             self._written.setdefault(normal, []).append(text)
 
-    def see(self, said: pa.Array) -> None:
-        """Note in `kinds` which texts are held."""
-        keys = match_key(said)
+    def add(self, segments: pa.Array) -> None:
+        """Record in `kinds` which texts these segments contain."""
+        keys = match_key(segments)
         same = keys.filter(pc.is_in(keys, value_set=pa.array(list(self._keys), pa.string())))
         for key in pc.unique(same).to_pylist():
             self.kinds.update(dict.fromkeys(self._keys[key], "exact"))
-        for normal in self._near.texts.filter(pa.array(self._near.held(said) > 0)).to_pylist():
+        for normal in self._near.texts.filter(pa.array(self._near.held(segments) > 0)).to_pylist():
             for text in self._written[normal]:
                 self.kinds.setdefault(text, "near")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.files import sha256
-from pipelines.registry import Plugin
+from pipelines.registry import Plugin, canonical_module
 from pipelines.storage.provenance import installed
 
 FORMAT = 1
@@ -28,9 +28,12 @@ NEUTRAL = frozenset(
     {
         # Read and check settings, which enter a fingerprint by value.
         "pipelines.config",
+        "pipelines.recipe_files",
         "pipelines.registry",
+        "pipelines.validation",
         "pipelines.yaml_file",
         "alignment_train.config",
+        "alignment_train.settings",
         "alignment_train.models.check",
         # Store, fetch and name files whose content is checked against its SHA-256.
         "pipelines.fetching.download",
@@ -113,7 +116,10 @@ def plugin_modules(plugin: Plugin) -> Iterator[str]:
 
 def source_hashes(modules: Iterable[str]) -> dict[str, str]:
     """Return the SHA-256 of each module in the closure of `modules`."""
-    return {name: _parse_module(name).digest for name in sorted(closure(modules))}
+    digests: dict[str, list[str]] = {}
+    for name in closure(modules):
+        digests.setdefault(canonical_module(name), []).append(_parse_module(name).digest)
+    return {name: "+".join(sorted(digests[name])) for name in sorted(digests)}
 
 
 def closure(modules: Iterable[str]) -> set[str]:

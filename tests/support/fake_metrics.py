@@ -13,6 +13,7 @@ from pipelines import statistics
 from pipelines.config import Recipe
 from pipelines.evals import Eval, LanguageModel, Metric
 from pipelines.languages import Pair
+from pipelines.results.evaluation_result import EvaluationResult
 from pipelines.schema import BITEXT, EVAL_TEXT, INSTRUCTION
 from pipelines.storage.manifest import LedgerRow
 from pipelines.storage.store import Store
@@ -57,6 +58,11 @@ class Fake(Unasked):
     num_layers: int = LAYERS
     trained_layer: int = TRAINED_LAYER
     seen: list[list[str]] = field(default_factory=list)
+
+
+def result(content: Mapping[str, Any]) -> EvaluationResult:
+    """The evaluation result of the content of a metrics.json."""
+    return EvaluationResult.model_validate(content)
 
 
 def figures(recall: Mapping[str, Rate], loss: Mapping[str, Rate]) -> dict[str, Metric]:

@@ -10,16 +10,17 @@ import torch
 from accelerate import Accelerator
 
 from alignment_train import losses
-from alignment_train.config import Base, Lora
 from alignment_train.losses import gathered
-from alignment_train.models import adapter
+from alignment_train.models.adapter import Adapter
 from alignment_train.models.model import Model
 from alignment_train.objectives import Objective
 from alignment_train.objectives.contrastive import Contrastive
 from alignment_train.objectives.language_model import LanguageModel
+from alignment_train.settings import Base, Lora
 from alignment_train.training import distributed, trainable
 from alignment_train.training.data import segments
-from alignment_train.training.loop import Plan, train
+from alignment_train.training.loop import train
+from alignment_train.training.plan import Plan
 from alignment_train.training.progress_log import Reporter
 from pipelines.progress import no_progress
 from tests.support.models import bitext, tiny
@@ -60,7 +61,7 @@ def model() -> Model:
 def adapted() -> Model:
     """Gemma, whose head is tied and capped, with LoRA."""
     made = tiny("gemma2")
-    adapter.add(made, Lora.model_validate({"dropout": 0}), Base.model_validate({"seed": {}}), 7)
+    Adapter.create(made, Lora.model_validate({"dropout": 0}), Base.model_validate({"seed": {}}), 7)
     return made
 
 

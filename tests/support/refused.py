@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from alignment_train.config import Adapter, Base
 from alignment_train.models.load import examine
+from alignment_train.settings import AdapterSettings, Base
 
 
-def problem(model: Path | str, adapter: Adapter | None = None, **base: Any) -> str:
+def problem(model: Path | str, adapter: AdapterSettings | None = None, **base: Any) -> str:
     """Why `model` is refused: one sentence, without the place that it begins with, and without a traceback."""
     loaded, findings = examine(Base.model_validate({"model": str(model), **base}), adapter)
     assert loaded is None

@@ -9,10 +9,11 @@ import pyarrow as pa
 import pytest
 import torch
 
-from alignment_train.config import Guards, Optimiser
 from alignment_train.models.model import Model
 from alignment_train.objectives import Objective
-from alignment_train.training.loop import Outcome, Plan, train
+from alignment_train.settings import Guards, Optimiser
+from alignment_train.training.loop import train
+from alignment_train.training.plan import Outcome, Plan
 from alignment_train.training.progress_log import Reporter
 from pipelines.progress import no_progress
 from tests.support.models import tiny
