@@ -173,8 +173,8 @@ def test_without_shards_align_model_fails_in_a_sentence_before_any_trainer_start
     mark = tmp_path / "started"
     result = run(tmp_path / "store", "align_model", trainer=["touch", str(mark)], tags={})
     assert failure(result) == (
-        f"store {tmp_path / 'store'}: no training_mix in it. Needed before this can run. Make it with 'make align', or "
-        "with 'dagster asset materialize --select training_mix'."
+        f"store {tmp_path / 'store'}: has no training_mix. Expected: this dataset, which the next step reads. "
+        "Fix: make it with 'make align', or with 'dagster asset materialize --select training_mix'."
     )
     assert not mark.exists()
 

@@ -227,5 +227,5 @@ def test_missing_models_are_named(store: Store):
 
 
 def test_an_empty_store_says_what_to_make(tmp_path: Path):
-    with pytest.raises(StoreError, match="no base_model in it"):
+    with pytest.raises(StoreError, match="has no base_model"):
         evaluate.run(RECIPE, Store.open(tmp_path / "empty", RECIPE.name), opened())
