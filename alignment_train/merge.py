@@ -27,9 +27,11 @@ from pipelines.config import Recipe
 from pipelines.errors import UserError
 from pipelines.evals.retrieval import credits
 from pipelines.fetching.paths import is_address
+from pipelines.files import sha256
 from pipelines.progress import ProgressCallback, no_progress
 from pipelines.storage.fingerprint import compute_fingerprint
-from pipelines.storage.store import Manifest, Store, sha256
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
 from pipelines.text.segments import generator
 
 LIBRARIES = ("torch", "transformers", "peft")

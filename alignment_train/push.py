@@ -6,7 +6,8 @@ from alignment_train.models import adapter
 from pipelines.config import Recipe
 from pipelines.errors import UserError
 from pipelines.results.evaluation_result import EvaluationResult, read_result
-from pipelines.storage.store import Manifest, Store
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
 
 
 def push(recipe: Recipe, store: Store, to: str, asset: str = "align_model", private: bool = False) -> str:

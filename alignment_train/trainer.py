@@ -35,7 +35,9 @@ from pipelines.files import digest_once
 from pipelines.progress import ProgressCallback, no_progress
 from pipelines.results.summary import MERGED
 from pipelines.storage.fingerprint import compute_fingerprint
-from pipelines.storage.store import Manifest, Meter, Store
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.meter import Meter
+from pipelines.storage.store import Store
 
 CODE = "alignment_train.training.loop"  # with what it imports: the code that decides the weights
 LOADING = "alignment_train.models.load"

@@ -17,7 +17,8 @@ from pipelines.config import Recipe
 from pipelines.results.evaluation_result import EvaluationResult, read_result
 from pipelines.results.summary import BETTER, figure, keys_of, paired_difference, significance
 from pipelines.schema import BITEXT, INSTRUCTION, check
-from pipelines.storage.store import PER_PAIR, Manifest, Store
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import PER_PAIR, Store
 from pipelines.text.identifying import held_out
 from pipelines.text.matching import match_key
 

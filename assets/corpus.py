@@ -19,7 +19,8 @@ from pipelines.registry import Plugin
 from pipelines.runner import side_by_side
 from pipelines.stages import clean, collect, decontaminate, dedup, instruct, mix, task_data
 from pipelines.storage.fingerprint import plugin_modules, source_hashes
-from pipelines.storage.store import Manifest, Store
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
 
 REFRESH = "isogloss/refresh"
 """Tag of runs in which raw_bitext first asks upstream what there is now."""

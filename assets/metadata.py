@@ -13,7 +13,8 @@ from pipelines.results.evaluation_result import EvaluationResult
 from pipelines.results.summary import summary
 from pipelines.results.verdict import GROUPS
 from pipelines.results.verdict import by_group as grouped
-from pipelines.storage.store import Manifest, Store
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
 
 Scalar = str | int | float | bool
 

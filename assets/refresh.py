@@ -18,7 +18,8 @@ from pipelines.config import Recipe
 from pipelines.errors import UserError
 from pipelines.languages import Pair
 from pipelines.stages import collect
-from pipelines.storage.store import Store, StoreError
+from pipelines.storage.errors import StoreError
+from pipelines.storage.store import Store
 
 REQUEST = "isogloss/refresh_request"
 """Tag of the runs that one tick of the sensor asked for."""

@@ -23,7 +23,7 @@ from alignment_train.models.seed import train_tokenizer
 from alignment_train.training import heap
 from alignment_train.training.trainable import checkpoint_blocks, freeze
 from benchmarks.table import markdown
-from pipelines.storage.store import Meter
+from pipelines.storage.meter import Meter
 
 ROWS, LENGTH = 16, 64
 SHAPE: dict[str, Any] = {

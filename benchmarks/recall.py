@@ -65,8 +65,8 @@ class Curve(Reporter):
         self.steps: list[float] = []
         self._since = 0.0
 
-    def rewind(self, step: int) -> None:
-        super().rewind(step)
+    def rewind(self, step: int, log: Path | None = None) -> None:
+        super().rewind(step, log)
         self._since = time.perf_counter()
 
     def step(self, step: int, *_: Any, **__: Any) -> None:

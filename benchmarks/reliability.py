@@ -36,7 +36,9 @@ from pipelines.__main__ import main as pipelines_main
 from pipelines.errors import UserError
 from pipelines.fetching import lock
 from pipelines.schema import BITEXT
-from pipelines.storage.store import Store, commit, parse_manifest
+from pipelines.storage.manifest import parse_manifest
+from pipelines.storage.provenance import commit
+from pipelines.storage.store import Store
 from tests.support import faults
 from tests.support.faults import Fault, Outcome
 

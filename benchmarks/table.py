@@ -7,7 +7,8 @@ from pipelines.languages import name
 from pipelines.results.evaluation_result import EvaluationResult, read_result
 from pipelines.results.measures import label, measure_of
 from pipelines.results.summary import by_layer, figure, models, references, summary
-from pipelines.storage.store import PER_PAIR, WHOLE, Manifest, Store
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import PER_PAIR, WHOLE, Store
 
 TRAINED = ("base_model", "control_model", "align_model")
 

@@ -17,7 +17,8 @@ from pipelines.runner import STAGES, Stage, needed, side_by_side
 from pipelines.stages import collect
 from pipelines.stages.budget import words
 from pipelines.storage import verification
-from pipelines.storage.store import LedgerRow, Manifest, Store
+from pipelines.storage.manifest import LedgerRow, Manifest
+from pipelines.storage.store import Store
 from pipelines.terminal import print_json, print_table
 
 USAGE = """python -m pipelines RECIPE --store DIR [--pair PAIR ...] [--until ASSET]

@@ -97,7 +97,7 @@ def parse(code: str) -> str:
         if alpha3 == tag.language:  # three letters were given: `ger` is what ISO 639-2 also calls `deu`
             alpha3 = BIBLIOGRAPHIC.get(alpha3, alpha3)
     except (LanguageTagError, LookupError, ValueError):
-        known, alpha3 = False, ""
+        tag, known, alpha3 = langcodes.Language.make(), False, ""
     if not known or not alpha3.isalpha() or alpha3 in ("und", "mul", "zxx", "mis") or "qaa" <= alpha3 <= "qtz":
         raise UserError(
             f"language '{code}': not a known language. Allowed: ISO 639 or BCP 47 codes such as en, deu, zh-Hant, "

@@ -18,7 +18,7 @@ import inspect
 import pkgutil
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -122,7 +122,7 @@ _user_classes: dict[str, dict[str, type[Plugin]]] = {}
 
 
 @contextmanager
-def use_folders(folders: Iterable[str | Path]) -> Iterator[None]:
+def use_folders(folders: Iterable[str | Path]) -> Generator[None, None, None]:
     """Find plug-ins in `folders` too, in this thread and until the context ends."""
     token = _folders.set(tuple(Path(folder) for folder in folders))
     try:
@@ -133,8 +133,9 @@ def use_folders(folders: Iterable[str | Path]) -> Iterator[None]:
 
 def check_folders(value: Any) -> list[Path]:
     """The setting `plugins` of a recipe as absolute paths, each once; RootError where one is no plug-in folder."""
-    entries: list[Any] = [value] if isinstance(value, str) else value
-    if not isinstance(value, str | list | tuple) or not all(isinstance(entry, str) and entry for entry in entries):
+    entries = cast(list[Any], [value] if isinstance(value, str) else value)
+    is_list = type(entries) in (list, tuple)
+    if not is_list or not all(isinstance(entry, str) and entry for entry in entries):
         raise RootError(
             [(("plugins",), f"found {quoted(repr(value))}. Expected: the path of a folder, or a list of such. Fix: "
               f"write 'plugins: ./my_plugins'.")]
@@ -205,8 +206,7 @@ def build(package: str, spec: Any) -> Plugin:
             f"Fix: write each plug-in as its own item of the list."
         )
     name, settings = next(iter(cast(Mapping[Any, Any], spec).items()))
-    settings = {} if settings is None else settings
-    return _validate(load(package, str(name)), str(name), settings)
+    return _validate(load(package, str(name)), str(name), {} if settings is None else settings)
 
 
 def rebuild(plugin: Plugin, settings: Any) -> Plugin:
@@ -223,7 +223,8 @@ def _validate(cls: type[Plugin], name: str, settings: Any) -> Plugin:
 
 def plugin_field(base: type, package: str) -> Any:
     """The field type of a plug-in of `package`: checked on reading, written out whole."""
-    return SerializeAsAny[Annotated[base, BeforeValidator(lambda spec: build(package, spec))]]
+    check = BeforeValidator(lambda spec: build(package, spec))
+    return cast(Any, SerializeAsAny[Annotated[base, check]])
 
 
 def folder_of(module: str) -> Path | None:
@@ -258,7 +259,7 @@ def _catalog(package: str) -> dict[str, list[_Origin]]:
 
 @cache
 def _all_entry_points() -> EntryPoints:
-    return entry_points()
+    return entry_points()  # pyright: ignore[reportReturnType]: SelectableGroups is that of Python 3.9
 
 
 @cache

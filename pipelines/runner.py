@@ -10,7 +10,8 @@ from pipelines.engine import CORES
 from pipelines.languages import Pair
 from pipelines.progress import ProgressCallback, no_progress
 from pipelines.stages import clean, collect, decontaminate, dedup, instruct, mix, task_data
-from pipelines.storage.store import Manifest, Store
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
 
 
 class Stage(NamedTuple):

@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -127,7 +127,7 @@ def split_place(text: str, fields: Iterable[str], owner: str = "") -> tuple[Plac
     parts: Place = ()
     if match:
         parts = tuple(int(number) if number else word for number, word in _PART.findall(match[1]))
-    if match and parts[0] in set(fields):
+    if match and parts and parts[0] in set(fields):
         return parts, rest[match.end() :]
     return (), rest if start else text
 
@@ -156,7 +156,7 @@ def _without_tags(location: Place, raw: Any, keep_last: bool) -> Place:
         if (isinstance(value, Mapping) and part in value) or (
             isinstance(value, list | tuple) and isinstance(part, int) and part < len(value)
         ):
-            value = value[part]
+            value = cast(Any, value)[part]
         elif isinstance(value, BaseModel) and part in type(value).model_fields:
             value = getattr(value, str(part))
         elif not (keep_last and number == len(location) - 1):

@@ -81,7 +81,7 @@ def test_missing_shards_end_in_one_sentence_with_the_command(tmp_path: Path):
     done = bare("train", TINY, "--store", tmp_path / "empty")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert "nothing is in it. Needed before this can run: a corpus" in done.stderr
+    assert "nothing is in it. Expected: a store with a corpus" in done.stderr
     assert not (tmp_path / "empty").exists()
     assert "make align" in done.stderr
 

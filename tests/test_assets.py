@@ -17,7 +17,8 @@ from assets.checks import checks
 from assets.corpus import PER_PAIR, REFRESH, corpus_assets, whole_version
 from assets.resources import StoreResource
 from pipelines.config import read_recipe
-from pipelines.storage.store import Manifest, Store
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
 from tests.support.graph import EVERY_PAIR, PAIRS, TINY, failure, hashes, run
 
 CORPUS = [*(stage.asset for stage in PER_PAIR), "eval_text", "training_mix"]
@@ -172,8 +173,8 @@ def test_without_shards_align_model_fails_in_a_sentence_before_any_trainer_start
     mark = tmp_path / "started"
     result = run(tmp_path / "store", "align_model", trainer=["touch", str(mark)], tags={})
     assert failure(result) == (
-        f"store {tmp_path / 'store'}: no training_mix in it. Needed before this can run. Make it with 'make align', or "
-        "with 'dagster asset materialize --select training_mix'."
+        f"store {tmp_path / 'store'}: has no training_mix. Expected: this dataset, which the next step reads. "
+        "Fix: make it with 'make align', or with 'dagster asset materialize --select training_mix'."
     )
     assert not mark.exists()
 

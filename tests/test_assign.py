@@ -9,7 +9,8 @@ from pipelines.languages import Pair
 from pipelines.runner import needed
 from pipelines.schema import INSTRUCTION
 from pipelines.stages import instruct, mix, task_data
-from pipelines.storage.store import Manifest, Store
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
 from pipelines.tasks import Example, Message, Task
 from tests.support.bitext_fixtures import recipe, store_bitext, store_eval_text
 

@@ -15,7 +15,8 @@ from pipelines.languages import Pair
 from pipelines.schema import BITEXT, bitext_batch
 from pipelines.stages import clean
 from pipelines.storage.ledger import REJECTED, Samples, rebatch
-from pipelines.storage.store import Manifest, Store
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
 from tests.support.bitext_fixtures import CORPUS, recipe, store_bitext
 
 DE = Pair("deu_Latn", "eng_Latn")

@@ -17,7 +17,8 @@ from pipelines.report import comparison
 from pipelines.report.comparison import Row
 from pipelines.results.evaluation_result import EvaluationResult
 from pipelines.statistics import STUDENT, over_runs
-from pipelines.storage.store import Manifest, Store
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
 from pipelines.storage.verification import verify
 from tests.support.fake_metrics import result
 from tests.support.models import ROOT
@@ -242,7 +243,7 @@ def test_the_number_of_seeds_has_bounds(seeds: int, tmp_path: Path, capsys: pyte
 def test_a_store_without_a_base_model_is_refused_with_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["compare", str(TINY), "--store", str(tmp_path / "empty")]) == 1
     error = capsys.readouterr().err
-    assert "nothing is in it. Needed before this can run: a corpus" in error
+    assert "nothing is in it. Expected: a store with a corpus" in error
     assert not (tmp_path / "empty").exists()
     assert "make align" in error
 

@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from pipelines.report.data_card import card, public, sources
-from pipelines.storage.store import LedgerRow
+from pipelines.storage.manifest import LedgerRow
 from tests.support.bitext_fixtures import recipe
 
 CORPORA = {

@@ -5,7 +5,9 @@ import pytest
 
 from pipelines.languages import Pair
 from pipelines.stages import decontaminate
-from pipelines.storage.store import Manifest, Store, StoreError
+from pipelines.storage.errors import StoreError
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
 from tests.support.bitext_fixtures import CORPUS, recipe, store_bitext, store_eval_text
 
 ZH = Pair("eng_Latn", "zho_Hans")

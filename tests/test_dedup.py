@@ -10,7 +10,8 @@ from pipelines.languages import Pair
 from pipelines.schema import bitext_batch
 from pipelines.stages import dedup
 from pipelines.storage.ledger import BATCH_ROWS
-from pipelines.storage.store import Manifest, Store
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
 from pipelines.text.matching import match_key
 from tests.support.bitext_fixtures import CORPUS, recipe, store_bitext
 

@@ -10,7 +10,8 @@ import pytest
 from alignment_train.evaluation import evaluate
 from pipelines.evals import LanguageModel, Metric, Sample, States
 from pipelines.results.summary import table
-from pipelines.storage.store import Store, StoreError
+from pipelines.storage.errors import StoreError
+from pipelines.storage.store import Store
 from tests.support.fake_metrics import TRAINED_LAYER, Answers, Fake, fabricate, figures, recipe, result
 
 DE, SW = "deu_Latn-eng_Latn", "eng_Latn-swh_Latn"
@@ -226,5 +227,5 @@ def test_missing_models_are_named(store: Store):
 
 
 def test_an_empty_store_says_what_to_make(tmp_path: Path):
-    with pytest.raises(StoreError, match="no base_model in it"):
+    with pytest.raises(StoreError, match="has no base_model"):
         evaluate.run(RECIPE, Store.open(tmp_path / "empty", RECIPE.name), opened())

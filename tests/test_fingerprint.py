@@ -51,7 +51,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(textwrap.dedent(text))
     monkeypatch.syspath_prepend(tmp_path)
-    fp._parsed.cache_clear()
+    fp._parse_module.cache_clear()
     fp._source_file.cache_clear()
     return tmp_path / "isogloss_fake"
 
@@ -102,7 +102,7 @@ def test_formatting_comments_and_docstrings_do_not_count_and_all_else_does(
 ) -> None:
     def digest(code: str) -> str:
         (package / "root.py").write_text(code)
-        fp._parsed.cache_clear()
+        fp._parse_module.cache_clear()
         return fp.source_hashes(["isogloss_fake.root"])["isogloss_fake.root"]
 
     assert (digest(CODE) == digest(edited)) is same
@@ -128,7 +128,7 @@ def test_a_fingerprint_changes_with_a_module_that_is_imported_from_afar(
     before = fp.compute_fingerprint("isogloss_fake.root", {}, {})
     assert before == fp.compute_fingerprint("isogloss_fake.root", {}, {})
     (package / "up.py").write_text("y = 2")
-    fp._parsed.cache_clear()
+    fp._parse_module.cache_clear()
     assert before != fp.compute_fingerprint("isogloss_fake.root", {}, {})
 
 
@@ -163,7 +163,7 @@ def test_a_fingerprint_covers_the_source_within_an_eval(monkeypatch: pytest.Monk
 
 
 def commit_of(installed: Path) -> str:
-    code = "from pipelines.storage.fingerprint import commit; print(commit())"
+    code = "from pipelines.storage.provenance import commit; print(commit())"
     run = subprocess.run([sys.executable, "-c", code], cwd=installed, capture_output=True, text=True, check=True)
     return run.stdout.strip()
 

@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from pipelines.report.flow import STREAM, svg, total
-from pipelines.storage.store import LedgerRow
+from pipelines.storage.manifest import LedgerRow
 
 
 def row(step: str, corpus: str, into: int, dropped: int, changed: int = 0) -> LedgerRow:

@@ -11,7 +11,8 @@ from pipelines.config import Recipe
 from pipelines.results.contamination import overlap
 from pipelines.schema import INSTRUCTION
 from pipelines.stages import collect, task_data
-from pipelines.storage.store import Manifest, Store
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
 from pipelines.text.identifying import Conversation, Frequency, held_out, identifying, outline, sentence_keys
 from tests.support.bitext_fixtures import Planted, store_eval_text
 

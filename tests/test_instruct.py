@@ -5,7 +5,8 @@ import pytest
 from pipelines.config import Recipe
 from pipelines.languages import Pair
 from pipelines.stages import instruct
-from pipelines.storage.store import Manifest, Store
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
 from tests.support.bitext_fixtures import CORPUS, Planted, recipe, store_bitext, store_eval_text
 
 PAIR = Pair("deu_Latn", "eng_Latn")

@@ -224,7 +224,9 @@ def test_every_question_says_how_many_items_are_done(monkeypatch):
 def test_the_time_left_is_that_of_the_question_at_hand_and_told_once_a_second(monkeypatch):
     now, told = [100.0], list[tuple[float, float, str]]()
     monkeypatch.setattr(measure.time, "monotonic", lambda: now[0])
-    on_items = measure._ItemsLeft(lambda done, total=0, note="": told.append((done, total, note)), 2, 6, "base · loss")
+    on_items = measure._ItemProgress(
+        lambda done, total=0, note="": told.append((done, total, note)), 2, 6, "base · loss"
+    )
     for seconds, done, share in ((0.5, 10, 0.05), (10, 200, 0.25), (10.4, 220, 0.3), (20, 700, 0.5), (40, 1000, 1.0)):
         now[0] = 100 + seconds
         on_items(done, 1000, share)

@@ -33,9 +33,9 @@ def known(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     names, load = registry.names, registry.load
     monkeypatch.setattr(registry, "names", lambda package: [*names(package), "typing"])
     monkeypatch.setattr(registry, "load", lambda package, name: Typing if name == "typing" else load(package, name))
-    measures.declared.cache_clear()
+    measures._declared.cache_clear()
     yield
-    measures.declared.cache_clear()
+    measures._declared.cache_clear()
 
 
 def test_by_task_by_name_alone_and_by_default():
@@ -74,5 +74,5 @@ def test_a_neutral_figure_is_higher_or_lower():
 @pytest.mark.usefixtures("known")
 def test_two_evals_may_not_declare_one_figure(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Typing, "measures", {"valid": Measure()})
-    with pytest.raises(ValueError, match="eval typing: found the measures valid, which another eval declares too"):
+    with pytest.raises(ValueError, match="tests.test_measures declares valid, which another eval declares too"):
         measures.declared()

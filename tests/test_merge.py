@@ -104,9 +104,9 @@ def test_at_the_ends_each_adapter_is_alone(root: Path):
 def test_cat_adds_the_weighted_updates(root: Path):
     job = merged(root, coefficients=[0.25])
     job.merge()
-    together = job.stored("merged_model").adapter.peft.get_base_model().model.layers[1].mlp.up_proj
+    together = job.stored("merged_model").adapter.peft.get_base_model().model.layers[1].mlp.up_proj  # type: ignore[union-attr]
     apart = [
-        trainer(root, name, CONTRAST).stored("align_model").adapter.peft.get_base_model().model.layers[1].mlp.up_proj
+        trainer(root, name, CONTRAST).stored("align_model").adapter.peft.get_base_model().model.layers[1].mlp.up_proj  # type: ignore[union-attr]
         for name in ("align", "task")
     ]
     wanted = 0.25 * apart[0].get_delta_weight("default") + 0.75 * apart[1].get_delta_weight("default")

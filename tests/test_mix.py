@@ -11,7 +11,8 @@ from pipelines.filters import Filter
 from pipelines.languages import Pair
 from pipelines.schema import BITEXT, INSTRUCTION, bitext_batch
 from pipelines.stages import instruct, mix
-from pipelines.storage.store import Manifest, Store
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
 from tests.support.bitext_fixtures import Planted, recipe, store_bitext, store_eval_text
 from tests.test_budget import tokenizer_json
 

@@ -20,7 +20,8 @@ from pipelines.sources import _moses, _packages
 from pipelines.sources._releases import with_credentials
 from pipelines.sources.opus import Opus
 from pipelines.stages import clean, collect
-from pipelines.storage.store import Manifest, Store
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
 from pipelines.tasks.translation import Translation
 from pipelines.text import text_files
 from tests.support.opus_server import FAULTS, Mirror, lines, package
@@ -129,8 +130,8 @@ def test_the_filter_script_sorts_the_rows_and_without_it_there_is_a_note(
     assert [(row.step, row.dropped) for row in manifest.ledger if row.dropped] == [("script", 1)]
     assert recipe.notes() == []
     (note,) = Recipe.model_validate({"name": "t", "corpus": raw}).notes()
-    assert note.startswith(f"opus: packages of Serbian{' (Latin)' * (language != 'sr')} ({pair.tgt}) may hold ")
-    assert note.endswith(f"their rows stay under {pair.tgt}. Add script to corpus.filters.")
+    assert note.startswith(f"opus: packages of Serbian{' (Latin)' * (language != 'sr')} ({pair.tgt}) may contain ")
+    assert note.endswith(f"those rows stay under {pair.tgt}. Add script to corpus.filters.")
 
 
 def test_evals_and_tasks_leave_rows_in_another_script_out(opus_server: Mirror, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from pipelines import statistics
 from pipelines.report import evaluation, evaluation_data, page
 from pipelines.results.comparison import compared, language_groups
 from pipelines.results.contamination import Overlap
-from pipelines.storage.store import Manifest, Store
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
 from tests.support.fake_metrics import DE, HOSTILE, SW, fabricate, figures, recipe, result, scored
 
 RECIPE = recipe()

@@ -50,7 +50,7 @@ def own(model: Model) -> torch.nn.Parameter:
 def by_hand(model: Model, lm: Any, ids: torch.Tensor):
     """What the bare model `lm` makes of one text [1, T] after the keys and values of the prefix."""
     weight = own(model)
-    heads = model.adapter.peft.peft_config["default"].num_attention_heads
+    heads = model.adapter.peft.peft_config["default"].num_attention_heads  # type: ignore[union-attr]
     cache = DynamicCache()
     for block, part in enumerate(weight.view(LENGTH, 3, 2, heads, -1).unbind(1)):
         keys, values = part.permute(1, 2, 0, 3).unsqueeze(1)  # [1, heads, length, size of a head] each

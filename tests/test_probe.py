@@ -21,7 +21,8 @@ from pipelines.languages import Pair
 from pipelines.registry import build
 from pipelines.report import plot_training as plots
 from pipelines.schema import BITEXT
-from pipelines.storage.store import Store, StoreError
+from pipelines.storage.errors import StoreError
+from pipelines.storage.store import Store
 from tests.support.bitext_fixtures import recipe, sentences
 from tests.support.fake_lm import Unasked
 from tests.support.graph import TINY, run
@@ -198,7 +199,10 @@ def test_auto_takes_the_layer_of_its_own_pooling(tmp_path: Path, undrawn: None):
     assert config.needs_probe
     assert config.poolings == ["last", "mean", "mean, centered"]
     assert [type(item).__name__ for item in config.control] == ["Retain", "LanguageModel"]
-    with pytest.raises(StoreError, match=r"no layer_probe in it\. Needed before this can run\. Make it with 'make al"):
+    with pytest.raises(
+        StoreError,
+        match=r"has no layer_probe\. Expected: this dataset, which the next step reads\. Fix: make it with 'make al",
+    ):
         trainer.resolved(config, store)
 
     class PerPooling(Planting):
@@ -312,7 +316,7 @@ def test_a_training_with_auto_is_the_one_with_the_layer_that_was_chosen(tmp_path
     with store.writing("base_model") as out:
         tiny().save(out.path)
         out.commit("base", {})
-    with pytest.raises(StoreError, match="no layer_probe in it"):
+    with pytest.raises(StoreError, match="has no layer_probe"):
         trainer("auto").align()
     chosen = trainer("auto").probe().numbers["layer/mean, centered"]
     assert chosen in (1, 2, 3)

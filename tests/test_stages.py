@@ -6,7 +6,8 @@ import pytest
 
 from pipelines.languages import Pair
 from pipelines.runner import AT_ONCE, side_by_side
-from pipelines.storage.store import Manifest, Store
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
 
 PAIRS = [Pair.parse(pair) for pair in ("en-de", "en-fr", "en-es", "en-ru", "en-zh")]
 

@@ -9,8 +9,11 @@ import pytest
 from pipelines.files import sha256
 from pipelines.languages import Pair
 from pipelines.storage import store as module
-from pipelines.storage.fingerprint import commit
-from pipelines.storage.store import LedgerRow, Store, StoreError
+from pipelines.storage import writer
+from pipelines.storage.errors import StoreError
+from pipelines.storage.manifest import LedgerRow
+from pipelines.storage.provenance import commit
+from pipelines.storage.store import Store
 from pipelines.storage.verification import verify
 from tests.support.bitext_fixtures import store_bitext
 
@@ -38,7 +41,7 @@ def test_what_is_written_is_read_back_with_its_manifest(tmp_path: Path) -> None:
 
 def test_a_store_belongs_to_one_recipe_and_format(tmp_path: Path) -> None:
     held(tmp_path)
-    with pytest.raises(StoreError, match=r"belongs to recipe 'mine' in format 1. Allowed: recipe 'other'"):
+    with pytest.raises(StoreError, match=r"belongs to recipe 'mine' in format 1. Expected: recipe 'other'"):
         Store.open(tmp_path, "other")
     (tmp_path / "store.json").write_text(json.dumps({"recipe": "mine", "format": 0}))
     with pytest.raises(StoreError, match=r"belongs to recipe 'mine' in format 0"):
@@ -47,18 +50,18 @@ def test_a_store_belongs_to_one_recipe_and_format(tmp_path: Path) -> None:
 
 def test_a_folder_with_other_things_in_it_is_no_store(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(StoreError, match="the folder is not empty and is no store. Allowed: a new or empty folder"):
+    with pytest.raises(StoreError, match="the folder is not empty and is not a store. Expected: a new or empty folder"):
         Store.open(tmp_path, "mine")
 
 
 def test_what_is_missing_is_named_with_the_command_that_makes_it(tmp_path: Path) -> None:
     store = Store.open(tmp_path, "mine")
-    message = rf"no clean_bitext of {PAIR} in it.*dagster asset materialize --select clean_bitext --partition {PAIR}'"
+    message = rf"has no clean_bitext of {PAIR}\. .*dagster asset materialize --select clean_bitext --partition {PAIR}'"
     with pytest.raises(StoreError, match=message):
         store.require("clean_bitext", PAIR)
     with pytest.raises(StoreError, match="--select training_mix'"):
         store.require("training_mix")
-    with pytest.raises(StoreError, match="no such part. Found: data, rejected"):
+    with pytest.raises(StoreError, match="there is no such part. Expected: one of data, rejected"):
         held(tmp_path).table(ASSET, PAIR, "spare")
 
 
@@ -105,7 +108,7 @@ def test_a_second_writer_is_refused_and_told_who_writes(tmp_path: Path) -> None:
     other.start()
     assert ready.wait(30)
     with (
-        pytest.raises(StoreError, match=rf"process {other.pid} is writing to it. Allowed: one writer"),
+        pytest.raises(StoreError, match=rf"process {other.pid} is writing to it. Expected: one writer"),
         store.writer(0),
     ):
         pass
@@ -116,7 +119,7 @@ def test_a_second_writer_is_refused_and_told_who_writes(tmp_path: Path) -> None:
 
 
 def test_large_parts_are_cut_into_shards_and_read_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SHARD_BYTES", 100)
+    monkeypatch.setattr(writer, "SHARD_BYTES", 100)
     store = Store.open(tmp_path, "mine")
     with store.writing(ASSET, PAIR) as out:
         for start in range(0, 100, 20):
@@ -130,7 +133,7 @@ def test_a_ledger_that_does_not_close_is_not_written(tmp_path: Path) -> None:
     store = Store.open(tmp_path, "mine")
     with store.writing(ASSET, PAIR) as out:
         out.write(pa.record_batch({"x": [1]}))
-        with pytest.raises(AssertionError, match="ledger residual"):
+        with pytest.raises(AssertionError, match="ledger does not balance"):
             out.commit("f", {}, ledger=[LedgerRow(step="lid", corpus="a/v1", into=3, dropped=1, kept=1)])
     assert store.manifest(ASSET, PAIR) is None
 

@@ -13,9 +13,11 @@ from pipelines.fetching import lock
 from pipelines.fetching.paths import filesystem, inside
 from pipelines.runner import STAGES
 from pipelines.storage import remote
-from pipelines.storage import store as store_module
+from pipelines.storage import writer as writer_module
+from pipelines.storage.errors import StoreError
+from pipelines.storage.manifest import Manifest
 from pipelines.storage.remote import RemoteError
-from pipelines.storage.store import Manifest, Store, StoreError
+from pipelines.storage.store import Store
 from pipelines.storage.verification import verify
 
 TINY = Path(__file__).parent / "data" / "tiny.yaml"
@@ -95,7 +97,7 @@ def test_a_reader_fetches_only_the_part_it_reads(address: str, tmp_path: Path, m
     store = Store(address)
     assert store.table(ASSET, PAIR)["x"].to_pylist() == list(range(5))
     assert local(store) == ["data/data-00000.arrow", "data/dataset_info.json", "data/state.json"]
-    with pytest.raises(StoreError, match="no such part. Found: data, rejected"):
+    with pytest.raises(StoreError, match="there is no such part. Expected: one of data, rejected"):
         store.table(ASSET, PAIR, "spare")
     assert store.fetched(ASSET, PAIR) == store.folder(ASSET, PAIR)
     assert local(store) == sorted(store.require(ASSET, PAIR).files)
@@ -105,7 +107,7 @@ def test_a_reader_fetches_only_the_part_it_reads(address: str, tmp_path: Path, m
 def test_a_new_version_takes_the_place_of_the_old_one_here_and_elsewhere(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "SHARD_BYTES", 0)
+    monkeypatch.setattr(writer_module, "SHARD_BYTES", 0)
     writer = Store.open(address, "mine")
     with writer.writing(ASSET, PAIR) as out:
         for _ in range(3):
@@ -156,7 +158,7 @@ def test_an_upload_killed_half_way_leaves_the_old_dataset_and_is_gone_on_with(
 def test_a_commit_killed_after_its_upload_is_whole_everywhere(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store.open(address, "mine")
     put(store, 5)
-    plain = store_module._beside
+    plain = writer_module.beside
 
     def beside(folder: Path, kind: str) -> Path:
         if kind == "old" and (plain(folder, "new") / "manifest.json").exists():  # between the upload and the renames
@@ -164,7 +166,7 @@ def test_a_commit_killed_after_its_upload_is_whole_everywhere(address: str, monk
         return plain(folder, kind)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "_beside", beside)
+        patch.setattr(writer_module, "beside", beside)
         with pytest.raises(KeyboardInterrupt):
             put(store, 9)
     assert store.require(ASSET, PAIR).rows["data"] == 9
@@ -223,11 +225,11 @@ def test_a_local_file_that_changed_is_fetched_anew(address: str) -> None:
 
 def test_a_store_belongs_to_one_recipe_and_no_other_thing(address: str) -> None:
     Store.open(address, "mine")
-    with pytest.raises(StoreError, match=r"belongs to recipe 'mine' in format 1. Allowed: recipe 'other'"):
+    with pytest.raises(StoreError, match=r"belongs to recipe 'mine' in format 1. Expected: recipe 'other'"):
         Store.open(address, "other")
-    with pytest.raises(StoreError, match="the folder is not empty and is no store"):
+    with pytest.raises(StoreError, match="the folder is not empty and is not a store"):
         Store.open(address.rpartition("/")[0], "mine")
-    with pytest.raises(StoreError, match=f"store {address}: no training_mix in it"):
+    with pytest.raises(StoreError, match=f"store {address}: has no training_mix"):
         Store.open(address, "mine").require("training_mix")
 
 

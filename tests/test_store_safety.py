@@ -20,7 +20,9 @@ from pipelines.fetching import lock
 from pipelines.languages import Pair
 from pipelines.sources._releases import RELEASES
 from pipelines.sources.opus import Opus
-from pipelines.storage.store import DamagedError, Manifest, Store, StoreError, parse_manifest
+from pipelines.storage.errors import DamagedError, StoreError
+from pipelines.storage.manifest import Manifest, parse_manifest
+from pipelines.storage.store import Store
 from pipelines.storage.verification import repair, verify
 from tests.support.bitext_fixtures import store_bitext
 from tests.support.opus_server import Mirror
@@ -112,7 +114,7 @@ def test_a_disk_that_is_full_at_the_first_write_leaves_a_folder_that_can_be_used
 
 def test_a_file_in_the_place_of_a_store_is_named(tmp_path: Path) -> None:
     (tmp_path / "x").touch()
-    with pytest.raises(StoreError, match="x: is a file. Allowed: a folder"):
+    with pytest.raises(StoreError, match="x: is a file. Expected: a folder"):
         Store.open(tmp_path / "x", "mine")
 
 
@@ -359,7 +361,7 @@ HOSTILE = ["/etc/passwd", "../../../x", "data/../../x", "C:\\x", "c:/x", "..\\x"
 def test_files_of_a_manifest_that_lead_out_of_its_folder_are_refused(tmp_path: Path, name: str) -> None:
     store = filled(tmp_path / "store")
     rewritten(store, lambda found: found.update(files={name: "0" * 64}))
-    with pytest.raises(DamagedError, match=rf"{KEY}/manifest.json names the file .*, which is no path below its own"):
+    with pytest.raises(DamagedError, match=rf"{KEY}/manifest.json names the file .*, which is not a path inside"):
         store.fetched(ASSET, PAIR)
     count, [fault] = verify(store)
     assert (count, fault.file) == (0, f"{KEY}/manifest.json")
@@ -388,7 +390,7 @@ def test_a_manifest_of_another_dataset_is_refused(tmp_path: Path, change: dict[s
 @pytest.mark.parametrize("pair", ["../../x", "/x", "a/b", "..", ".new", "a\0", "C:x"])
 def test_the_name_of_a_pair_or_cell_is_one_folder(tmp_path: Path, pair: str) -> None:
     for asset in (ASSET, "cells"):
-        with pytest.raises(StoreError, match="Allowed: the name of one folder"):
+        with pytest.raises(StoreError, match="Expected: the name of one folder"):
             Store(tmp_path).folder(asset, pair)
 
 
@@ -629,7 +631,7 @@ def test_damaged_evaluations_and_manifests_of_others_are_sentences(
     found = json.loads((evaluation / "manifest.json").read_text())
     for change, cause in (
         ({"files": {}}, "metrics.json is not named in manifest.json"),
-        ({"files": {"../x": "0" * 64}}, "manifest.json names the file '../x', which is no path below its own folder"),
+        ({"files": {"../x": "0" * 64}}, "manifest.json names the file '../x', which is not a path inside the dataset"),
     ):
         (evaluation / "manifest.json").write_text(json.dumps({**found, "digest": "", **change}))
         assert train_main(["report", str(evaluation), "--html", page]) == 1

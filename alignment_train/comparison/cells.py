@@ -14,7 +14,8 @@ from alignment_train.objectives import Objective
 from alignment_train.trainer import KEY, Trainer
 from pipelines.results.evaluation_result import EvaluationResult, read_result
 from pipelines.storage.fingerprint import compute_fingerprint
-from pipelines.storage.store import Manifest, Store
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
 
 Role = Literal["base", "control", "aligned"]
 DEV_ROWS = 100  # most segment pairs of a language pair by which a layer is chosen: the choice is among few

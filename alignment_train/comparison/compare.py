@@ -17,7 +17,8 @@ from pipelines.report import comparison
 from pipelines.report.comparison import Row
 from pipelines.statistics import MOST_RUNS
 from pipelines.storage.fingerprint import compute_fingerprint
-from pipelines.storage.store import Manifest, Store
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
 
 Recipes = dict[str, Recipe]
 """By the name of their row."""

@@ -18,7 +18,8 @@ from alignment_train.trainer import Trainer
 from alignment_train.training.progress_log import die_with_parent
 from pipelines.config import Recipe
 from pipelines.errors import UserError
-from pipelines.storage.store import Manifest, Store
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
 
 
 class WorkerKilledError(UserError):

@@ -16,7 +16,9 @@ from pipelines.results.metric_key import MetricKey
 from pipelines.results.summary import models, summary
 from pipelines.results.verdict import verdict
 from pipelines.storage.fingerprint import compute_fingerprint
-from pipelines.storage.store import Manifest, Meter, Store
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.meter import Meter
+from pipelines.storage.store import Store
 
 MODULES = ("alignment_train.evaluation.lm", "alignment_train.layers", "alignment_train.models.load")  # what `lms` are
 LIBRARIES = ("torch", "transformers", "matplotlib", "umap-learn")

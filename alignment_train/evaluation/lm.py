@@ -288,7 +288,9 @@ class _Stop(StoppingCriteria):
         self.tokenizer, self.stop, self.begin, self.is_complete = tokenizer, stop, begin, is_complete
         self.back = max((len(text.encode()) for text in stop), default=0) + 1  # a token is at least a byte long
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.BoolTensor:
+    def __call__(  # type: ignore[override]
+        self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any
+    ) -> torch.BoolTensor:
         tails = self.tokenizer.batch_decode(input_ids[:, max(self.begin, input_ids.shape[1] - self.back) :])
         found = [any(text in tail for text in self.stop) for tail in tails]
         if self.is_complete:

@@ -18,7 +18,8 @@ from pipelines.evals.retrieval import center, cosines, embedded, found, mexa, ra
 from pipelines.progress import ProgressCallback, no_progress
 from pipelines.report import plot_training
 from pipelines.storage.fingerprint import compute_fingerprint
-from pipelines.storage.store import Manifest, Store
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
 
 FORMAT = 1
 """Of probe.json."""

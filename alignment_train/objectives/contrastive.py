@@ -126,6 +126,7 @@ class Contrastive(Objective):
             return src, tgt, {}
         states = torch.cat([src, tgt]).float()
         language = torch.cat([gathered(side) for side in batch["language"].chunk(2)])
+        means = None
         if self.center == "batch":
             centered = states - batch_language_means(states, language)
         else:
@@ -136,7 +137,7 @@ class Contrastive(Objective):
             centered = states - means[place]
         variance = (states - states.mean(0)).detach().square().sum().clamp(min=1e-12)
         share = 1 - (centered.detach().square().sum() / variance).item()
-        if self.pivot:
+        if self.pivot and means is not None:
             centered = centered + means[state.numbers == language_numbers([self.pivot], states.device)]
         src, tgt = centered.chunk(2)
         return src, tgt, {"language_share": share}

@@ -159,8 +159,8 @@ class TrainingLoop:
         optimizer = _adamw([self.model.lm, *self.modules], plan.optimiser)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: lr_factor(plan.optimiser, n, plan.steps))
         self.optimizer, self.scheduler = self.accelerator.prepare(optimizer, scheduler)
-        counts = ({o.name: 0 for o in plan.objectives} for _ in range(3))
-        self.outcome = Outcome(0, *counts, self.memory, self.precision)
+        rows, tokens, cut = ({o.name: 0 for o in plan.objectives} for _ in range(3))
+        self.outcome = Outcome(0, rows, tokens, cut, self.memory, self.precision)
         self.weights = [p for part in (self.lm, *self.modules) for p in part.parameters() if p.requires_grad]
 
     def _create_monitor(self) -> None:

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipelines.errors import UserError
+from pipelines.files import sha256
 from pipelines.languages import iso, spaceless
 from pipelines.statistics import Formula
-from pipelines.storage.store import sha256
 
 
 class Surface(NamedTuple):

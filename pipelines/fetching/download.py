@@ -24,8 +24,8 @@ from pipelines.fetching.transport import (
     session,
     stated_size,
 )
+from pipelines.files import sha256
 from pipelines.progress import ProgressCallback, no_progress
-from pipelines.storage.store import sha256
 
 if TYPE_CHECKING:  # a machine that only trains has no requests, and reads recipes all the same
     import requests

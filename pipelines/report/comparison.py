@@ -33,7 +33,7 @@ from pipelines.results.summary import (
     significance,
 )
 from pipelines.statistics import over_runs
-from pipelines.storage.store import Manifest
+from pipelines.storage.manifest import Manifest
 
 RECALL = ("retrieval", "recall@1")
 RANK = ("representation", "effective_rank")

@@ -12,7 +12,7 @@ import yaml
 from pipelines import languages
 from pipelines.config import Recipe
 from pipelines.errors import printable, quoted
-from pipelines.storage.store import LedgerRow
+from pipelines.storage.manifest import LedgerRow
 
 FILE = "README.md"
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))

@@ -13,7 +13,7 @@ from pipelines.report import evaluation_figures as figures
 from pipelines.report import page, plot_training, plots
 from pipelines.results.summary import Metrics, by_metric, models, reference
 from pipelines.results.verdict import verdict
-from pipelines.storage.fingerprint import commit, installed
+from pipelines.storage.provenance import commit, installed
 from pipelines.storage.store import Store
 
 TEMPLATE = "evaluation.html"

@@ -10,7 +10,8 @@ from pipelines.languages import Pair
 from pipelines.report.evaluation_figures import language_tag
 from pipelines.report.format import scalar
 from pipelines.results.summary import subject_name
-from pipelines.storage.store import MAIN, PER_PAIR, WHOLE, Manifest, Store
+from pipelines.storage.manifest import MAIN, Manifest
+from pipelines.storage.store import PER_PAIR, WHOLE, Store
 
 Manifests = dict[tuple[str, str | None], Manifest]
 """{(asset, pair): manifest}."""

@@ -5,7 +5,7 @@ from html import escape
 from typing import NamedTuple
 
 from pipelines.errors import printable
-from pipelines.storage.store import LedgerRow
+from pipelines.storage.manifest import LedgerRow
 
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2", "#9c6b4e", "#97bbf5")
 OTHERS = "#9498a0"

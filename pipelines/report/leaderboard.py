@@ -40,7 +40,8 @@ from pipelines.results.summary import (
 )
 from pipelines.results.verdict import Verdict, verdict
 from pipelines.statistics import MOST_RUNS
-from pipelines.storage.store import Manifest, Store, parse_manifest
+from pipelines.storage.manifest import Manifest, parse_manifest
+from pipelines.storage.store import Store
 
 MANIFEST = "manifest.json"
 

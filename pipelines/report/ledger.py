@@ -8,7 +8,8 @@ from pipelines.errors import quoted
 from pipelines.report.flow import svg, total
 from pipelines.report.page import render, safe_svg
 from pipelines.storage.ledger import KEPT
-from pipelines.storage.store import PER_PAIR, LedgerRow, Store
+from pipelines.storage.manifest import LedgerRow
+from pipelines.storage.store import PER_PAIR, Store
 
 DROPPING = tuple(asset for asset in PER_PAIR if asset not in ("raw_bitext", "instructions"))
 """The stages of bitext that drop rows."""

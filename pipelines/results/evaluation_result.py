@@ -52,7 +52,7 @@ class FiguresByModel(BaseModel):
     """{model, baseline or difference: figures}, as extra fields."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    __pydantic_extra__: dict[str, Figures] = Field(init=False)
+    __pydantic_extra__: dict[str, Figures] = Field(init=False)  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def figures(self, name: str) -> Figures:
         """All figures of a model, a baseline or `chance`; empty where there are none."""

@@ -117,7 +117,7 @@ def by_metric(metrics: Metrics) -> list[tuple[str, str, list[str]]]:
 
 def keys_of(metrics: Metrics, task: str, metric: str) -> list[str]:
     """The keys of one metric, one per language or pair."""
-    return next((keys for *group, keys in by_metric(metrics) if group == [task, metric]), [])
+    return next((keys for t, m, keys in by_metric(metrics) if (t, m) == (task, metric)), list[str]())
 
 
 def by_layer(metrics: Metrics, name: str, metric: str = "recall@1", task: str = "retrieval") -> dict[int, Metric]:

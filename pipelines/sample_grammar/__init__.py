@@ -138,7 +138,7 @@ class Thing(NamedTuple):
 
     noun: str
     adjective: str
-    count: int
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 @dataclass(frozen=True, slots=True)

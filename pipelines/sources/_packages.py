@@ -24,13 +24,13 @@ from pipelines.fetching.download import (
 )
 from pipelines.fetching.ranged import Ranged, Unranged
 from pipelines.fetching.transport import DownloadError
+from pipelines.files import sha256
 from pipelines.languages import Pair
 from pipelines.progress import ProgressCallback
 from pipelines.sources._files import Codes, Rows, batches
 from pipelines.sources._moses import NOT_STATED, Moses, check_zip, licence
 from pipelines.sources._releases import Release, offered
 from pipelines.sources.tmx import read_tmx
-from pipelines.storage.store import sha256
 from pipelines.text.text_files import BLOCK, check_sizes, reading, streams
 
 RANGED_FROM = 64 << 20  # bytes of a package below which it always comes whole

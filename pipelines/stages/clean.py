@@ -23,7 +23,8 @@ from pipelines.progress import ProgressCallback, no_progress
 from pipelines.schema import BITEXT, check
 from pipelines.storage.fingerprint import compute_fingerprint
 from pipelines.storage.ledger import KEPT, Sieve, empty, rebatch
-from pipelines.storage.store import Manifest, Store
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
 from pipelines.text.normalise import normalised
 
 NORMALISE = "normalise"

@@ -21,7 +21,8 @@ from pipelines.schema import BITEXT, EVAL_TEXT, check
 from pipelines.sources import Source
 from pipelines.storage.fingerprint import compute_fingerprint, plugin_modules
 from pipelines.storage.ledger import Samples, empty
-from pipelines.storage.store import LedgerRow, Manifest, Store
+from pipelines.storage.manifest import LedgerRow, Manifest
+from pipelines.storage.store import Store
 
 
 def run(recipe: Recipe, store: Store, pair: Pair, on_progress: ProgressCallback = no_progress) -> Manifest:

@@ -14,7 +14,8 @@ from pipelines.languages import Pair
 from pipelines.progress import ProgressCallback, no_progress
 from pipelines.storage.fingerprint import compute_fingerprint
 from pipelines.storage.ledger import KEPT, Sieve, rebatch
-from pipelines.storage.store import Manifest, Store
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
 from pipelines.text.identifying import held_out
 from pipelines.text.matching import match_key
 from pipelines.text.near import HeldOutIndex

@@ -20,7 +20,8 @@ from pipelines.schema import INSTRUCTION, check
 from pipelines.stages.decontaminate import EVALUATION, Forbidden, pins
 from pipelines.storage.fingerprint import compute_fingerprint
 from pipelines.storage.ledger import KEPT, Samples, empty, rebatch
-from pipelines.storage.store import LedgerRow, Manifest, Store
+from pipelines.storage.manifest import LedgerRow, Manifest
+from pipelines.storage.store import Store
 from pipelines.text.identifying import Conversation, Frequency, identifying, sentence_keys
 from pipelines.text.segments import generator, keys
 

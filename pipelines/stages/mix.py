@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 from pipelines.config import CorpusConfig, Recipe
 from pipelines.engine import mapped
 from pipelines.errors import UserError
+from pipelines.files import sha256
 from pipelines.languages import Pair
 from pipelines.licences import gathered
 from pipelines.progress import ProgressCallback, no_progress
@@ -36,7 +37,8 @@ from pipelines.stages.dedup import connection
 from pipelines.stages.instruct import as_samples
 from pipelines.storage.fingerprint import compute_fingerprint
 from pipelines.storage.ledger import BATCH_ROWS, SAMPLE_ROWS, Samples, empty, shortened
-from pipelines.storage.store import MAIN, LedgerRow, Manifest, Store, sha256
+from pipelines.storage.manifest import MAIN, LedgerRow, Manifest
+from pipelines.storage.store import Store
 from pipelines.text.segments import NONE, digests, keys, seeded_order
 
 MEMORY, THREADS = "400MB", 2  # of DuckDB, which needs some 125 MB a thread and spills what it cannot hold

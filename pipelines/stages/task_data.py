@@ -22,7 +22,9 @@ from pipelines.stages.decontaminate import Forbidden, pins
 from pipelines.stages.instruct import STORED, as_samples, as_stored, overlapping
 from pipelines.storage.fingerprint import compute_fingerprint
 from pipelines.storage.ledger import BATCH_ROWS, KEPT, SAMPLE_ROWS, Samples, empty
-from pipelines.storage.store import LedgerRow, Manifest, Store, Writer
+from pipelines.storage.manifest import LedgerRow, Manifest
+from pipelines.storage.store import Store
+from pipelines.storage.writer import Writer
 from pipelines.tasks import Example, Task
 from pipelines.text.identifying import Conversation, Frequency, identifying, sentence_keys
 from pipelines.text.segments import NONE, digests, keys, seeded_order

@@ -1,32 +1,32 @@
-"""Fingerprints: SHA-256 over all that decides a dataset, the source code that made it included.
+"""Fingerprints: SHA-256 over everything that determines a dataset, including the source code that made it.
 
-The code is found by following imports: a stage depends on every module of this project that it imports, at any depth
-and wherever the import statement stands, except those of NEUTRAL. Source is hashed as its syntax tree without
-docstrings, so formatting, comments and documentation change no fingerprint.
+A stage depends on every module of this project that it imports, directly or indirectly and wherever the import
+statement stands, except for the modules in NEUTRAL. Source code is hashed as a syntax tree without docstrings, so
+formatting, comments and documentation do not change a fingerprint.
 """
 
 import ast
 import hashlib
 import importlib.util
 import json
-import subprocess
 from collections.abc import Iterable, Iterator
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pipelines.files import sha256
 from pipelines.registry import Plugin, canonical_module
+from pipelines.storage.provenance import installed
 
 FORMAT = 1
-"""Of shards and manifests; a store of another format is refused."""
+"""Version of the format of shards and manifests; a store of another format is refused."""
 
 PROJECT = ("pipelines", "alignment_train", "assets")
-"""Top-level packages whose imports are followed, beside those of the plug-ins themselves."""
+"""Top-level packages whose imports are followed, in addition to those of the plug-ins."""
 
 NEUTRAL = frozenset(
     {
-        # Read and check settings; what they read enters a fingerprint by value.
+        # Read and check settings, which enter a fingerprint by value.
         "pipelines.config",
         "pipelines.recipe_files",
         "pipelines.registry",
@@ -35,7 +35,7 @@ NEUTRAL = frozenset(
         "alignment_train.config",
         "alignment_train.settings",
         "alignment_train.models.check",
-        # Keep, fetch and name files whose content is compared with its SHA-256.
+        # Store, fetch and name files whose content is checked against its SHA-256.
         "pipelines.fetching.download",
         "pipelines.fetching",
         "pipelines.fetching.connections",
@@ -43,27 +43,33 @@ NEUTRAL = frozenset(
         "pipelines.files",
         "pipelines.fetching.lock",
         "pipelines.fetching.ranged",
-        "pipelines.storage.remote",
+        "pipelines.storage.errors",
         "pipelines.storage.fingerprint",
+        "pipelines.storage.manifest",
+        "pipelines.storage.meter",
+        "pipelines.storage.provenance",
+        "pipelines.storage.remote",
         "pipelines.storage.store",
-        # Answers for the machine, as the choice of a device does.
+        "pipelines.storage.writer",
+        "pipelines.storage.writer_lock",
+        # Depends on the machine, as the choice of a device does.
         "alignment_train.training.precision",
-        # Call one step after another, with settings that enter by value.
+        # Call the steps in order, with settings that enter by value.
         "alignment_train.comparison.cells",
         "alignment_train.trainer",
         "pipelines.runner",
-        # Say what happens. A model card is written anew when a model is pushed: its wording must not retrain.
+        # Report what happens. A model card is rewritten on every push: its wording must not cause retraining.
         "alignment_train.card",
         "alignment_train.training.progress_log",
         "alignment_train.training.writing",
         "pipelines.errors",
         "pipelines.progress",
         "pipelines.fetching.redaction",
-        # Run functions of batches side by side, in order.
+        # Runs functions of batches in parallel, in order.
         "pipelines.engine",
     }
 )
-"""Modules that decide nothing of a dataset's content: neither hashed nor followed."""
+"""Modules that do not affect the content of a dataset: neither hashed nor followed."""
 
 
 def compute_fingerprint(
@@ -74,32 +80,32 @@ def compute_fingerprint(
     libraries: Iterable[str] = ("pyarrow",),
     modules: Iterable[str] = (),
 ) -> str:
-    """SHA-256 over all that decides a dataset.
+    """Return the SHA-256 over everything that determines a dataset.
 
     Args:
-        stage: The module that makes the dataset; what it imports counts too.
-        settings: JSON of what the recipe says and sources pin.
-        inputs: Fingerprints of the datasets read, by name.
-        plugins: Their settings, source, model files and libraries count.
-        libraries: Distributions whose versions count.
-        modules: Further modules that make the dataset without being imported by `stage`.
+        stage: The module that makes the dataset; its imports are included.
+        settings: JSON of the recipe's settings and of what sources pin.
+        inputs: Fingerprints of the input datasets by name.
+        plugins: Plug-ins whose settings, source, model files and libraries are included.
+        libraries: Distributions whose versions are included.
+        modules: Further modules that take part without being imported by `stage`.
     """
     plugins = [part for plugin in plugins for part in _with_nested(plugin)]
-    needed = {*libraries, *(library for plugin in plugins for library in plugin.libraries)}
-    whole = {
+    distributions = {*libraries, *(library for plugin in plugins for library in plugin.libraries)}
+    content = {
         "format": FORMAT,
         "settings": settings,
         "plugins": [plugin.settings() for plugin in plugins],
         "inputs": inputs,
         "source": source_hashes([stage, *modules, *(name for plugin in plugins for name in plugin_modules(plugin))]),
-        "files": {file.name: _sha256(file) for plugin in plugins for file in plugin.files()},
-        "libraries": {name: installed(name) for name in sorted(needed)},
+        "files": {file.name: sha256(file) for plugin in plugins for file in plugin.files()},
+        "libraries": {name: installed(name) for name in sorted(distributions)},
     }
-    return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def plugin_modules(plugin: Plugin) -> Iterator[str]:
-    """The module of a plug-in, and those that it loads by name."""
+    """Yield the module of a plug-in and the modules that it loads by name."""
     yield type(plugin).__module__
     for name in plugin.loads:
         yield name
@@ -109,28 +115,28 @@ def plugin_modules(plugin: Plugin) -> Iterator[str]:
 
 
 def source_hashes(modules: Iterable[str]) -> dict[str, str]:
-    """{module: SHA-256} of these modules and all that they import of the project or of their own package."""
+    """Return the SHA-256 of each module in the closure of `modules`."""
     digests: dict[str, list[str]] = {}
     for name in closure(modules):
-        digests.setdefault(canonical_module(name), []).append(_parsed(name).digest)
+        digests.setdefault(canonical_module(name), []).append(_parse_module(name).digest)
     return {name: "+".join(sorted(digests[name])) for name in sorted(digests)}
 
 
 def closure(modules: Iterable[str]) -> set[str]:
-    """These modules and all that they import of the project or of their own package, at any depth, but NEUTRAL."""
-    roots, found = list(modules), set[str]()
-    packages = {*PROJECT, *(name.partition(".")[0] for name in roots)}
-    while roots:
-        name = roots.pop()
-        if name in found or name in NEUTRAL or name.partition(".")[0] not in packages:
+    """Return `modules` and everything they import from the project or their own package, except NEUTRAL."""
+    pending, visited = list(modules), set[str]()
+    packages = {*PROJECT, *(name.partition(".")[0] for name in pending)}
+    while pending:
+        name = pending.pop()
+        if name in visited or name in NEUTRAL or name.partition(".")[0] not in packages:
             continue
-        found.add(name)
-        roots += _parsed(name).imports
-    return found
+        visited.add(name)
+        pending += _parse_module(name).imports
+    return visited
 
 
-class _Module:
-    """A module's digest and the modules that it imports."""
+class _ParsedModule:
+    """The digest of a module's source and the names of the modules that it imports."""
 
     def __init__(self, name: str, file: Path):
         tree = ast.parse(file.read_bytes(), str(file))
@@ -143,16 +149,16 @@ class _Module:
 
 
 @cache
-def _parsed(name: str) -> _Module:
+def _parse_module(name: str) -> _ParsedModule:
     file = _source_file(name)
     if file is None:
         raise AssertionError(f"{name} has no source file")
-    return _Module(name, file)
+    return _ParsedModule(name, file)
 
 
 @cache
 def _source_file(name: str) -> Path | None:
-    """The source file of a module, found without running it or its package: they may load torch."""
+    """Return the source file of a module without importing it or its package, which may load torch."""
     top, *rest = name.split(".")
     spec = importlib.util.find_spec(top)
     for folder in (spec and spec.submodule_search_locations) or ():
@@ -164,14 +170,14 @@ def _source_file(name: str) -> Path | None:
 
 
 def _parents(name: str) -> Iterator[str]:
-    """The packages that importing a module runs first."""
+    """Yield the packages that are imported before a module."""
     while name := name.rpartition(".")[0]:
         if _source_file(name):  # a namespace package has none
             yield name
 
 
 def _imports(tree: ast.AST, package: str) -> Iterator[str]:
-    """Modules that a syntax tree imports, also within functions, but not for the type checker alone."""
+    """Yield the modules that a syntax tree imports, also within functions, but not for type checking only."""
     nodes = list(ast.iter_child_nodes(tree))
     while nodes:
         node = nodes.pop()
@@ -190,7 +196,7 @@ def _imports(tree: ast.AST, package: str) -> Iterator[str]:
 
 
 def _canonical(node: ast.AST) -> Iterator[str]:
-    """A syntax tree as text, the same in every Python version: without docstrings, positions and empty fields."""
+    """Yield a syntax tree as text that is the same in every Python version: no docstrings, positions, empty fields."""
     yield f"({type(node).__name__}"
     docstring = _docstring(node)
     for name, value in ast.iter_fields(node):
@@ -208,7 +214,7 @@ def _canonical(node: ast.AST) -> Iterator[str]:
 
 
 def _docstring(node: ast.AST) -> ast.Expr | None:
-    """The docstring of a module, class or function; it decides nothing but where code reads `__doc__`."""
+    """Return the docstring of a module, class or function, which has no effect unless code reads `__doc__`."""
     body = getattr(node, "body", None)
     if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) or not body:
         return None
@@ -219,42 +225,7 @@ def _docstring(node: ast.AST) -> ast.Expr | None:
 
 
 def _with_nested(plugin: Plugin) -> Iterator[Plugin]:
-    """A plug-in and those within it, at any depth."""
+    """Yield a plug-in and all plug-ins nested in it."""
     yield plugin
     for inner in plugin.nested().values():
         yield from _with_nested(inner)
-
-
-@cache
-def installed(distribution: str) -> str:
-    """The version of a distribution; "" where it is not installed."""
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return ""
-
-
-@cache
-def commit() -> str:
-    """The git commit of this code, `-dirty` where files differ from it; "" where it is no checkout of this project.
-
-    An installed package may lie inside the working tree of some other repository, whose commit says nothing.
-    """
-    root = Path(__file__).resolve().parents[2]
-
-    def git(*args: str) -> str:
-        run = subprocess.run(["git", *args], cwd=root, capture_output=True, text=True, timeout=10, check=True)
-        return run.stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", "pipelines/storage/fingerprint.py")
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
-            return ""
-        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-    except (OSError, subprocess.SubprocessError):
-        return ""
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

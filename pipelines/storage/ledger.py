@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.schema import BITEXT
-from pipelines.storage.store import LedgerRow, Writer
+from pipelines.storage.manifest import LedgerRow
+from pipelines.storage.writer import Writer
 
 BATCH_ROWS = 20_000
 SAMPLE_ROWS = 10

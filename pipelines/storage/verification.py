@@ -7,7 +7,9 @@ from pipelines import files
 from pipelines.fetching import lock
 from pipelines.sources._packages import place
 from pipelines.sources._releases import RELEASES
-from pipelines.storage.store import FORMAT, DamagedError, Store, StoreError
+from pipelines.storage.errors import DamagedError, StoreError
+from pipelines.storage.fingerprint import FORMAT
+from pipelines.storage.store import Store
 
 ASIDE = ".damaged"
 """The folder of a store that repaired datasets are moved to."""

@@ -10,7 +10,8 @@ from pipelines.config import Recipe
 from pipelines.languages import Pair
 from pipelines.schema import BITEXT, EVAL_TEXT, bitext_batch
 from pipelines.sources import Source
-from pipelines.storage.store import Manifest, Store
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
 
 CORPUS = "planted/v1"
 

@@ -15,7 +15,8 @@ from pipelines.evals import Eval, LanguageModel, Metric
 from pipelines.languages import Pair
 from pipelines.results.evaluation_result import EvaluationResult
 from pipelines.schema import BITEXT, EVAL_TEXT, INSTRUCTION
-from pipelines.storage.store import LedgerRow, Store
+from pipelines.storage.manifest import LedgerRow
+from pipelines.storage.store import Store
 from tests.support.bitext_fixtures import Planted
 from tests.support.fake_lm import Unasked
 

@@ -29,6 +29,6 @@ for module, function in (
     ("pipelines.sample_grammar", "sentences"),
     ("pipelines.text.matching", "folds"),
     ("pipelines.text.characters", "kinds"),
-    ("pipelines.storage.store", "commit"),
+    ("pipelines.storage.provenance", "commit"),
 ):
     getattr(importlib.import_module(module), function)()
