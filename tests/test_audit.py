@@ -49,7 +49,7 @@ def test_the_page_shows_each_pair_its_rows_and_no_corpus_text_as_markup(store: S
 def test_a_store_without_bitext_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Store.open(tmp_path, "empty")
     assert main(["ledger", str(tmp_path)]) == 1
-    assert "no bitext in it. Allowed: what 'python -m pipelines' filled" in capsys.readouterr().err
+    assert "found no bitext. Expected: a store with a corpus" in capsys.readouterr().err
     assert ledger.ledgers(Store(tmp_path)) == {}
 
 

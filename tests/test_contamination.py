@@ -133,5 +133,5 @@ def test_each_batch_is_told(tmp_path: Path) -> None:
 
 
 def test_a_store_without_a_mix_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no eval_text in it"):
+    with pytest.raises(ValueError, match="has no eval_text"):
         overlap(Store.open(tmp_path, "planted"), 0.8)

@@ -67,7 +67,7 @@ def test_the_held_out_texts_must_be_there(tmp_path: Path) -> None:
     made = recipe([str(ZH)])
     store = Store.open(tmp_path, made.name)
     store_bitext(store, ZH, ROWS, asset="deduped_bitext")
-    with pytest.raises(StoreError, match="no eval_text in it"):
+    with pytest.raises(StoreError, match="has no eval_text"):
         decontaminate.run(made, store, ZH)
 
 

@@ -239,7 +239,7 @@ def test_near_follows_every_side_asked_for(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"on": []}, "at least 1 item"),
-        ({"on": ["src", "src"]}, "found src, src. Allowed: pair, src and tgt, each once"),
+        ({"on": ["src", "src"]}, "found src, src. Expected: pair, src and tgt, each once"),
         ({"on": ["source"]}, "'pair', 'src' or 'tgt'"),
         ({"near": 0.3}, "greater than or equal to 0.5"),
     ],

@@ -71,10 +71,10 @@ def test_one_pair_alone_leaves_the_mix_for_later(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothing.yaml", "--store", "s"], "error: recipe nothing.yaml: no such file. Allowed:"),
-        (["RECIPE", "--store", "s", "--pair", "en-fr"], "error: --pair: found eng_Latn-fra_Latn. Allowed: deu_Latn-"),
+        (["nothing.yaml", "--store", "s"], "error: recipe nothing.yaml: no such file. Expected:"),
+        (["RECIPE", "--store", "s", "--pair", "en-fr"], "error: --pair: found eng_Latn-fra_Latn. Expected: deu_Latn-"),
         (["RECIPE", "--store", "s", "--pair", "en"], "error: pair 'en': found 1 languages."),
-        (["RECIPE", "--store", "."], "the folder is not empty and is no store."),
+        (["RECIPE", "--store", "."], "the folder is not empty and is not a store."),
         (["verify", "s"], "no manifest in it."),
     ],
 )
