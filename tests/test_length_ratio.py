@@ -38,7 +38,9 @@ def test_a_batch_of_several_pairs_is_refused() -> None:
     mixed = pa.concat_batches(
         [bitext_batch(["a"], ["b"], "deu_Latn", lang, "t/v1") for lang in ("eng_Latn", "fra_Latn")]
     )
-    with pytest.raises(ValueError, match=r"found the languages \['deu_Latn'\] and \['eng_Latn', 'fra_Latn'\]. Expected"):
+    with pytest.raises(
+        ValueError, match=r"found the languages \['deu_Latn'\] and \['eng_Latn', 'fra_Latn'\]. Expected"
+    ):
         LengthRatio().score(mixed)
 
 

@@ -110,7 +110,7 @@ def test_prune_removes_what_the_lock_no_longer_names(
     opus_server.add("Docs/v1", "de-en", b"alt\n", b"old\n", latest=False)
     opus_server.add("Docs/v2", "de-en", b"neu\n", b"new\n")
     assert main(["refresh", *arguments, *until]) == 0
-    assert "news for deu_Latn-eng_Latn" in capsys.readouterr().err
+    assert "new releases for deu_Latn-eng_Latn" in capsys.readouterr().err
     for count in (1, 0):
         assert main(["prune", *arguments]) == 0
         lines = capsys.readouterr().out.splitlines()

@@ -179,7 +179,10 @@ def test_a_mask_of_each_query_and_key_is_refused():
         ({"adapter": {}}, "adapter: found both or neither of lora and prefix. Expected: exactly one"),
         ({"adapter": {"lora": {}, "prefix": {}}}, "adapter: found both or neither of lora and prefix"),
         ({"adapter": {"prefix": {"length": 0}}}, "adapter.prefix.length"),
-        ({"adapter": {"prefix": {}}, "merge": {"adapter": "x"}}, "merge: found adapter.prefix beside it. Allowed: "),
+        (
+            {"adapter": {"prefix": {}}, "merge": {"adapter": "x"}},
+            "merge: found adapter.prefix, and prefixes cannot be added. Expected: ",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_told(settings: dict, told: str):

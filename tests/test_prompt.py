@@ -100,8 +100,8 @@ def test_a_killed_run_ends_as_an_unbroken_one(tmp_path: Path):
 @pytest.mark.parametrize(
     ("train", "told"),
     [
-        ({}, "found prompt without the prefix that it is to train. Needed: adapter.prefix. Add adapter: {prefix: "),
-        ({"adapter": {"lora": {}}}, "found prompt without the prefix"),
+        ({}, "found prompt without a prefix. Expected: adapter.prefix, which it trains. Fix: add adapter: {prefix: "),
+        ({"adapter": {"lora": {}}}, "found prompt without a prefix"),
         ({"adapter": {"prefix": {}}, "objectives": [{"prompt": {"chunk": 4}}]}, "prompt.chunk: unknown key"),
         ({"adapter": {"prefix": {}}, "objectives": [{"prompt": {"layer": 9}}]}, "prompt.layer: found 9"),
     ],

@@ -84,6 +84,6 @@ def test_a_recipe_with_a_task_trains_on_it_and_the_control_does_too(tmp_path: Pa
 
 def test_a_task_objective_without_tasks_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"train.objectives.task: found no tasks in the corpus. Needed: at least one un"
+        ValueError, match=r"train.objectives.task: found no tasks in the corpus. Expected: at least one un"
     ):
         TrainConfig.of(read_recipe(written(tmp_path, tasks="dev_rows: 40")))
