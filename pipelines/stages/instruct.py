@@ -30,6 +30,9 @@ IDENTIFYING = pa.field("identifying", pa.list_(pa.string()), nullable=False)
 STORED = INSTRUCTION.append(pa.field("keys", pa.list_(pa.uint64()), nullable=False))
 """INSTRUCTION and the keys of the texts that identify a row: by them the mix keeps dev text out of training."""
 
+SALT = "pipelines.instruct"
+"""Salt of the draws of wordings: the module's first name, kept when it moved, so that the same rows are drawn."""
+
 
 def run(recipe: Recipe, store: Store, pair: Pair, on_progress: ProgressCallback = no_progress) -> Manifest:
     """Render every row once per instruction type, and drop what was made of a text training must not hold.
@@ -110,7 +113,7 @@ def _rendered(
     item: InstructionType, recipe: Recipe, store: Store, pair: Pair, on_progress: ProgressCallback, total: int
 ) -> Iterator[pa.RecordBatch]:
     """RENDERED batches of one instruction type, of the bitext and then of its own data, with the column IDENTIFYING."""
-    rng, seen = generator(recipe.seed, __name__, str(pair), item.name), 0
+    rng, seen = generator(recipe.seed, SALT, str(pair), item.name), 0
     yield empty(RENDERED.append(IDENTIFYING))
     for batch in rebatch(store.batches("decontaminated_bitext", pair)):
         rows = check(item.render(batch, rng), RENDERED, f"instruction type '{item.name}'")
