@@ -159,6 +159,6 @@ def test_a_signal_ends_a_command_in_one_line(number: signal.Signals) -> None:
     assert process.stdout.readline() == "ready\n"
     time.sleep(0.1)
     os.kill(process.pid, number)
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert said == "\nInterrupted. Finished work is kept; run the same command to continue.\n"

@@ -115,10 +115,10 @@ def test_a_trainer_that_waits_says_for_whom_can_be_stopped_and_goes_on_when_the_
         sentence = f"train of {name}: waiting for process {first.pid} (train of a), which trains\n"
         assert waiting.stdout.readline() == sentence
     third.send_signal(signal.SIGINT)
-    assert "KeyboardInterrupt" in third.communicate(timeout=20)[1]
+    assert "KeyboardInterrupt" in third.communicate(timeout=60)[1]
     assert second.poll() is None
     first.kill()
-    assert second.communicate(timeout=20)[0] == "trains\n"
+    assert second.communicate(timeout=60)[0] == "trains\n"
     assert second.returncode == 0
 
 
